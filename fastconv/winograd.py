@@ -1,0 +1,278 @@
+"""Winograd's minimal filtering F(m, r): exact matrices, the 1-D transforms all backends mirror, error bounds.
+
+A tile of m outputs of an r-tap correlation needs alpha = m + r - 1 products instead of m * r:
+
+    y = A^T [(G w) * (B^T d)]            one dimension,  d: (alpha,)  w: (r,)  y: (m,)
+    Y = A^T [(G W G^T) * (B^T D B)] A    two dimensions
+
+The matrices are built by the Cook-Toom construction from alpha - 1 finite interpolation points and the point
+at infinity (Lavin & Gray 2016, arXiv 1509.09308). The points decide the rounding error (Barabasz et al. 2020,
+arXiv 1803.10986): F(4x4,3x3) with 0, +-5/8, +-3/2 loses a third of what the usual 0, +-1, +-2 lose.
+
+Legend: AT is (m, alpha), G is (alpha, r), BT is (alpha, alpha). Rows run over the points in the order
+0, +a, -a, +b, -b, ..., infinity, so that the even and odd parts of a pair of rows are shared.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+Matrix = tuple[tuple[Fraction, ...], ...]
+
+# Output tile and filter length of each named tile; the names are those of the kernels' rows.
+TILES: dict[str, tuple[int, int]] = {"f2x3": (2, 3), "f4x3": (4, 3)}
+
+# Finite points by their number: the least float32 error of a scan over +-pairs of small fractions.
+_POINTS: dict[int, tuple[Fraction, ...]] = {
+    3: (Fraction(0), Fraction(1), Fraction(-1)),
+    5: (Fraction(0), Fraction(5, 8), Fraction(-5, 8), Fraction(3, 2), Fraction(-3, 2)),
+    7: (
+        Fraction(0),
+        Fraction(1, 2),
+        Fraction(-1, 2),
+        Fraction(1),
+        Fraction(-1),
+        Fraction(2),
+        Fraction(-2),
+    ),
+}
+
+
+def default_points(count: int) -> tuple[Fraction, ...]:
+    """The `count` finite interpolation points used for a tile of count + 1 points."""
+    if count < 1:
+        raise ValueError(f"a Winograd tile needs at least one finite point, got {count}")
+    if count in _POINTS:
+        return _POINTS[count]
+    points = [Fraction(0)]
+    step = 1
+    while len(points) < count:
+        for value in (Fraction(step), Fraction(1, step + 1)):
+            points += [value, -value]
+        step += 1
+    return tuple(points[:count])
+
+
+def _times_linear(poly: list[Fraction], root: Fraction) -> list[Fraction]:
+    """Coefficients, lowest power first, of poly(x) * (x - root)."""
+    out = [Fraction(0)] * (len(poly) + 1)
+    for power, value in enumerate(poly):
+        out[power + 1] += value
+        out[power] -= root * value
+    return out
+
+
+def _balance(bt: list[list[Fraction]], g: list[list[Fraction]]) -> None:
+    """Move powers of two between the rows of B^T and G, in place, until both have rows of like size.
+
+    A power of two changes no rounding, only the range of the values between the steps. The exponents are
+    taken relative to their median, so that most rows of B^T keep a leading coefficient of one.
+    """
+    wanted = []
+    for b_row, g_row in zip(bt, g, strict=True):
+        ratio = max(abs(v) for v in g_row) / max(abs(v) for v in b_row)
+        wanted.append(round(math.log2(ratio) / 2))
+    middle = sorted(wanted)[len(wanted) // 2]
+    for j, exponent in enumerate(wanted):
+        scale = Fraction(2) ** (exponent - middle)
+        bt[j] = [v * scale for v in bt[j]]
+        g[j] = [v / scale for v in g[j]]
+
+
+@lru_cache(maxsize=32)
+def transforms(m: int, r: int, points: tuple[Fraction, ...] | None = None) -> tuple[Matrix, Matrix, Matrix]:
+    """Exact (A^T, G, B^T) of F(m, r).
+
+    Parameters
+    ----------
+    m, r : int
+        Outputs and filter taps of one tile, both at least 1.
+    points : tuple of m + r - 2 distinct Fractions, optional
+        The finite interpolation points; `default_points` when left out.
+
+    Returns
+    -------
+    AT, G, BT : tuples of rows of Fraction, shapes (m, alpha), (alpha, r), (alpha, alpha)
+
+    Notes
+    -----
+    With M(x) the product of all (x - p) and N_j the product of (p_j - p_i), i != j: row j of B^T holds the
+    coefficients of M(x) / (x - p_j), row j of G the powers of p_j over N_j, column j of A^T the powers of p_j.
+    The last row and column belong to infinity: M(x) itself, and the leading coefficient. The sign of N_j goes
+    into B^T.
+    """
+    if m < 1 or r < 1:
+        raise ValueError(f"F(m, r) needs m >= 1 and r >= 1, got F({m}, {r})")
+    alpha = m + r - 1
+    if alpha == 1:
+        one = ((Fraction(1),),)
+        return one, one, one
+    finite = default_points(alpha - 1) if points is None else tuple(Fraction(p) for p in points)
+    if len(finite) != alpha - 1 or len(set(finite)) != alpha - 1:
+        raise ValueError(f"F({m}, {r}) needs {alpha - 1} distinct points, got {list(map(str, finite))}")
+
+    bt: list[list[Fraction]] = []
+    g: list[list[Fraction]] = []
+    for j, p in enumerate(finite):
+        poly = [Fraction(1)]
+        norm = Fraction(1)
+        for i, q in enumerate(finite):
+            if i != j:
+                poly = _times_linear(poly, q)
+                norm *= p - q
+        sign = 1 if norm > 0 else -1
+        bt.append([sign * v for v in poly] + [Fraction(0)])
+        g.append([p**k / abs(norm) for k in range(r)])
+    whole = [Fraction(1)]
+    for q in finite:
+        whole = _times_linear(whole, q)
+    bt.append(whole)
+    g.append([Fraction(0)] * (r - 1) + [Fraction(1)])
+    _balance(bt, g)
+    at = [[p**i for p in finite] + [Fraction(int(i == m - 1))] for i in range(m)]
+    return _frozen(at), _frozen(g), _frozen(bt)
+
+
+def _frozen(rows: list[list[Fraction]]) -> Matrix:
+    return tuple(tuple(row) for row in rows)
+
+
+def matrices(tile: str, dtype: Any = np.float64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(A^T, G, B^T) of a named tile as arrays of `dtype`; A^T and B^T are exact even in float32."""
+    at, g, bt = transforms(*TILES[tile])
+
+    def dense(rows: Matrix) -> np.ndarray:
+        return np.array([[float(v) for v in row] for row in rows], dtype=dtype)
+
+    return dense(at), dense(g), dense(bt)
+
+
+def transform_weights(w: np.ndarray, tile: str, dtype: Any = np.float64) -> np.ndarray:
+    """U = G w G^T for weights (oc, ic/g, r, r): computed in float64, rounded once to `dtype`.
+
+    Returns
+    -------
+    ndarray of shape (alpha * alpha, oc, ic/g), C-contiguous; point p = row * alpha + column.
+    """
+    _, g, _ = matrices(tile)
+    alpha = g.shape[0]
+    u = np.einsum("ak,ockl,bl->aboc", g, np.asarray(w, dtype=np.float64), g)
+    return np.ascontiguousarray(u.reshape(alpha * alpha, w.shape[0], w.shape[1]), dtype=dtype)
+
+
+# ---- 1-D transforms in plain Python: numba and numba.cuda compile them as they stand, C mirrors them.
+# The constants are float32, where all of them are exact: float32 data stay float32, float64 stay float64.
+
+F4_A = np.float32(5 / 8)  # the smaller point, a
+F4_B = np.float32(3 / 2)  # the larger point, b
+F4_A2 = np.float32(25 / 64)
+F4_B2 = np.float32(9 / 4)
+F4_A3 = np.float32(125 / 512)
+F4_B3 = np.float32(27 / 8)
+F4_A2_TIMES_B2 = np.float32(225 / 256)
+F4_A2_PLUS_B2 = np.float32(169 / 64)
+
+
+def input_transform_f2x3(d0, d1, d2, d3):  # type: ignore[no-untyped-def]
+    """B^T d of F(2, 3)."""
+    return d0 - d2, d1 + d2, d2 - d1, d3 - d1
+
+
+def output_transform_f2x3(m0, m1, m2, m3):  # type: ignore[no-untyped-def]
+    """A^T m of F(2, 3)."""
+    return m0 + m1 + m2, m1 - m2 + m3
+
+
+def input_transform_f4x3(d0, d1, d2, d3, d4, d5):  # type: ignore[no-untyped-def]
+    """B^T d of F(4, 3): each +-pair of points shares its even part e and odd part o."""
+    e_a = F4_B2 * d2 - d4
+    o_a = F4_B2 * d1 - d3
+    e_b = d4 - F4_A2 * d2
+    o_b = d3 - F4_A2 * d1
+    return (
+        F4_A2_TIMES_B2 * d0 - F4_A2_PLUS_B2 * d2 + d4,
+        e_a + F4_A * o_a,
+        e_a - F4_A * o_a,
+        e_b + F4_B * o_b,
+        e_b - F4_B * o_b,
+        F4_A2_TIMES_B2 * d1 - F4_A2_PLUS_B2 * d3 + d5,
+    )
+
+
+def output_transform_f4x3(m0, m1, m2, m3, m4, m5):  # type: ignore[no-untyped-def]
+    """A^T m of F(4, 3): even powers need the sums of the +-pairs, odd powers the differences."""
+    s_a = m1 + m2
+    t_a = m1 - m2
+    s_b = m3 + m4
+    t_b = m3 - m4
+    return (
+        m0 + s_a + s_b,
+        F4_A * t_a + F4_B * t_b,
+        F4_A2 * s_a + F4_B2 * s_b,
+        F4_A3 * t_a + F4_B3 * t_b + m5,
+    )
+
+
+# ---- error
+
+# Roundings on the longest path through one 1-D transform above, no fused multiply-add assumed.
+_INPUT_ROUNDINGS = {"f2x3": 1, "f4x3": 4}
+_OUTPUT_ROUNDINGS = {"f2x3": 2, "f4x3": 4}
+
+# Measured: largest error over largest output, ReLU(N(0,1)) inputs, He weights, float32, at 64 channels; and
+# the exponent of its growth with the channels.
+_TYPICAL = {"f2x3": (2.0e-7, 0.44), "f4x3": (1.3e-6, 0.28)}
+_TYPICAL_CHANNELS = 64
+
+
+@lru_cache(maxsize=8)
+def amplification(tile: str) -> Fraction:
+    """How far the absolute sums inside a tile can exceed the largest |x| * |w| convolution around it.
+
+    In one dimension the absolute value of everything that is summed into output i is the sum over k, p of
+    T_i[k][p] |w_k| |x_p| with T_i[k][p] = sum_j |A_ij| |G_jk| |B_jp|. The pairs (k, p) with p - k = o belong
+    to one output o of the full convolution, which is at most S, so the total is at most
+    S * sum_o max_k T_i[k][k + o]. The square is the constant in two dimensions.
+    """
+    at, g, bt = transforms(*TILES[tile])
+    m, alpha, r = len(at), len(bt), len(g[0])
+    worst = Fraction(0)
+    for i in range(m):
+        total = Fraction(0)
+        for offset in range(1 - r, alpha):
+            total += max(
+                sum((abs(at[i][j] * g[j][k] * bt[j][k + offset]) for j in range(alpha)), Fraction(0))
+                for k in range(r)
+                if 0 <= k + offset < alpha
+            )
+        worst = max(worst, total)
+    return worst**2
+
+
+def error_bound(tile: str, c: int, dtype: Any = np.float32) -> float:
+    """Forward error bound of a Winograd convolution that sums `c` channels per output.
+
+    max |y - exact| <= error_bound * S for any finite data that neither overflow nor underflow, where S is the
+    largest value of the *full* convolution (padding 2 on every side) of |x| with |w|, over the positions of the
+    image, for that output channel. Elementwise bounds against conv(|x|, |w|) do not hold for Winograd: the
+    outputs of a tile share intermediate sums. Growth: one rounding of U (float64 data: its transform as well),
+    both 1-D input transforms, the sum over channels, both output transforms (Higham 2002, section 3.1:
+    gamma_n = n u / (1 - n u)).
+    """
+    unit = float(np.finfo(dtype).eps) / 2
+    weight_roundings = 2 if np.dtype(dtype) == np.float32 else 2 * (TILES[tile][1] + 1)
+    n = weight_roundings + 2 * _INPUT_ROUNDINGS[tile] + (c + 1) + 2 * _OUTPUT_ROUNDINGS[tile]
+    gamma = n * unit / (1 - n * unit) if n * unit < 1 else math.inf
+    return gamma * float(amplification(tile))
+
+
+def typical_error(tile: str, c: int, dtype: Any = np.float32) -> float:
+    """Expected largest error over the largest output for sums over `c` channels; for choosing by `precision`."""
+    at_64, power = _TYPICAL[tile]
+    scale = float(np.finfo(dtype).eps) / float(np.finfo(np.float32).eps)
+    return float(at_64 * scale * (max(c, 1) / _TYPICAL_CHANNELS) ** power)
