@@ -1,0 +1,93 @@
+"""Measured choices: what `tune` found fastest on this machine, remembered on disk as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+from fastconv import host, threads
+from fastconv._version import __version__
+
+# A challenger must be this much faster than the default to replace it.
+CLEAR_WIN = 1.05
+
+_lock = threading.Lock()
+_choices: dict[str, str] | None = None
+_generation = 0
+
+
+def cache_folder() -> Path:
+    """FASTCONV_CACHE, else the user's cache folder."""
+    wanted = host.environment("FASTCONV_CACHE")
+    if wanted:
+        return Path(wanted)
+    try:
+        import platformdirs
+    except ImportError:
+        base = host.environment("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        return Path(base) / "fastconv"
+    return Path(platformdirs.user_cache_dir("fastconv", appauthor=False))
+
+
+def path() -> Path:
+    """The file of remembered choices."""
+    return cache_folder() / "tuned.json"
+
+
+def key(problem: Any) -> str:
+    """Everything that a measured choice depends on."""
+    machine = f"{host.cpu_name()}|{host.isa()}|{threads.get_num_threads()}|{__version__}"
+    return f"{machine}|{problem}|{problem.precision}"
+
+
+def generation() -> int:
+    """Changes whenever the remembered choices do; part of the key of the plan cache."""
+    return _generation
+
+
+def _load() -> dict[str, str]:
+    global _choices
+    if _choices is None:
+        try:
+            stored = json.loads(path().read_text(encoding="utf-8"))
+            _choices = {k: v for k, v in stored.items() if isinstance(v, str)} if isinstance(stored, dict) else {}
+        except (OSError, ValueError):
+            _choices = {}
+    return _choices
+
+
+def remembered(problem: Any) -> str | None:
+    """The name of the kernel that `tune` found for this problem on this machine, or None."""
+    choices = _load()
+    return choices.get(key(problem)) if choices else None
+
+
+def remember(problem: Any, name: str) -> None:
+    """Keep a measured choice, in this process and on disk (written to a new file and moved: never half a file)."""
+    global _generation
+    with _lock:
+        _load()[key(problem)] = name
+        _generation += 1
+        folder = cache_folder()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=folder, suffix=".json")
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(_load(), file, indent=1, sort_keys=True)
+            os.replace(temporary, path())
+        except OSError:
+            # a read-only home: the choice lives as long as the process
+            return
+
+
+def forget() -> None:
+    """Drop all remembered choices, in this process and on disk."""
+    global _choices, _generation
+    with _lock:
+        _choices = {}
+        _generation += 1
+        path().unlink(missing_ok=True)

@@ -1,0 +1,73 @@
+"""What each kernel family cannot do (a sentence for the user) and how much workspace it needs, without importing it."""
+
+from __future__ import annotations
+
+from fastconv.problem import ConvProblem, PoolProblem
+
+# ---------------------------------------------------------------------------------------------------------------
+# What a family cannot do: None, or a sentence
+
+
+def anything(p: ConvProblem | PoolProblem) -> str | None:
+    """The reference and the naive loops do everything."""
+    return None
+
+
+def floating(p: ConvProblem | PoolProblem) -> str | None:
+    """Kernels on vector registers of floats."""
+    if p.dtype == "int64":
+        return "it computes in float32 and float64; only naive and reference are exact on integers"
+    return None
+
+
+def winograd_3x3(p: ConvProblem) -> str | None:
+    """Winograd's tiles F(m x m, 3 x 3) at stride 1."""
+    if p.dtype == "int64":
+        return "winograd rounds: it never computes on integers"
+    if (p.kh, p.kw) != (3, 3):
+        return f"it needs a 3x3 filter, got {p.kh}x{p.kw}"
+    if (p.sh, p.sw) != (1, 1):
+        return f"it needs stride 1, got {p.sh}x{p.sw}"
+    if (p.dh, p.dw) != (1, 1):
+        return f"it needs dilation 1, got {p.dh}x{p.dw}"
+    return None
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Workspace in bytes for a number of threads
+
+
+def no_workspace(p: ConvProblem | PoolProblem, threads: int) -> int:
+    return 0
+
+
+def im2col_workspace(p: ConvProblem, threads: int) -> int:
+    raise AssertionError("owned by the C core engineer")
+
+
+def winograd_workspace(p: ConvProblem, threads: int, tile: int) -> int:
+    raise AssertionError("owned by the Winograd engineer")
+
+
+def winograd_f2x3_workspace(p: ConvProblem, threads: int) -> int:
+    return winograd_workspace(p, threads, 2)
+
+
+def winograd_f4x3_workspace(p: ConvProblem, threads: int) -> int:
+    return winograd_workspace(p, threads, 4)
+
+
+def numba_im2col_workspace(p: ConvProblem, threads: int) -> int:
+    raise AssertionError("owned by the Numba engineer")
+
+
+def numba_winograd_workspace(p: ConvProblem, threads: int, tile: int) -> int:
+    raise AssertionError("owned by the Numba engineer")
+
+
+def numba_winograd_f2x3_workspace(p: ConvProblem, threads: int) -> int:
+    return numba_winograd_workspace(p, threads, 2)
+
+
+def numba_winograd_f4x3_workspace(p: ConvProblem, threads: int) -> int:
+    return numba_winograd_workspace(p, threads, 4)

@@ -1,0 +1,268 @@
+"""The choice of a kernel: verdicts(problem), plan(problem), explain(problem); one generator feeds all three."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from fastconv import autotune, host, settings, threads
+from fastconv.problem import ConvProblem, NoKernelError, PoolProblem
+from fastconv.registry import KERNELS, PACKAGES, Kernel
+
+Problem = ConvProblem | PoolProblem
+
+# The largest error, as a share of the largest output, that the default precision accepts.
+FAST_ERROR_LIMIT = 2e-5
+# Plans kept; each is a few kilobytes, workspaces belong to the threads.
+PLAN_CACHE_SIZE = 64
+# A thread keeps its workspace between calls up to this size.
+WORKSPACE_KEPT_BYTES = 256 * 1024**2
+ALIGNMENT = 64
+
+ALGORITHMS = tuple(dict.fromkeys(name for k in KERNELS for name in (k.family, k.algorithm)))
+BACKENDS = tuple(PACKAGES)
+# A Numba row compiles on its first use, so a plain call takes one only where no compiled row can.
+_BACKEND_ORDER = {"cython": 0, "cuda": 0, "numba": 1, "numpy": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the caller insists on; ability is never overruled, cost is."""
+
+    algorithm: str = "auto"
+    backend: str = "auto"
+    max_workspace: int | None = None
+    deterministic: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One row of the table and why it cannot run (`reason`), or what it would cost."""
+
+    kernel: Kernel
+    reason: str | None
+    seconds: float
+    workspace: int
+    error: float
+
+    @property
+    def rank(self) -> tuple[int, float]:
+        return _BACKEND_ORDER[self.kernel.backend], self.seconds
+
+
+@functools.cache
+def _module_missing(path: str) -> bool:
+    return importlib.util.find_spec(path) is None
+
+
+def _module_path(kernel: Kernel) -> str:
+    return f"{PACKAGES[kernel.backend]}.{kernel.module}"
+
+
+def _refusal(kernel: Kernel, problem: Problem, request: Request, count: int) -> str | None:
+    """The first reason why this row cannot serve this request, or None."""
+    if request.algorithm not in ("auto", kernel.algorithm, kernel.family):
+        return f'algorithm="{request.algorithm}" was asked for'
+    if request.backend not in ("auto", kernel.backend):
+        return f'backend="{request.backend}" was asked for'
+    fault = host.backend_fault(kernel.backend)
+    if fault is not None:
+        return fault
+    if _module_missing(_module_path(kernel)):
+        return f"its module {_module_path(kernel)} is not installed"
+    reason = kernel.cannot(problem)
+    if reason is not None:
+        return reason
+    precision = problem.precision
+    if precision == "strict" and not kernel.plain_sum:
+        return 'precision="strict" allows only kernels that compute the plain sum'
+    if isinstance(problem, ConvProblem) and not kernel.plain_sum:
+        limit = precision if isinstance(precision, float) else FAST_ERROR_LIMIT
+        if kernel.error(problem) > limit:
+            return f"its error {kernel.error(problem):.1e} is over the accepted {limit:.1e}"
+    if request.max_workspace is not None:
+        need = kernel.workspace(problem, count)
+        if need > request.max_workspace:
+            return f"it needs {need} bytes of workspace, max_workspace is {request.max_workspace}"
+    return None
+
+
+def verdicts(problem: Problem, request: Request = Request()) -> Iterator[Verdict]:  # noqa: B008  (frozen)
+    """Each row of this op and pass with its reason or its cost, in the order of the table."""
+    judged = replace(problem, mb=min(problem.mb, 1)) if request.deterministic else problem
+    for kernel in KERNELS:
+        if (kernel.op, kernel.pass_) != (problem.op, problem.pass_):
+            continue
+        count = threads_for(problem, kernel)
+        reason = _refusal(kernel, problem, request, count)
+        if reason is not None and kernel.cannot(problem) is not None:
+            yield Verdict(kernel, reason, float("inf"), 0, 0.0)
+        else:
+            workspace = kernel.workspace(problem, count)
+            yield Verdict(kernel, reason, kernel.seconds(judged), workspace, kernel.error(problem))
+
+
+def threads_for(problem: Problem, kernel: Kernel) -> int:
+    """Threads for this work: one when it is small, else what the user allows."""
+    if kernel.seconds(problem) < threads.SMALL_WORK_SECONDS:
+        return 1
+    return threads.get_num_threads()
+
+
+def choose(problem: Problem, request: Request) -> Kernel:
+    """The cheapest row that can; what `tune` remembered goes first. NoKernelError when none can."""
+    found = list(verdicts(problem, request))
+    able = [v for v in found if v.reason is None]
+    if not able:
+        reasons = "\n".join(f"  {v.kernel.name}: {v.reason}" for v in found)
+        raise NoKernelError(f"no kernel can compute {problem}:\n{reasons}")
+    tuned = autotune.remembered(problem)
+    for verdict in able:
+        if verdict.kernel.name == tuned:
+            return verdict.kernel
+    return min(able, key=lambda v: v.rank).kernel
+
+
+class _Workspace(threading.local):
+    """A scratch buffer of each thread, grown on demand and kept between calls."""
+
+    buffer: np.ndarray | None = None
+
+
+_workspace = _Workspace()
+
+
+def _workspace_of(nbytes: int) -> np.ndarray | None:
+    """`nbytes` of aligned junk that belong to this thread until its next call."""
+    if nbytes == 0:
+        return None
+    buffer = _workspace.buffer
+    if buffer is None or buffer.size < nbytes:
+        raw = np.empty(nbytes + ALIGNMENT, np.uint8)
+        start = -raw.ctypes.data % ALIGNMENT
+        buffer = raw[start : start + nbytes]
+        if nbytes <= WORKSPACE_KEPT_BYTES:
+            _workspace.buffer = buffer
+    return buffer[:nbytes]
+
+
+def clear_workspace() -> None:
+    """Free this thread's scratch buffer."""
+    _workspace.buffer = None
+
+
+class Plan:
+    """A problem bound to the chosen kernel. Callable with the arrays of the kernel's call shape; safe to share."""
+
+    __slots__ = ("_lowered", "_needs", "_run", "_small", "kernel", "problem")
+
+    def __init__(self, problem: Problem, kernel: Kernel) -> None:
+        self.problem = problem
+        self.kernel = kernel
+        package = importlib.import_module("fastconv.reference" if kernel.backend == "numpy" else PACKAGES[kernel.backend])
+        self._lowered = package.lower(problem)
+        self._run: Callable[..., None] = getattr(importlib.import_module(_module_path(kernel)), kernel.name)
+        self._small = threads_for(problem, kernel) == 1 and threads.get_num_threads() > 1
+        self._needs: dict[int, int] = {}
+
+    def workspace_nbytes(self, count: int | None = None) -> int:
+        """Scratch bytes of one call with `count` threads (default: as many as it would use now)."""
+        count = self.num_threads() if count is None else count
+        need = self._needs.get(count)
+        if need is None:
+            need = self._needs[count] = self.kernel.workspace(self.problem, count)
+        return need
+
+    def num_threads(self) -> int:
+        """Threads of one call."""
+        return 1 if self._small else threads.get_num_threads()
+
+    def __call__(self, *arrays: Any) -> None:
+        count = self.num_threads()
+        workspace = _workspace_of(self.workspace_nbytes(count))
+        if not settings.current().verbose:
+            self._run(self._lowered, *arrays, workspace, count)
+            return
+        start = time.perf_counter()
+        self._run(self._lowered, *arrays, workspace, count)
+        milliseconds = 1e3 * (time.perf_counter() - start)
+        used = 0 if workspace is None else workspace.size
+        sys.stderr.write(
+            f"fastconv: {self.kernel.name} {self.problem} threads={count} workspace={used} {milliseconds:.3f} ms\n"
+        )
+
+    def __repr__(self) -> str:
+        return f"<Plan {self.kernel.name} {self.problem}>"
+
+
+def check_request(where: str, algorithm: Any, backend: Any, max_workspace: Any) -> None:
+    """Raise ValueError for a name that is in no row."""
+    if algorithm != "auto" and algorithm not in ALGORITHMS:
+        raise ValueError(f"{where}: algorithm must be 'auto' or one of {', '.join(ALGORITHMS)}, got {algorithm!r}")
+    if backend != "auto" and backend not in BACKENDS:
+        raise ValueError(f"{where}: backend must be 'auto' or one of {', '.join(BACKENDS)}, got {backend!r}")
+    if max_workspace is not None and (isinstance(max_workspace, bool) or not isinstance(max_workspace, int) or max_workspace < 0):
+        raise ValueError(f"{where}: max_workspace must be None or a number of bytes, got {max_workspace!r}")
+
+
+@functools.lru_cache(maxsize=PLAN_CACHE_SIZE)
+def _plan(problem: Problem, request: Request, generation: int) -> Plan:
+    return Plan(problem, choose(problem, request))
+
+
+def plan(problem: Problem, request: Request = Request()) -> Plan:  # noqa: B008  (frozen)
+    """The plan of a problem, from a bounded cache."""
+    return _plan(problem, request, autotune.generation())
+
+
+def plan_for(problem: Problem, kernel: Kernel) -> Plan:
+    """A plan on this very row (tests, benchmarks, tuning); NoKernelError if it cannot."""
+    reason = _refusal(kernel, problem, Request(), 1)
+    if reason is not None:
+        raise NoKernelError(f"{kernel.name} cannot compute {problem}: {reason}")
+    return Plan(problem, kernel)
+
+
+def clear_cache() -> None:
+    """Forget all plans and this thread's workspace; they are made again on the next call."""
+    _plan.cache_clear()
+    clear_workspace()
+
+
+def _si(seconds: float) -> str:
+    for unit, scale in (("s ", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= scale:
+            return f"{seconds / scale:7.1f} {unit}"
+    return f"{seconds * 1e6:7.1f} us"
+
+
+def explain(problem: Problem, request: Request = Request(), notes: tuple[str, ...] = ()) -> str:  # noqa: B008  (frozen)
+    """A table: each kernel, whether it can (or why not), predicted one-thread time, workspace, error."""
+    found = list(verdicts(problem, request))
+    try:
+        chosen = choose(problem, request).name
+    except NoKernelError:
+        chosen = ""
+    width = max((len(v.kernel.name) for v in found), default=0)
+    lines = [str(problem), f"  {problem.flops / 1e6:.1f} MFLOP, {problem.bytes / 1e6:.2f} MB, ISA {host.isa()}"]
+    lines.append(f"  {'kernel':<{width}}    predicted   workspace     error")
+    for v in found:
+        mark = ">" if v.kernel.name == chosen else " "
+        if v.reason is None:
+            row = f"{_si(v.seconds)}  {v.workspace:>10} {v.error:9.1e}"
+        else:
+            row = f"no: {v.reason}"
+        lines.append(f"{mark} {v.kernel.name:<{width}}  {row}")
+    if not chosen:
+        lines.append("  no kernel can compute this")
+    lines.extend(f"  note: {note}" for note in notes)
+    return "\n".join(lines)

@@ -1,0 +1,105 @@
+"""KERNELS: the ordered table of everything that can run, nothing else. A new kernel is one function and one row."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastconv import capability as can
+from fastconv import cost
+
+_NAME = re.compile(r"(?P<op>\w+?)_(?P<pass_>forward|backward_input|backward_weight|backward)_(?P<algorithm>\w+)__(?P<backend>\w+)")
+
+PACKAGES = {"cython": "fastconv._cython", "numba": "fastconv._numba", "cuda": "fastconv._cuda", "numpy": "fastconv"}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One way to compute one pass of one op. `module` is imported on first use and holds a function of this name."""
+
+    name: str
+    module: str
+    cannot: Callable[[Any], str | None]
+    seconds: Callable[[Any], float]
+    error: Callable[[Any], float]
+    workspace: Callable[[Any, int], int]
+    plain_sum: bool = True
+    op: str = field(init=False)
+    pass_: str = field(init=False)
+    algorithm: str = field(init=False)
+    backend: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        match = _NAME.fullmatch(self.name)
+        assert match is not None, self.name
+        for key, value in match.groupdict().items():
+            object.__setattr__(self, key, value)
+
+    @property
+    def family(self) -> str:
+        """The algorithm without its tile: winograd_f4x3 is of the family winograd."""
+        return self.algorithm.split("_")[0]
+
+
+# Order is the policy among equals: the compiled rows, then Numba's, then NumPy's; within a backend cost decides.
+# fmt: off
+KERNELS: tuple[Kernel, ...] = (
+    Kernel("conv2d_forward_winograd_f4x3__cython", "winograd", can.winograd_3x3, cost.winograd_f4x3, cost.winograd_f4x3_error, can.winograd_f4x3_workspace, plain_sum=False),
+    Kernel("conv2d_forward_winograd_f2x3__cython", "winograd", can.winograd_3x3, cost.winograd_f2x3, cost.winograd_f2x3_error, can.winograd_f2x3_workspace, plain_sum=False),
+    Kernel("conv2d_forward_im2col__cython", "im2col", can.floating, cost.im2col, cost.plain_error, can.im2col_workspace),
+    Kernel("conv2d_forward_naive__cython", "naive", can.anything, cost.naive, cost.exact_error, can.no_workspace),
+    Kernel("conv2d_forward_winograd_f4x3__numba", "winograd", can.winograd_3x3, cost.winograd_f4x3, cost.winograd_f4x3_error, can.numba_winograd_f4x3_workspace, plain_sum=False),
+    Kernel("conv2d_forward_winograd_f2x3__numba", "winograd", can.winograd_3x3, cost.winograd_f2x3, cost.winograd_f2x3_error, can.numba_winograd_f2x3_workspace, plain_sum=False),
+    Kernel("conv2d_forward_im2col__numba", "im2col", can.floating, cost.im2col, cost.plain_error, can.numba_im2col_workspace),
+    Kernel("conv2d_forward_naive__numba", "naive", can.anything, cost.naive, cost.exact_error, can.no_workspace),
+    Kernel("conv2d_forward_reference__numpy", "reference", can.anything, cost.reference, cost.exact_error, can.no_workspace),
+
+    Kernel("conv2d_backward_input_winograd_f4x3__cython", "winograd", can.winograd_3x3, cost.winograd_f4x3, cost.winograd_f4x3_error, can.winograd_f4x3_workspace, plain_sum=False),
+    Kernel("conv2d_backward_input_winograd_f2x3__cython", "winograd", can.winograd_3x3, cost.winograd_f2x3, cost.winograd_f2x3_error, can.winograd_f2x3_workspace, plain_sum=False),
+    Kernel("conv2d_backward_input_im2col__cython", "im2col", can.floating, cost.im2col, cost.plain_error, can.im2col_workspace),
+    Kernel("conv2d_backward_input_naive__cython", "naive", can.anything, cost.naive, cost.exact_error, can.no_workspace),
+    Kernel("conv2d_backward_input_winograd_f4x3__numba", "winograd", can.winograd_3x3, cost.winograd_f4x3, cost.winograd_f4x3_error, can.numba_winograd_f4x3_workspace, plain_sum=False),
+    Kernel("conv2d_backward_input_winograd_f2x3__numba", "winograd", can.winograd_3x3, cost.winograd_f2x3, cost.winograd_f2x3_error, can.numba_winograd_f2x3_workspace, plain_sum=False),
+    Kernel("conv2d_backward_input_im2col__numba", "im2col", can.floating, cost.im2col, cost.plain_error, can.numba_im2col_workspace),
+    Kernel("conv2d_backward_input_naive__numba", "naive", can.anything, cost.naive, cost.exact_error, can.no_workspace),
+    Kernel("conv2d_backward_input_reference__numpy", "reference", can.anything, cost.reference, cost.exact_error, can.no_workspace),
+
+    Kernel("conv2d_backward_weight_im2col__cython", "im2col", can.floating, cost.im2col, cost.plain_error, can.im2col_workspace),
+    Kernel("conv2d_backward_weight_naive__cython", "naive", can.anything, cost.naive, cost.exact_error, can.no_workspace),
+    Kernel("conv2d_backward_weight_im2col__numba", "im2col", can.floating, cost.im2col, cost.plain_error, can.numba_im2col_workspace),
+    Kernel("conv2d_backward_weight_naive__numba", "naive", can.anything, cost.naive, cost.exact_error, can.no_workspace),
+    Kernel("conv2d_backward_weight_reference__numpy", "reference", can.anything, cost.reference, cost.exact_error, can.no_workspace),
+
+    Kernel("max_pool2d_forward_direct__cython", "pooling", can.floating, cost.pool_direct, cost.pool_error, can.no_workspace),
+    Kernel("max_pool2d_forward_naive__cython", "pooling", can.anything, cost.pool_naive, cost.pool_error, can.no_workspace),
+    Kernel("max_pool2d_forward_naive__numba", "pooling", can.anything, cost.pool_naive, cost.pool_error, can.no_workspace),
+    Kernel("max_pool2d_forward_reference__numpy", "reference", can.anything, cost.pool_reference, cost.pool_error, can.no_workspace),
+    Kernel("max_pool2d_backward_direct__cython", "pooling", can.floating, cost.pool_direct, cost.pool_error, can.no_workspace),
+    Kernel("max_pool2d_backward_naive__cython", "pooling", can.anything, cost.pool_naive, cost.pool_error, can.no_workspace),
+    Kernel("max_pool2d_backward_naive__numba", "pooling", can.anything, cost.pool_naive, cost.pool_error, can.no_workspace),
+    Kernel("max_pool2d_backward_reference__numpy", "reference", can.anything, cost.pool_reference, cost.pool_error, can.no_workspace),
+    Kernel("avg_pool2d_forward_direct__cython", "pooling", can.floating, cost.pool_direct, cost.pool_error, can.no_workspace),
+    Kernel("avg_pool2d_forward_naive__cython", "pooling", can.floating, cost.pool_naive, cost.pool_error, can.no_workspace),
+    Kernel("avg_pool2d_forward_naive__numba", "pooling", can.floating, cost.pool_naive, cost.pool_error, can.no_workspace),
+    Kernel("avg_pool2d_forward_reference__numpy", "reference", can.floating, cost.pool_reference, cost.pool_error, can.no_workspace),
+    Kernel("avg_pool2d_backward_direct__cython", "pooling", can.floating, cost.pool_direct, cost.pool_error, can.no_workspace),
+    Kernel("avg_pool2d_backward_naive__cython", "pooling", can.floating, cost.pool_naive, cost.pool_error, can.no_workspace),
+    Kernel("avg_pool2d_backward_naive__numba", "pooling", can.floating, cost.pool_naive, cost.pool_error, can.no_workspace),
+    Kernel("avg_pool2d_backward_reference__numpy", "reference", can.floating, cost.pool_reference, cost.pool_error, can.no_workspace),
+
+    Kernel("adaptive_max_pool2d_forward_naive__cython", "pooling", can.anything, cost.pool_naive, cost.pool_error, can.no_workspace),
+    Kernel("adaptive_max_pool2d_forward_naive__numba", "pooling", can.anything, cost.pool_naive, cost.pool_error, can.no_workspace),
+    Kernel("adaptive_max_pool2d_forward_reference__numpy", "reference", can.anything, cost.pool_reference, cost.pool_error, can.no_workspace),
+    Kernel("adaptive_max_pool2d_backward_naive__cython", "pooling", can.anything, cost.pool_naive, cost.pool_error, can.no_workspace),
+    Kernel("adaptive_max_pool2d_backward_naive__numba", "pooling", can.anything, cost.pool_naive, cost.pool_error, can.no_workspace),
+    Kernel("adaptive_max_pool2d_backward_reference__numpy", "reference", can.anything, cost.pool_reference, cost.pool_error, can.no_workspace),
+    Kernel("adaptive_avg_pool2d_forward_naive__cython", "pooling", can.floating, cost.pool_naive, cost.pool_error, can.no_workspace),
+    Kernel("adaptive_avg_pool2d_forward_naive__numba", "pooling", can.floating, cost.pool_naive, cost.pool_error, can.no_workspace),
+    Kernel("adaptive_avg_pool2d_forward_reference__numpy", "reference", can.floating, cost.pool_reference, cost.pool_error, can.no_workspace),
+    Kernel("adaptive_avg_pool2d_backward_naive__cython", "pooling", can.floating, cost.pool_naive, cost.pool_error, can.no_workspace),
+    Kernel("adaptive_avg_pool2d_backward_naive__numba", "pooling", can.floating, cost.pool_naive, cost.pool_error, can.no_workspace),
+    Kernel("adaptive_avg_pool2d_backward_reference__numpy", "reference", can.floating, cost.pool_reference, cost.pool_error, can.no_workspace),
+)
+# fmt: on
