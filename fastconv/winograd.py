@@ -102,9 +102,9 @@ def transforms(m: int, r: int, points: tuple[Fraction, ...] | None = None) -> tu
     Notes
     -----
     With M(x) the product of all (x - p) and N_j the product of (p_j - p_i), i != j: row j of B^T holds the
-    coefficients of M(x) / (x - p_j), row j of G the powers of p_j over N_j, column j of A^T the powers of p_j.
-    The last row and column belong to infinity: M(x) itself, and the leading coefficient. The sign of N_j goes
-    into B^T.
+    coefficients of M(x) / (x - p_j), row j of G the powers of p_j over N_j, column j of A^T the powers of
+    p_j. The last row and column belong to infinity: M(x) itself, and the leading coefficient. The sign of N_j
+    goes into B^T.
     """
     if m < 1 or r < 1:
         raise ValueError(f"F(m, r) needs m >= 1 and r >= 1, got F({m}, {r})")
@@ -178,17 +178,17 @@ F4_A2_TIMES_B2 = np.float32(225 / 256)
 F4_A2_PLUS_B2 = np.float32(169 / 64)
 
 
-def input_transform_f2x3(d0, d1, d2, d3):  # type: ignore[no-untyped-def]
+def input_transform_f2x3(d0, d1, d2, d3):
     """B^T d of F(2, 3)."""
     return d0 - d2, d1 + d2, d2 - d1, d3 - d1
 
 
-def output_transform_f2x3(m0, m1, m2, m3):  # type: ignore[no-untyped-def]
+def output_transform_f2x3(m0, m1, m2, m3):
     """A^T m of F(2, 3)."""
     return m0 + m1 + m2, m1 - m2 + m3
 
 
-def input_transform_f4x3(d0, d1, d2, d3, d4, d5):  # type: ignore[no-untyped-def]
+def input_transform_f4x3(d0, d1, d2, d3, d4, d5):
     """B^T d of F(4, 3): each +-pair of points shares its even part e and odd part o."""
     e_a = F4_B2 * d2 - d4
     o_a = F4_B2 * d1 - d3
@@ -204,7 +204,7 @@ def input_transform_f4x3(d0, d1, d2, d3, d4, d5):  # type: ignore[no-untyped-def
     )
 
 
-def output_transform_f4x3(m0, m1, m2, m3, m4, m5):  # type: ignore[no-untyped-def]
+def output_transform_f4x3(m0, m1, m2, m3, m4, m5):
     """A^T m of F(4, 3): even powers need the sums of the +-pairs, odd powers the differences."""
     s_a = m1 + m2
     t_a = m1 - m2
@@ -258,10 +258,10 @@ def error_bound(tile: str, c: int, dtype: Any = np.float32) -> float:
     """Forward error bound of a Winograd convolution that sums `c` channels per output.
 
     max |y - exact| <= error_bound * S for any finite data that neither overflow nor underflow, where S is the
-    largest value of the *full* convolution (padding 2 on every side) of |x| with |w|, over the positions of the
-    image, for that output channel. Elementwise bounds against conv(|x|, |w|) do not hold for Winograd: the
-    outputs of a tile share intermediate sums. Growth: one rounding of U (float64 data: its transform as well),
-    both 1-D input transforms, the sum over channels, both output transforms (Higham 2002, section 3.1:
+    largest value of the *full* convolution (padding 2 on every side) of |x| with |w|, over the positions of
+    the image, for that output channel. Elementwise bounds against conv(|x|, |w|) do not hold for Winograd:
+    the outputs of a tile share intermediate sums. Growth: one rounding of U (float64 data: its transform as
+    well), both 1-D input transforms, the sum over channels, both output transforms (Higham 2002, section 3.1:
     gamma_n = n u / (1 - n u)).
     """
     unit = float(np.finfo(dtype).eps) / 2
@@ -272,7 +272,7 @@ def error_bound(tile: str, c: int, dtype: Any = np.float32) -> float:
 
 
 def typical_error(tile: str, c: int, dtype: Any = np.float32) -> float:
-    """Expected largest error over the largest output for sums over `c` channels; for choosing by `precision`."""
+    """Expected largest error over the largest output of sums over `c` channels, to choose by `precision`."""
     at_64, power = _TYPICAL[tile]
     scale = float(np.finfo(dtype).eps) / float(np.finfo(np.float32).eps)
     return float(at_64 * scale * (max(c, 1) / _TYPICAL_CHANNELS) ** power)
