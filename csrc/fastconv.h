@@ -1,0 +1,131 @@
+/* The types, the microkernel table and the entry points of fastconv's C core: the only header that Cython sees. */
+#ifndef FASTCONV_H
+#define FASTCONV_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- Numbers ------------------------------------------------------------------------------------------------- */
+
+enum { FC_F32 = 0, FC_F64 = 1, FC_I64 = 2 };                       /* dtype */
+enum { FC_NCHW = 0, FC_NHWC = 1 };                                 /* layout */
+enum { FC_FORWARD = 0, FC_BACKWARD_INPUT = 1, FC_BACKWARD_WEIGHT = 2 }; /* pass */
+enum { FC_MAX_POOL = 0, FC_AVG_POOL = 1 };                         /* op of a pool */
+
+/* The letters are oneDNN's. ic and oc count all groups; the geometry describes the forward convolution in every pass;
+ * dh = dw = 1 means no dilation. */
+typedef struct fc_conv2d_shape {
+    int64_t mb, g, ic, ih, iw, oc, oh, ow, kh, kw, sh, sw, ph, pw, ph_r, pw_r, dh, dw;
+    int pass, dtype, layout;
+} fc_conv2d_shape;
+
+/* Adaptive pools have windows [floor(i*ih/oh), ceil((i+1)*ih/oh)) and do not read kh..dw. Cells at a padded
+ * coordinate >= count_h (count_w) are never counted by an average that includes the padding. */
+typedef struct fc_pool2d_shape {
+    int64_t mb, c, ih, iw, oh, ow, kh, kw, sh, sw, ph, pw, ph_r, pw_r, dh, dw, count_h, count_w, divisor_override;
+    int op, adaptive, count_include_pad, return_indices, dtype, layout;
+} fc_pool2d_shape;
+
+/* A 4-d array: logical NCHW (or OIHW) axes, strides in elements, negative and 0 allowed. */
+typedef struct fc_view {
+    void *data;
+    int64_t strides[4];
+} fc_view;
+
+/* y = clamp(sum + bias + residual). bias: one element a channel of the output, contiguous, or NULL. residual: a view
+ * shaped like the output, data NULL for none. clamp: 0 or 1; NaN stays NaN. */
+typedef struct fc_epilogue {
+    const void *bias;
+    fc_view residual;
+    int clamp;
+    double lo, hi;
+} fc_epilogue;
+
+/* ---- Microkernels -------------------------------------------------------------------------------------------- */
+
+/* One register tile of a sum over {taps x depth}, T = float or double, every stride and offset in elements:
+ *
+ *   C[i*rs_c + j] (+)= sum_{t<taps} sum_{k<kc} A[a_offset[t] + i*rs_a + k*cs_a] * B[b_offset[t] + k*rs_b + j]
+ *                                                                          0 <= i < m <= mr,  0 <= j < n <= nr
+ * A  rows i < m are read and no others. Any strides: packed panels have rs_a = 1, cs_a = mr;  an NHWC image has
+ *    rs_a = sw*ic, cs_a = 1;  weights OIHW have rs_a = ic*kh*kw, cs_a = 1.
+ * B  each of the kc rows of each tap is nr contiguous elements, ALL of which must be readable (those past n do not
+ *    reach C). A packed panel is B[taps*kc][nr], zero padded to nr, rs_b = nr.
+ * a_offset, b_offset: taps entries, or NULL: the taps follow each other, t*kc*cs_a and t*kc*rs_b.
+ * C  m rows of n contiguous elements; nothing else is written. No alignment is asked for beyond that of T.
+ *    accumulate != 0: C is read and added to; else the sum starts from bias_row[i] + 0, or bias_col[j] (readable to
+ *    nr), or 0. Both may not be given.
+ * last != 0: adds residual[i*rs_r + j] if residual is not NULL, then clamps to [lo, hi] if clamp; NaN stays NaN.
+ *
+ * Order: one element of C is start, then t, then k, each step one fused multiply-add (a multiply and an add on ISAs
+ * without), whatever m, n, the strides and the place of the tile: the same bits from any split of the work.
+ * kc, taps may be 0. */
+typedef struct fc_gemm_args {
+    int64_t m, n, kc, taps;
+    const void *a;
+    const int64_t *a_offset;
+    int64_t rs_a, cs_a;
+    const void *b;
+    const int64_t *b_offset;
+    int64_t rs_b;
+    void *c;
+    int64_t rs_c;
+    const void *bias_row, *bias_col;
+    const void *residual;
+    int64_t rs_r;
+    int accumulate, last, clamp;
+    double lo, hi;
+} fc_gemm_args;
+
+typedef struct fc_gemm_kernel {
+    int mr, nr;
+    void (*run)(const fc_gemm_args *);
+    const char *name;
+} fc_gemm_kernel;
+
+/* No tile of any ISA is larger: sizes of stack tiles and of workspaces that must not depend on the ISA. */
+enum { FC_MR_MAX = 14, FC_NR_MAX = 32 };
+
+/* One table per ISA. Every slot is filled by portable, then overridden upwards (dispatch.c). */
+typedef struct fc_kernels_table {
+    const char *isa;
+    fc_gemm_kernel gemm_f32, gemm_f64;
+} fc_kernels_table;
+
+enum { FC_PORTABLE = 0, FC_AVX2 = 1, FC_AVX512 = 2, FC_NEON = 3, FC_ISA_COUNT = 4 };
+
+const char *fc_isa_name(int isa);               /* "portable", "avx2", ... or NULL */
+int fc_isa_supported(int isa);                  /* compiled in, and the CPU and the OS can run it */
+int fc_set_isa(int isa);                        /* 0, or -1 when not supported; takes effect at the next kernel call */
+int fc_get_isa(void);                           /* at start: the best that is supported */
+const fc_kernels_table *fc_kernels(void);       /* the table of the ISA in use */
+const fc_kernels_table *fc_kernels_of(int isa); /* NULL when not supported */
+
+/* ---- Threads ------------------------------------------------------------------------------------------------- */
+
+/* Calls fn(ctx, task, worker) once for every task in [0, tasks), on at most `threads` threads, the caller being
+ * worker 0; worker is in [0, threads) and no two calls with one worker run at once. Tasks are handed out in order.
+ * Returns when all have run, and their writes are visible to the caller. Safe from many threads at once and from
+ * inside fn: a pool that is busy runs the whole loop on the caller. Safe after fork. */
+void fc_parallel_for(int64_t tasks, int threads, void (*fn)(void *ctx, int64_t task, int worker), void *ctx);
+
+/* ---- Convolution by GEMM (im2col.c) --------------------------------------------------------------------------- */
+
+/* Bytes of workspace (64-byte aligned, content ignored) that the call for this shape and pass needs. */
+int64_t fc_conv2d_im2col_workspace(const fc_conv2d_shape *shape, int threads);
+
+/* in: x or dy; out: y or dx; dense in shape->layout. w: any strides. dtype float32 or float64. */
+void fc_conv2d_forward_im2col(const fc_conv2d_shape *shape, const fc_view *x, const fc_view *w,
+                              const fc_epilogue *epilogue, const fc_view *y, void *workspace, int threads);
+void fc_conv2d_backward_input_im2col(const fc_conv2d_shape *shape, const fc_view *dy, const fc_view *w,
+                                     const fc_epilogue *epilogue, const fc_view *dx, void *workspace, int threads);
+void fc_conv2d_backward_weight_im2col(const fc_conv2d_shape *shape, const fc_view *x, const fc_view *dy,
+                                      const fc_view *dw, void *workspace, int threads);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,78 @@
+"""Mirror of csrc/fastconv.h."""
+
+from libc.stdint cimport int64_t
+
+
+cdef extern from "fastconv.h" nogil:
+    enum:
+        FC_F32, FC_F64, FC_I64
+        FC_NCHW, FC_NHWC
+        FC_FORWARD, FC_BACKWARD_INPUT, FC_BACKWARD_WEIGHT
+        FC_MAX_POOL, FC_AVG_POOL
+        FC_MR_MAX, FC_NR_MAX
+        FC_PORTABLE, FC_AVX2, FC_AVX512, FC_NEON, FC_ISA_COUNT
+
+    ctypedef struct fc_conv2d_shape:
+        int64_t mb, g, ic, ih, iw, oc, oh, ow, kh, kw, sh, sw, ph, pw, ph_r, pw_r, dh, dw
+        # `pass` is a Python keyword; the C name is kept.
+        int pass_ "pass"
+        int dtype, layout
+
+    ctypedef struct fc_pool2d_shape:
+        int64_t mb, c, ih, iw, oh, ow, kh, kw, sh, sw, ph, pw, ph_r, pw_r, dh, dw
+        int64_t count_h, count_w, divisor_override
+        int op, adaptive, count_include_pad, return_indices, dtype, layout
+
+    ctypedef struct fc_view:
+        void *data
+        int64_t strides[4]
+
+    ctypedef struct fc_epilogue:
+        const void *bias
+        fc_view residual
+        int clamp
+        double lo, hi
+
+    ctypedef struct fc_gemm_args:
+        int64_t m, n, kc, taps
+        const void *a
+        const int64_t *a_offset
+        int64_t rs_a, cs_a
+        const void *b
+        const int64_t *b_offset
+        int64_t rs_b
+        void *c
+        int64_t rs_c
+        const void *bias_row
+        const void *bias_col
+        const void *residual
+        int64_t rs_r
+        int accumulate, last, clamp
+        double lo, hi
+
+    ctypedef struct fc_gemm_kernel:
+        int mr, nr
+        void (*run)(const fc_gemm_args *) noexcept nogil
+        const char *name
+
+    ctypedef struct fc_kernels_table:
+        const char *isa
+        fc_gemm_kernel gemm_f32, gemm_f64
+
+    const char *fc_isa_name(int isa)
+    int fc_isa_supported(int isa)
+    int fc_set_isa(int isa)
+    int fc_get_isa()
+    const fc_kernels_table *fc_kernels()
+    const fc_kernels_table *fc_kernels_of(int isa)
+
+    void fc_parallel_for(int64_t tasks, int threads,
+                         void (*fn)(void *ctx, int64_t task, int worker) noexcept nogil, void *ctx)
+
+    int64_t fc_conv2d_im2col_workspace(const fc_conv2d_shape *shape, int threads)
+    void fc_conv2d_forward_im2col(const fc_conv2d_shape *shape, const fc_view *x, const fc_view *w,
+                                  const fc_epilogue *epilogue, const fc_view *y, void *workspace, int threads)
+    void fc_conv2d_backward_input_im2col(const fc_conv2d_shape *shape, const fc_view *dy, const fc_view *w,
+                                         const fc_epilogue *epilogue, const fc_view *dx, void *workspace, int threads)
+    void fc_conv2d_backward_weight_im2col(const fc_conv2d_shape *shape, const fc_view *x, const fc_view *dy,
+                                          const fc_view *dw, void *workspace, int threads)
