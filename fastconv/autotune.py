@@ -44,9 +44,9 @@ def key(problem: Any) -> str:
     return f"{machine}|{problem}|{problem.precision}"
 
 
-def generation() -> int:
-    """Changes whenever the remembered choices do; part of the key of the plan cache."""
-    return _generation
+def generation() -> tuple[int, int]:
+    """Changes whenever the remembered choices do, or which of them apply; part of the key of the plan cache."""
+    return _generation, threads.get_num_threads() if _load() else 0
 
 
 def _load() -> dict[str, str]:

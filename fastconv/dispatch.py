@@ -104,11 +104,11 @@ def verdicts(problem: Problem, request: Request = Request()) -> Iterator[Verdict
             continue
         count = threads_for(problem, kernel)
         reason = _refusal(kernel, problem, request, count)
-        if reason is not None and kernel.cannot(problem) is not None:
+        if reason is not None:
             yield Verdict(kernel, reason, float("inf"), 0, 0.0)
         else:
             workspace = kernel.workspace(problem, count)
-            yield Verdict(kernel, reason, kernel.seconds(judged), workspace, kernel.error(problem))
+            yield Verdict(kernel, None, kernel.seconds(judged), workspace, kernel.error(problem))
 
 
 def threads_for(problem: Problem, kernel: Kernel) -> int:
@@ -215,7 +215,7 @@ def check_request(where: str, algorithm: Any, backend: Any, max_workspace: Any) 
 
 
 @functools.lru_cache(maxsize=PLAN_CACHE_SIZE)
-def _plan(problem: Problem, request: Request, generation: int) -> Plan:
+def _plan(problem: Problem, request: Request, generation: tuple[int, int]) -> Plan:
     return Plan(problem, choose(problem, request))
 
 

@@ -1,0 +1,80 @@
+"""fastconv: fast 2-D convolution and pooling for NumPy arrays.
+
+Map of the rooms (data flows one way, downwards; a test holds it):
+
+    nn, interop, cli        guests: they use the public functions only
+    functional/             conv2d, its gradients, conv_transpose2d, pools: arrays -> Problem -> Plan -> arrays
+    problem                 ConvProblem, PoolProblem: checked numbers, no arrays
+    settings, autotune      defaults of a context; measured choices on disk
+    dispatch, registry      verdicts(problem), plan(problem), explain(problem); KERNELS, the one ordered table
+    capability, cost        what a row cannot do and needs; what it costs and which error it makes
+    _cython, _numba         the loops; reference: their meaning in NumPy, float64
+    csrc/                   the registers (C micro-kernels, one folder for each instruction set)
+    host, threads           what this machine can run; how many threads a call may use
+"""
+
+from fastconv._version import __version__
+from fastconv.functional import (
+    ConvPlan,
+    adaptive_avg_pool2d,
+    adaptive_avg_pool2d_backward,
+    adaptive_max_pool2d,
+    adaptive_max_pool2d_backward,
+    avg_pool2d,
+    avg_pool2d_backward,
+    clear_cache,
+    conv1d,
+    conv2d,
+    conv2d_backward,
+    conv2d_input,
+    conv2d_weight,
+    conv_transpose1d,
+    conv_transpose2d,
+    explain,
+    lp_pool2d,
+    max_pool2d,
+    max_pool2d_backward,
+    max_unpool2d,
+    output_shape,
+    plan_conv2d,
+    tune,
+)
+from fastconv.information import info
+from fastconv.problem import ConvProblem, NoKernelError, PoolProblem, resolve_padding
+from fastconv.settings import config
+from fastconv.threads import get_num_threads, set_num_threads
+
+__all__ = [
+    "ConvPlan",
+    "ConvProblem",
+    "NoKernelError",
+    "PoolProblem",
+    "__version__",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool2d_backward",
+    "adaptive_max_pool2d",
+    "adaptive_max_pool2d_backward",
+    "avg_pool2d",
+    "avg_pool2d_backward",
+    "clear_cache",
+    "config",
+    "conv1d",
+    "conv2d",
+    "conv2d_backward",
+    "conv2d_input",
+    "conv2d_weight",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "explain",
+    "get_num_threads",
+    "info",
+    "lp_pool2d",
+    "max_pool2d",
+    "max_pool2d_backward",
+    "max_unpool2d",
+    "output_shape",
+    "plan_conv2d",
+    "resolve_padding",
+    "set_num_threads",
+    "tune",
+]

@@ -1,0 +1,55 @@
+"""The public functions: arrays become a Problem, validated here and never again, then a Plan, then arrays."""
+
+from fastconv.functional.convolution import (
+    ConvPlan,
+    clear_cache,
+    conv1d,
+    conv2d,
+    conv2d_backward,
+    conv2d_input,
+    conv2d_weight,
+    conv_transpose1d,
+    conv_transpose2d,
+    explain,
+    output_shape,
+    plan_conv2d,
+)
+from fastconv.functional.pooling import (
+    adaptive_avg_pool2d,
+    adaptive_avg_pool2d_backward,
+    adaptive_max_pool2d,
+    adaptive_max_pool2d_backward,
+    avg_pool2d,
+    avg_pool2d_backward,
+    lp_pool2d,
+    max_pool2d,
+    max_pool2d_backward,
+    max_unpool2d,
+)
+from fastconv.functional.tuning import tune
+
+__all__ = [
+    "ConvPlan",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool2d_backward",
+    "adaptive_max_pool2d",
+    "adaptive_max_pool2d_backward",
+    "avg_pool2d",
+    "avg_pool2d_backward",
+    "clear_cache",
+    "conv1d",
+    "conv2d",
+    "conv2d_backward",
+    "conv2d_input",
+    "conv2d_weight",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "explain",
+    "lp_pool2d",
+    "max_pool2d",
+    "max_pool2d_backward",
+    "max_unpool2d",
+    "output_shape",
+    "plan_conv2d",
+    "tune",
+]

@@ -1,0 +1,58 @@
+"""info(): versions, instruction sets, threads and which backends can run here, as a dict that prints as lines."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from fastconv import autotune, host, threads
+from fastconv._version import __version__
+from fastconv.registry import KERNELS
+
+
+class Info(dict[str, Any]):
+    """A dict that a prompt shows as lines."""
+
+    def __repr__(self) -> str:
+        width = max(len(key) for key in self)
+        return "\n".join(f"{key:<{width}}  {value}" for key, value in self.items())
+
+    __str__ = __repr__
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def info() -> Info:
+    """What this installation can do on this machine.
+
+    Returns
+    -------
+    dict of str to printable values: versions, cpu, isa (in use) and isas (available), threads, one entry for each
+        backend ("ready" or what is missing), kernels (rows of the table), and the cache folder.
+    """
+    found = Info(
+        fastconv=__version__,
+        python=platform.python_version(),
+        numpy=np.__version__,
+        numba=_version("numba"),
+        platform=platform.platform(),
+        cpu=host.cpu_name(),
+        caches=host.cache_bytes(),
+        isa=host.isa(),
+        isas=", ".join(host.isas()) or "none",
+        cores=host.cores(),
+        threads=threads.get_num_threads(),
+    )
+    for backend in ("cython", "numba", "cuda"):
+        found[f"{backend} rows"] = host.backend_fault(backend) or "ready"
+    found["kernels"] = len(KERNELS)
+    found["cache"] = str(autotune.cache_folder())
+    return found
