@@ -1,0 +1,64 @@
+"""Kernels compiled by Numba on first use: naive, im2col, winograd, pooling.
+
+    compile.py   flags, disk cache, one signature per dtype
+    vector.py    what Numba lacks: vectors of the host's length, as IR (the GEMM micro-kernel, transposition)
+    gemm.py      tile sizes, and a block of rows through the micro-kernel
+    arrays.py    the arrays of a call as Numba wants them: flat, with element strides
+    naive.py im2col.py winograd.py pooling.py   the kernels
+
+Importing this package does not import Numba; importing a kernel module does.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from fastconv.problem import ConvProblem, PoolProblem
+
+# How an activation is told to a kernel: the low limit applies from RELU on, the high one for CLIP.
+NO_CLAMP, RELU, CLIP = 0, 1, 2
+
+
+class Conv(NamedTuple):
+    """A ConvProblem in the numbers its kernels need, as ints; letters as in fastconv.problem."""
+
+    dtype: str
+    nhwc: int
+    mb: int
+    g: int
+    icg: int
+    ih: int
+    iw: int
+    ocg: int
+    oh: int
+    ow: int
+    kh: int
+    kw: int
+    sh: int
+    sw: int
+    ph: int
+    pw: int
+    dh: int
+    dw: int
+    clamp: int
+    low: float
+    high: float
+
+
+def lower(problem: ConvProblem | PoolProblem) -> Any:
+    """What a kernel of this package takes in place of the problem, made once per plan."""
+    if isinstance(problem, PoolProblem):
+        from fastconv._numba.pooling import lower_pool
+
+        return lower_pool(problem)
+    p = problem
+    clamp, low, high = NO_CLAMP, 0.0, 0.0
+    if p.activation == "relu":
+        clamp = RELU
+    elif p.activation is not None:
+        clamp = CLIP
+        low, high = float(p.activation[1]), float(p.activation[2])
+    return Conv(
+        p.dtype, int(p.layout == "NHWC"), p.mb, p.g, p.icg, p.ih, p.iw, p.ocg, p.oh, p.ow,
+        p.kh, p.kw, p.sh, p.sw, p.ph, p.pw, p.dh, p.dw, clamp, low, high,
+    )  # fmt: skip

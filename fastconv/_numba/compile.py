@@ -1,0 +1,178 @@
+"""How the kernels of this package are compiled: one set of flags, a disk cache that may fail, one signature per dtype."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba import types
+from numba.core import event
+from numba.core.caching import FunctionCache
+
+log = logging.getLogger("fastconv")
+
+# Not `fastmath`: reassociation would make sums depend on the vector length, and a NaN must stay a NaN. Kernels whose
+# products and sums may fuse say so with CONTRACT; that changes rounding only.
+FLAGS = {"nogil": True, "error_model": "numpy"}
+CONTRACT = {"contract"}
+
+# A first call that waits longer than this for the compiler says so on the standard error stream.
+NOTICE_SECONDS = 1.0
+
+_warned = threading.Event()
+
+
+@functools.cache
+def source_hash() -> str:
+    """Hash of every source that a kernel of this package inlines; Numba itself looks at the kernel's own file only."""
+    here = Path(__file__).parent
+    sources = [*sorted(here.glob("*.py")), here.parent / "winograd.py"]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+
+
+def _warn_once(error: BaseException) -> None:
+    if not _warned.is_set():
+        _warned.set()
+        warnings.warn(
+            f"fastconv cannot keep compiled Numba kernels on disk ({error}): each process compiles them again. "
+            "Set NUMBA_CACHE_DIR to a writable directory.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+class _SafeCache(FunctionCache):
+    """Numba's function cache, keyed by all our sources, that warns once instead of failing when the disk does."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        stamp = self._impl.locator.get_source_stamp()
+        self._cache_file._source_stamp = (stamp, source_hash())
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # a damaged file is as good as none
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except Exception as error:  # full disk, no permission: the compiled function works all the same
+            _warn_once(error)
+
+
+def _with_cache(dispatcher: Any) -> Any:
+    if numba.config.DISABLE_JIT:
+        return dispatcher
+    try:
+        dispatcher._cache = _SafeCache(dispatcher.py_func)
+    except (RuntimeError, OSError) as error:  # Numba's "no locator available": no directory can be written
+        _warn_once(error)
+    except (AttributeError, TypeError):  # another Numba keeps its cache elsewhere
+        try:
+            dispatcher.enable_caching()
+        except RuntimeError as error:
+            _warn_once(error)
+    return dispatcher
+
+
+def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """`numba.njit` with this package's flags and cache; types come from the arguments. For helpers inside kernels."""
+    if function is None:
+        return functools.partial(jit, **options)
+    return _with_cache(numba.njit(**{**FLAGS, **options})(function))
+
+
+def _argument(word: str, scalar: types.Type) -> types.Type:
+    """The Numba type of one word of a kernel's signature; see `kernel`."""
+    if word == "int":
+        return types.int64
+    if word == "real":
+        return types.float64
+    if word == "scalar":
+        return scalar
+    if word == "sum":
+        return types.int64 if isinstance(scalar, types.Integer) else types.float64
+    name, dimensions = word[:-1], int(word[-1])
+    element = {"ints": types.int64, "outints": types.int64, "in": scalar, "out": scalar}[name]
+    return types.Array(element, dimensions, "C" if dimensions == 1 else "A", readonly=not name.startswith("out"))
+
+
+class Kernel:
+    """An entry point from Python: `kernel[dtype]` is compiled on first use for that dtype and one signature.
+
+    One signature, so that a read-only, transposed or odd-strided argument never compiles a second copy.
+    """
+
+    def __init__(self, function: Callable[..., Any], signature: str, options: dict[str, Any]) -> None:
+        functools.update_wrapper(self, function)
+        self.function = function
+        self.signature = signature.split()
+        self.options = options
+        self._compiled: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    def __getitem__(self, dtype: str) -> Any:
+        compiled = self._compiled.get(dtype)
+        return compiled if compiled is not None else self._compile(dtype)
+
+    def _compile(self, dtype: str) -> Any:
+        with self._lock:
+            if dtype not in self._compiled:
+                dispatcher = jit(self.function, **self.options)
+                if not numba.config.DISABLE_JIT:
+                    scalar = getattr(types, dtype)
+                    dispatcher.compile(tuple(_argument(word, scalar) for word in self.signature))
+                    dispatcher.disable_compile()
+                self._compiled[dtype] = dispatcher
+            return self._compiled[dtype]
+
+
+def kernel(signature: str, **options: Any) -> Callable[[Callable[..., Any]], Kernel]:
+    """Declare an entry point by the words of its signature.
+
+    inN, outN : N-dimensional array of the kernel's dtype, read or written (contiguous if N is 1, any strides above);
+    intsN, outintsN : array of int64, read or written; int : int64; real : float64; scalar : the kernel's dtype; sum : float64, or int64 for
+    an integer kernel.
+    """
+    return lambda function: Kernel(function, signature, options)
+
+
+class _Notice(event.Listener):
+    """Says which kernel was compiled, once it is: INFO, or a WARNING (so a line on stderr) when it took long."""
+
+    def __init__(self) -> None:
+        self._started: dict[int, tuple[int, float]] = {}
+
+    def _kernel(self, happening: Any) -> Any:
+        function = happening.data["dispatcher"].py_func
+        return function if function.__module__.startswith(__package__ or "fastconv._numba") else None
+
+    def on_start(self, happening: Any) -> None:
+        thread = threading.get_ident()
+        depth, start = self._started.get(thread, (0, time.perf_counter()))
+        self._started[thread] = depth + 1, start
+
+    def on_end(self, happening: Any) -> None:
+        thread = threading.get_ident()
+        depth, start = self._started.pop(thread, (1, time.perf_counter()))
+        if depth > 1:  # a helper compiled within a kernel: the kernel reports the whole
+            self._started[thread] = depth - 1, start
+            return
+        function = self._kernel(happening)
+        if function is not None:
+            seconds = time.perf_counter() - start
+            level = logging.WARNING if seconds > NOTICE_SECONDS else logging.INFO
+            log.log(level, "fastconv compiled %s in %.1f s (kept on disk)", function.__name__, seconds)
+
+
+event.register("numba:compile", _Notice())

@@ -1,0 +1,46 @@
+"""A block of rows through the micro-kernel: how many rows a tile takes, and the width of a panel of B."""
+
+from __future__ import annotations
+
+from fastconv._numba import vector
+from fastconv._numba.compile import jit
+
+TILE_ROWS = vector.TILE_ROWS
+HALF_TILE_ROWS = vector.HALF_TILE_ROWS
+
+# Columns of a tile, and of a packed panel of B.
+COLUMNS_F32 = vector.TILE_VECTORS * vector.lanes(4)
+COLUMNS_F64 = vector.TILE_VECTORS * vector.lanes(8)
+
+LANES_F32 = vector.lanes(4)
+LANES_F64 = vector.lanes(8)
+
+
+def columns(dtype: str) -> int:
+    """Columns of a panel, from Python."""
+    return COLUMNS_F32 if dtype == "float32" else COLUMNS_F64
+
+
+@jit
+def panel_columns(array):
+    """Columns of a panel of the type of `array`, a constant once compiled."""
+    return COLUMNS_F32 if array.itemsize == 4 else COLUMNS_F64
+
+
+@jit
+def vector_lanes(array):
+    """Elements of a vector of the type of `array`, a constant once compiled."""
+    return LANES_F32 if array.itemsize == 4 else LANES_F64
+
+
+@jit
+def multiply(a, a_start, rs_a, b, b_start, c, c_start, rs_c, rows, depth, accumulate):
+    """C (+)= A B for any number of rows and one panel of B; see vector.gemm_tile."""
+    row = 0
+    while row < rows:
+        left = rows - row
+        count = TILE_ROWS if left >= TILE_ROWS else left if left <= HALF_TILE_ROWS else (left + 1) // 2
+        vector.gemm_tile(
+            a, a_start + row * rs_a, rs_a, b, b_start, c, c_start + row * rs_c, rs_c, count, depth, accumulate
+        )
+        row += count

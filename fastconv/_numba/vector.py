@@ -1,0 +1,297 @@
+"""What Numba lacks: vectors of the host's length, emitted as LLVM IR by a few intrinsics.
+
+`Lanes` is a vector while code is being generated: arithmetic on it emits instructions, so that a plain-Python scalar
+formula (those of fastconv.winograd) called with `Lanes` emits its vector form. The intrinsics take contiguous 1-d
+arrays and element offsets, check no bounds, and compile for any vector length LLVM knows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic
+from numba.np import arrayobj
+
+I32 = ir.IntType(32)
+I64 = ir.IntType(64)
+BIT = ir.IntType(1)
+
+
+def _vector_bytes() -> int:
+    """Length of the longest vectors that the compiler may use on this host (NUMBA_CPU_FEATURES can lower it)."""
+    triple, _, features = cpu_target.target_context.codegen().magic_tuple()
+    on = {word[1:] for word in features.split(",") if word.startswith("+")}
+    if "avx512f" in on:
+        return 64
+    if "avx2" in on and "fma" in on:
+        return 32
+    return 16
+
+
+VECTOR_BYTES = _vector_bytes()
+
+# The register tile of the GEMM micro-kernel: rows x TILE_VECTORS accumulators, plus one row of B and a broadcast,
+# in 32 registers (AVX-512, NEON) or 16. 14 x 2 vectors of 512 bits runs at the FMA peak (EPYC Zen 4: 117 GFLOP/s).
+TILE_VECTORS = 2
+_REGISTERS = 32 if VECTOR_BYTES == 64 or "aarch64" in cpu_target.target_context.codegen().magic_tuple()[0] else 16
+TILE_ROWS = 14 if VECTOR_BYTES == 64 else 12 if _REGISTERS == 32 else 6
+
+# Heights that get code: the full tile, and up to half of it. A remainder above one half runs as two halves, which
+# reach the same rate (from four rows on), so the heights between would only cost compile time.
+HALF_TILE_ROWS = TILE_ROWS // 2
+TILE_HEIGHTS = (*range(1, HALF_TILE_ROWS + 1), TILE_ROWS)
+
+
+def lanes(itemsize: int) -> int:
+    """Elements of one vector."""
+    return VECTOR_BYTES // itemsize
+
+
+class Lanes:
+    """A vector register while code is generated: `+ - *` emit instructions that may fuse into multiply-adds."""
+
+    __array_ufunc__ = None  # a NumPy scalar on the left leaves the operation to us
+
+    def __init__(self, builder: ir.IRBuilder, value: ir.Value) -> None:
+        self.builder = builder
+        self.value = value
+
+    def _other(self, other: Any) -> ir.Value:
+        if isinstance(other, Lanes):
+            return other.value
+        vector = self.value.type
+        return ir.Constant(vector, [ir.Constant(vector.element, float(other))] * vector.count)
+
+    def __add__(self, other: Any) -> Lanes:
+        return Lanes(self.builder, self.builder.fadd(self.value, self._other(other), flags=("contract",)))
+
+    def __sub__(self, other: Any) -> Lanes:
+        return Lanes(self.builder, self.builder.fsub(self.value, self._other(other), flags=("contract",)))
+
+    def __mul__(self, other: Any) -> Lanes:
+        return Lanes(self.builder, self.builder.fmul(self.value, self._other(other), flags=("contract",)))
+
+    __rmul__ = __mul__
+
+
+def scalar_type(array: types.Array) -> ir.Type:
+    return ir.FloatType() if array.dtype == types.float32 else ir.DoubleType()
+
+
+def address(context: Any, builder: ir.IRBuilder, array: types.Array, value: ir.Value, offset: ir.Value) -> ir.Value:
+    """Pointer to element `offset` of a 1-d array."""
+    return builder.gep(arrayobj.make_array(array)(context, builder, value).data, [offset])
+
+
+def vector_type(scalar: ir.Type) -> ir.VectorType:
+    return ir.VectorType(scalar, lanes(4 if isinstance(scalar, ir.FloatType) else 8))
+
+
+def load(builder: ir.IRBuilder, pointer: ir.Value, vector: ir.VectorType) -> ir.Value:
+    """One vector from an address that need be aligned for its elements only."""
+    size = 4 if isinstance(vector.element, ir.FloatType) else 8
+    return builder.load(builder.bitcast(pointer, vector.as_pointer()), align=size)
+
+
+def store(builder: ir.IRBuilder, value: ir.Value, pointer: ir.Value) -> None:
+    size = 4 if isinstance(value.type.element, ir.FloatType) else 8
+    builder.store(value, builder.bitcast(pointer, value.type.as_pointer()), align=size)
+
+
+def broadcast(builder: ir.IRBuilder, scalar: ir.Value, vector: ir.VectorType) -> ir.Value:
+    undefined = ir.Constant(vector, ir.Undefined)
+    one = builder.insert_element(undefined, scalar, I32(0))
+    return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(I32, vector.count), None))
+
+
+def _external(module: ir.Module, name: str, result: ir.Type, arguments: list[ir.Type]) -> ir.Function:
+    return cgutils.get_or_insert_function(module, ir.FunctionType(result, arguments), name)
+
+
+def _suffix(vector: ir.VectorType) -> str:
+    return f"v{vector.count}f{32 if isinstance(vector.element, ir.FloatType) else 64}"
+
+
+def _void(*arguments: types.Type) -> Any:
+    return types.void(*arguments)
+
+
+# --------------------------------------------------------------------------------------------------------
+# The GEMM micro-kernel
+
+
+def _tile_function(module: ir.Module, scalar: ir.Type, rows: int) -> ir.Function:
+    """C[i][j] (+)= sum over k < depth of A[i * rs_a + k] * B[k * nr + j], i < rows, j < nr = TILE_VECTORS vectors.
+
+    The accumulators live in registers (phi nodes) for the whole sum, which runs in the order of k for every element,
+    whatever the tile. Accumulating adds the finished sum to C: partial sums stay short.
+    """
+    vector = vector_type(scalar)
+    nr = TILE_VECTORS * vector.count
+    pointer = scalar.as_pointer()
+    name = f"fc_{'f32' if isinstance(scalar, ir.FloatType) else 'f64'}_gemm_{rows}x{nr}__numba"
+    if name in module.globals:
+        return module.globals[name]
+    # arguments: A, rs_a, B, C, rs_c, depth, accumulate
+    function = ir.Function(
+        module, ir.FunctionType(ir.VoidType(), [pointer, I64, pointer, pointer, I64, I64, BIT]), name
+    )
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    a, rs_a, b, c, rs_c, depth, accumulate = function.args
+    multiply_add = _external(module, f"llvm.fmuladd.{_suffix(vector)}", vector, [vector] * 3)
+
+    entry, loop, add, write = (function.append_basic_block(n) for n in ("entry", "loop", "add", "write"))
+    done = function.append_basic_block("done")
+    tile = [(i, j) for i in range(rows) for j in range(TILE_VECTORS)]
+    zero = ir.Constant(vector, None)
+
+    at = ir.IRBuilder(entry)
+    row = [at.gep(a, [at.mul(I64(i), rs_a)]) for i in range(rows)]
+    target = {(i, j): at.gep(c, [at.add(at.mul(I64(i), rs_c), I64(j * vector.count))]) for i, j in tile}
+    at.cbranch(at.icmp_signed(">", depth, I64(0)), loop, done)
+
+    at = ir.IRBuilder(loop)
+    k = at.phi(I64)
+    sums = {ij: at.phi(vector) for ij in tile}
+    b_row = at.gep(b, [at.mul(k, I64(nr))])
+    b_values = [load(at, at.gep(b_row, [I64(j * vector.count)]), vector) for j in range(TILE_VECTORS)]
+    following = {}
+    for i in range(rows):
+        a_value = broadcast(at, at.load(at.gep(row[i], [k])), vector)
+        for j in range(TILE_VECTORS):
+            following[i, j] = at.call(multiply_add, [a_value, b_values[j], sums[i, j]])
+    next_k = at.add(k, I64(1))
+    k.add_incoming(I64(0), entry)
+    k.add_incoming(next_k, loop)
+    for ij in tile:
+        sums[ij].add_incoming(zero, entry)
+        sums[ij].add_incoming(following[ij], loop)
+    at.cbranch(at.icmp_signed("<", next_k, depth), loop, done)
+
+    at = ir.IRBuilder(done)
+    final = {}
+    for ij in tile:
+        final[ij] = at.phi(vector)
+        final[ij].add_incoming(zero, entry)
+        final[ij].add_incoming(following[ij], loop)
+    at.cbranch(accumulate, add, write)
+    at = ir.IRBuilder(add)
+    for ij in tile:
+        store(at, at.fadd(load(at, target[ij], vector), final[ij]), target[ij])
+    at.ret_void()
+    at = ir.IRBuilder(write)
+    for ij in tile:
+        store(at, final[ij], target[ij])
+    at.ret_void()
+    return function
+
+
+@intrinsic
+def gemm_tile(typingctx, a, a_start, rs_a, b, b_start, c, c_start, rs_c, rows, depth, accumulate):  # type: ignore[no-untyped-def]
+    """The micro-kernel: `rows` (one of TILE_HEIGHTS) rows of TILE_VECTORS vectors; the equation is at `_tile_function`.
+
+    A : rows of `depth` contiguous elements every rs_a elements. B : rows of TILE_VECTORS * lanes contiguous elements,
+    one after the other. C : full rows of as many elements every rs_c elements, all written.
+    """
+    i8 = types.int64
+    signature = _void(a, i8, i8, b, i8, c, i8, i8, i8, i8, types.boolean)
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        a, a_start, rs_a, b, b_start, c, c_start, rs_c, rows, depth, accumulate = args
+        pa = address(context, builder, sig.args[0], a, a_start)
+        pb = address(context, builder, sig.args[3], b, b_start)
+        pc = address(context, builder, sig.args[5], c, c_start)
+        end = builder.append_basic_block("gemm_tile.end")
+        switch = builder.switch(rows, end)
+        for m in TILE_HEIGHTS:
+            function = _tile_function(builder.module, scalar_type(sig.args[0]), m)
+            block = builder.append_basic_block(f"gemm_tile.{m}")
+            switch.add_case(I64(m), block)
+            with builder.goto_block(block):
+                builder.call(function, [pa, rs_a, pb, pc, rs_c, depth, accumulate])
+                builder.branch(end)
+        builder.position_at_end(end)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+# --------------------------------------------------------------------------------------------------------
+# Data movement
+
+
+def _first(builder: ir.IRBuilder, count: ir.Value, start: int, vector: ir.VectorType) -> ir.Value:
+    """Mask of the lanes start + l < count."""
+    numbers = ir.Constant(ir.VectorType(I64, vector.count), [I64(start + n) for n in range(vector.count)])
+    limit = broadcast(builder, count, ir.VectorType(I64, vector.count))
+    return builder.icmp_signed("<", numbers, limit)
+
+
+@intrinsic
+def copy_run(typingctx, source, source_start, target, target_start, count):  # type: ignore[no-untyped-def]
+    """target[i] = source[i] for i < count <= TILE_VECTORS vectors, with masks in place of a loop."""
+    signature = _void(source, types.int64, target, types.int64, types.int64)
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        source, source_start, target, target_start, count = args
+        vector = vector_type(scalar_type(sig.args[0]))
+        size = 4 if isinstance(vector.element, ir.FloatType) else 8
+        mask_type = ir.VectorType(BIT, vector.count)
+        pointer = vector.as_pointer()
+        suffix = f"{_suffix(vector)}.p0"
+        masked_load = _external(
+            builder.module, f"llvm.masked.load.{suffix}", vector, [pointer, I32, mask_type, vector]
+        )
+        masked_store = _external(
+            builder.module, f"llvm.masked.store.{suffix}", ir.VoidType(), [vector, pointer, I32, mask_type]
+        )
+        ps = address(context, builder, sig.args[0], source, source_start)
+        pt = address(context, builder, sig.args[2], target, target_start)
+        for j in range(TILE_VECTORS):
+            start = j * vector.count
+            mask = _first(builder, count, start, vector)
+            s = builder.bitcast(builder.gep(ps, [I64(start)]), pointer)
+            t = builder.bitcast(builder.gep(pt, [I64(start)]), pointer)
+            value = builder.call(masked_load, [s, I32(size), mask, ir.Constant(vector, None)])
+            builder.call(masked_store, [value, t, I32(size), mask])
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def transpose_block(typingctx, source, source_start, source_row, target, target_start, target_row):  # type: ignore[no-untyped-def]
+    """target[j * target_row + i] = source[i * source_row + j] for i, j < lanes, in registers."""
+    signature = _void(source, types.int64, types.int64, target, types.int64, types.int64)
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        source, source_start, source_row, target, target_start, target_row = args
+        vector = vector_type(scalar_type(sig.args[0]))
+        n = vector.count
+        ps = address(context, builder, sig.args[0], source, source_start)
+        pt = address(context, builder, sig.args[3], target, target_start)
+        rows = [load(builder, builder.gep(ps, [builder.mul(I64(i), source_row)]), vector) for i in range(n)]
+        # Exchange the off-diagonal squares of size 1, 2, 4, ... of every pair of rows that far apart.
+        step = 1
+        while step < n:
+            for i in (i for i in range(n) if not i & step):
+                low = [n + j - step if j & step else j for j in range(n)]
+                high = [n + j if j & step else j + step for j in range(n)]
+                a, b = rows[i], rows[i | step]
+                rows[i] = builder.shuffle_vector(a, b, _indices(low))
+                rows[i | step] = builder.shuffle_vector(a, b, _indices(high))
+            step *= 2
+        for j in range(n):
+            store(builder, rows[j], builder.gep(pt, [builder.mul(I64(j), target_row)]))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def _indices(values: list[int]) -> ir.Constant:
+    return ir.Constant(ir.VectorType(I32, len(values)), [I32(v) for v in values])
