@@ -1,7 +1,7 @@
 """Pooling as plain loops: max, average and their adaptive forms, forward and backward, in any layout.
 
-One task is one plane (an image's channel). Lowering turns a problem into the bounds of its windows, so that sliding and
-adaptive windows run through the same four loops.
+One task is one plane (an image's channel). Lowering turns a problem into the bounds of its windows, so that
+sliding and adaptive windows run through the same four loops.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def _covering(p: PoolProblem, i: int, out: int, k: int, s: int, low: int) -> Arr
     cell = np.arange(i, dtype=np.int64)
     if p.adaptive:
         return np.stack([cell * out // i, -(-(cell + 1) * out // i)], axis=1)
-    return np.stack([np.maximum((cell + low - k) // s + 1, 0), np.minimum((cell + low) // s + 1, out)], axis=1)
+    first = np.maximum((cell + low - k) // s + 1, 0)
+    return np.stack([first, np.minimum((cell + low) // s + 1, out)], axis=1)
 
 
 def lower_pool(p: PoolProblem) -> Pool:
