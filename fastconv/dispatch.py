@@ -30,6 +30,8 @@ ALIGNMENT = 64
 
 ALGORITHMS = tuple(dict.fromkeys(name for k in KERNELS for name in (k.family, k.algorithm)))
 BACKENDS = tuple(PACKAGES)
+# Where `lower` is found, when not in the backend's package.
+_LOWERING = {"numpy": "fastconv.reference"}
 # A Numba row compiles on its first use, so a plain call takes one only where no compiled row can.
 _BACKEND_ORDER = {"cython": 0, "cuda": 0, "numba": 1, "numpy": 2}
 
@@ -96,7 +98,7 @@ def _refusal(kernel: Kernel, problem: Problem, request: Request, count: int) -> 
     return None
 
 
-def verdicts(problem: Problem, request: Request = Request()) -> Iterator[Verdict]:  # noqa: B008  (frozen)
+def verdicts(problem: Problem, request: Request = Request()) -> Iterator[Verdict]:
     """Each row of this op and pass with its reason or its cost, in the order of the table."""
     judged = replace(problem, mb=min(problem.mb, 1)) if request.deterministic else problem
     for kernel in KERNELS:
@@ -168,7 +170,7 @@ class Plan:
     def __init__(self, problem: Problem, kernel: Kernel) -> None:
         self.problem = problem
         self.kernel = kernel
-        package = importlib.import_module("fastconv.reference" if kernel.backend == "numpy" else PACKAGES[kernel.backend])
+        package = importlib.import_module(_LOWERING.get(kernel.backend) or PACKAGES[kernel.backend])
         self._lowered = package.lower(problem)
         self._run: Callable[..., None] = getattr(importlib.import_module(_module_path(kernel)), kernel.name)
         self._small = threads_for(problem, kernel) == 1 and threads.get_num_threads() > 1
@@ -210,7 +212,9 @@ def check_request(where: str, algorithm: Any, backend: Any, max_workspace: Any) 
         raise ValueError(f"{where}: algorithm must be 'auto' or one of {', '.join(ALGORITHMS)}, got {algorithm!r}")
     if backend != "auto" and backend not in BACKENDS:
         raise ValueError(f"{where}: backend must be 'auto' or one of {', '.join(BACKENDS)}, got {backend!r}")
-    if max_workspace is not None and (isinstance(max_workspace, bool) or not isinstance(max_workspace, int) or max_workspace < 0):
+    if max_workspace is None:
+        return
+    if isinstance(max_workspace, bool) or not isinstance(max_workspace, int) or max_workspace < 0:
         raise ValueError(f"{where}: max_workspace must be None or a number of bytes, got {max_workspace!r}")
 
 
@@ -219,7 +223,7 @@ def _plan(problem: Problem, request: Request, generation: tuple[int, int]) -> Pl
     return Plan(problem, choose(problem, request))
 
 
-def plan(problem: Problem, request: Request = Request()) -> Plan:  # noqa: B008  (frozen)
+def plan(problem: Problem, request: Request = Request()) -> Plan:
     """The plan of a problem, from a bounded cache."""
     return _plan(problem, request, autotune.generation())
 
@@ -245,7 +249,7 @@ def _si(seconds: float) -> str:
     return f"{seconds * 1e6:7.1f} us"
 
 
-def explain(problem: Problem, request: Request = Request(), notes: tuple[str, ...] = ()) -> str:  # noqa: B008  (frozen)
+def explain(problem: Problem, request: Request = Request(), notes: tuple[str, ...] = ()) -> str:
     """A table: each kernel, whether it can (or why not), predicted one-thread time, workspace, error."""
     found = list(verdicts(problem, request))
     try:

@@ -1,19 +1,14 @@
 """The public functions: arrays become a Problem, validated here and never again, then a Plan, then arrays."""
 
 from fastconv.functional.convolution import (
-    ConvPlan,
     clear_cache,
-    conv1d,
     conv2d,
     conv2d_backward,
     conv2d_input,
     conv2d_weight,
-    conv_transpose1d,
     conv_transpose2d,
-    explain,
-    output_shape,
-    plan_conv2d,
 )
+from fastconv.functional.planning import ConvPlan, explain, output_shape, plan_conv2d
 from fastconv.functional.pooling import (
     adaptive_avg_pool2d,
     adaptive_avg_pool2d_backward,
@@ -26,6 +21,7 @@ from fastconv.functional.pooling import (
     max_pool2d_backward,
     max_unpool2d,
 )
+from fastconv.functional.signals import conv1d, conv_transpose1d
 from fastconv.functional.tuning import tune
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""conv2d, its gradients, conv_transpose2d and their 1-D forms: arrays -> ConvProblem -> Plan -> arrays."""
+"""conv2d, its gradients and conv_transpose2d: arrays -> ConvProblem -> Plan -> arrays."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import dispatch, settings
+from fastconv import dispatch
 from fastconv.autotune import generation
 from fastconv.functional.arrays import (
     Output,
@@ -21,6 +21,21 @@ from fastconv.functional.arrays import (
     logical,
     logical_weight,
 )
+from fastconv.functional.intake import (
+    AXES,
+    WEIGHT_AXES,
+    batched4,
+    check_bias,
+    check_channels,
+    check_residual,
+    filter_sizes,
+    hashable,
+    image_sizes,
+    precision_of,
+    request_of,
+    size4,
+)
+from fastconv.functional.padding_modes import fold_image, pad_image, padded_shape, resolve_mode
 from fastconv.problem import (
     ConvProblem,
     check_int,
@@ -31,69 +46,9 @@ from fastconv.problem import (
     resolve_padding,
 )
 
-PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
-
-_AXES = {"NCHW": "(batch, channels, height, width)", "NHWC": "(batch, height, width, channels)"}
-_WEIGHT_AXES = {
-    "NCHW": "(out_channels, in_channels / groups, height, width)",
-    "NHWC": "(height, width, in_channels / groups, out_channels)",
-}
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# From arguments to a plan (cached: the arguments are made hashable first)
-
-
-def _hashable(value: Any) -> Any:
-    return tuple(_hashable(v) for v in value) if isinstance(value, (list, tuple)) else value
-
-
-def request_of(where: str, algorithm: Any, backend: Any, max_workspace: Any) -> dispatch.Request:
-    """The caller's wishes, with the settings in force where an argument was left at its default."""
-    now = settings.current()
-    algorithm = now.algorithm if algorithm == "auto" else algorithm
-    backend = now.backend if backend == "auto" else backend
-    max_workspace = now.max_workspace if max_workspace is None else max_workspace
-    dispatch.check_request(where, algorithm, backend, max_workspace)
-    return dispatch.Request(algorithm, backend, max_workspace, now.deterministic)
-
-
-def _precision_of(precision: Any) -> Any:
-    return settings.current().precision if precision == "fast" else precision
-
-
-def _image(shape: tuple[int, ...], layout: str) -> tuple[int, int, int, int]:
-    """(batch, channels, height, width) of an image array's shape."""
-    return shape if layout == "NCHW" else (shape[0], shape[3], shape[1], shape[2])  # type: ignore[return-value]
-
-
-def _filter(shape: tuple[int, ...], layout: str) -> tuple[int, int, int, int]:
-    """(oc, ic / g, kh, kw) of a weight's shape."""
-    return shape if layout == "NCHW" else (shape[3], shape[2], shape[0], shape[1])  # type: ignore[return-value]
-
-
-def _check_channels(
-    where: str, x_shape: tuple[int, ...], w_shape: tuple[int, ...], groups: int, layout: str, name: str = "input"
-) -> None:
-    """The image's channels must be those that the weight expects; say so when the other layout would fit."""
-    expected = _filter(w_shape, layout)[1] * groups
-    channels = _image(x_shape, layout)[1]
-    if channels == expected:
-        return
-    axis = 1 if layout == "NCHW" else 3
-    message = (
-        f"{where}: weight {w_shape} expects {expected} input channel{'s' if expected != 1 else ''} "
-        f'(groups={groups}), but {name} {x_shape} has {channels} at axis {axis} (layout="{layout}").'
-    )
-    if layout == "NCHW" and (x_shape[3] == expected or x_shape[3] == w_shape[2] * groups):
-        message += ' The last axis fits: pass layout="NHWC"?'
-    elif layout == "NHWC" and (x_shape[1] == expected or x_shape[1] == w_shape[1] * groups):
-        message += ' Axis 1 fits: pass layout="NCHW"?'
-    raise ValueError(message)
-
 
 @functools.lru_cache(maxsize=dispatch.PLAN_CACHE_SIZE, typed=True)
-def _plan(
+def conv_plan(
     where: str,
     pass_: str,
     x_shape: tuple[int, ...],
@@ -114,105 +69,15 @@ def _plan(
     """The plan of a forward pass or a gradient, by the shape of the forward pass's input."""
     check_layout(where, layout)
     groups = check_int(where, "groups", groups, 1)
-    _check_channels(where, x_shape, w_shape, groups, layout)
-    mb, ic, ih, iw = _image(x_shape, layout)
-    oc, _, kh, kw = _filter(w_shape, layout)
+    check_channels(where, x_shape, w_shape, groups, layout)
+    mb, ic, ih, iw = image_sizes(x_shape, layout)
+    oc, _, kh, kw = filter_sizes(w_shape, layout)
     problem = conv_problem(
         where, pass_=pass_, mb=mb, ic=ic, ih=ih, iw=iw, oc=oc, kh=kh, kw=kw, stride=stride, padding=padding,
         dilation=dilation, groups=groups, dtype=dtype, layout=layout, bias=bias, activation=activation,
         residual=residual, precision=precision,
     )  # fmt: skip
     return dispatch.plan(problem, request)
-
-
-def _batched(array: np.ndarray) -> np.ndarray:
-    return array if array.ndim == 4 else array[None]
-
-
-def _check_bias(where: str, bias: Any, channels: int, dtype: np.dtype) -> np.ndarray | None:
-    if bias is None:
-        return None
-    array = as_array(where, "bias", bias)
-    if array.shape != (channels,):
-        raise ValueError(f"{where}: bias must have shape ({channels},), one value per output channel, got {array.shape}")
-    if dtype.kind == "i" and array.dtype.kind == "f":
-        raise TypeError(f"{where}: bias has dtype {array.dtype}, but input and weight are integers")
-    return contiguous(array, dtype)
-
-
-def _check_residual(where: str, residual: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:
-    if residual is None:
-        return None
-    array = as_array(where, "residual", residual)
-    if array.shape != shape:
-        raise ValueError(f"{where}: residual must have the output's shape {shape}, got {array.shape}")
-    if dtype.kind == "i" and array.dtype.kind == "f":
-        raise TypeError(f"{where}: residual has dtype {array.dtype}, but input and weight are integers")
-    return contiguous(array, dtype)
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Padding modes: the image is padded explicitly, its gradient folded back
-
-
-def _resolve_mode(
-    where: str, mode: str, x_shape: tuple[int, ...], w_shape: tuple[int, ...], stride: Any, padding: Any,
-    dilation: Any, layout: str,
-) -> tuple[int, int, int, int] | None:  # fmt: skip
-    """Paddings to apply to the image itself, or None when the kernels' own zero padding serves."""
-    if mode == "zeros":
-        return None
-    if mode not in PADDING_MODES:
-        raise ValueError(f"{where}: padding_mode must be one of {', '.join(PADDING_MODES)}, got {mode!r}")
-    _, _, ih, iw = _image(x_shape, layout)
-    _, _, kh, kw = _filter(w_shape, layout)
-    pads = resolve_padding(padding, (ih, iw), (kh, kw), stride, dilation, where=where)
-    for axis, size, both in (("height", ih, pads[:2]), ("width", iw, pads[2:])):
-        most = size - 1 if mode == "reflect" else size
-        if mode != "replicate" and max(both) > most:
-            raise ValueError(f"{where}: padding_mode={mode!r} allows at most {most} cells on {axis} {size}, got {both}")
-        if mode == "replicate" and size == 0 and max(both) > 0:
-            raise ValueError(f"{where}: padding_mode='replicate' needs a non-empty {axis}")
-    return pads
-
-
-_NUMPY_MODE = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
-
-
-def _axes(layout: str) -> tuple[int, int]:
-    return (2, 3) if layout == "NCHW" else (1, 2)
-
-
-def _pad_image(x: np.ndarray, pads: tuple[int, int, int, int], mode: str, layout: str) -> np.ndarray:
-    widths = [(0, 0)] * 4
-    h, w = _axes(layout)
-    widths[h], widths[w] = pads[:2], pads[2:]
-    return np.pad(x, widths, mode=_NUMPY_MODE[mode])  # type: ignore[call-overload, no-any-return]
-
-
-def _fold_image(dx: np.ndarray, pads: tuple[int, int, int, int], mode: str, layout: str) -> np.ndarray:
-    """The adjoint of `_pad_image`: each padded cell's gradient is added to the cell it was copied from."""
-    for axis, (low, high) in zip(_axes(layout), (pads[:2], pads[2:])):
-        size = dx.shape[axis] - low - high
-        source = np.pad(np.arange(size), (low, high), mode=_NUMPY_MODE[mode])  # type: ignore[call-overload]
-        moved = np.moveaxis(dx, axis, 0)
-        folded = moved[low : low + size].copy()
-        for cell in (*range(low), *range(low + size, low + size + high)):
-            folded[source[cell]] += moved[cell]
-        dx = np.moveaxis(folded, 0, axis)
-    return dx
-
-
-def _padded_shape(shape: tuple[int, ...], pads: tuple[int, int, int, int], layout: str) -> tuple[int, ...]:
-    h, w = _axes(layout)
-    sizes = list(shape)
-    sizes[h] += pads[0] + pads[1]
-    sizes[w] += pads[2] + pads[3]
-    return tuple(sizes)
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Public functions
 
 
 def conv2d(
@@ -284,44 +149,36 @@ def conv2d(
     where = "conv2d"
     x, w = as_array(where, "input", input), as_array(where, "weight", weight)
     check_layout(where, layout)
-    check_rank(where, "input", x, (3, 4), _AXES[layout])
-    check_rank(where, "weight", w, (4,), _WEIGHT_AXES[layout])
+    check_rank(where, "input", x, (3, 4), AXES[layout])
+    check_rank(where, "weight", w, (4,), WEIGHT_AXES[layout])
     result, compute = common_dtype(where, input=x, weight=w)
-    batch = _batched(x)
-    stride, padding, dilation = _hashable(stride), _hashable(padding), _hashable(dilation)
-    pads = _resolve_mode(where, padding_mode, batch.shape, w.shape, stride, padding, dilation, layout)
-    plan = _plan(
+    batch = batched4(x)
+    stride, padding, dilation = hashable(stride), hashable(padding), hashable(dilation)
+    pads = resolve_mode(where, padding_mode, batch.shape, w.shape, stride, padding, dilation, layout)
+    plan = conv_plan(
         where, "forward",
-        batch.shape if pads is None else _padded_shape(batch.shape, pads, layout),
+        batch.shape if pads is None else padded_shape(batch.shape, pads, layout),
         w.shape, compute.name, stride, padding if pads is None else 0, dilation, groups, layout, bias is not None,
-        _hashable(activation), residual is not None, _precision_of(precision),
+        hashable(activation), residual is not None, precision_of(precision),
         request_of(where, algorithm, backend, max_workspace), generation(),
     )  # fmt: skip
     p: ConvProblem = plan.problem  # type: ignore[assignment]
     shape = p.output_shape if x.ndim == 4 else p.output_shape[1:]
-    b = _check_bias(where, bias, p.oc, compute)
-    r = _check_residual(where, residual, shape, compute)
+    b = check_bias(where, bias, p.oc, compute)
+    r = check_residual(where, residual, shape, compute)
     if out is not None:
         check_out(where, out, shape, result, {"input": x, "weight": w, "bias": b, "residual": r})  # type: ignore[dict-item]
     if pads is not None:
-        batch = _pad_image(batch, pads, padding_mode, layout)
+        batch = pad_image(batch, pads, padding_mode, layout)
     target = Output(out, shape, result, compute)
     plan(
         logical(contiguous(batch, compute), layout),
         logical_weight(cast(w, compute), layout),
         b,
-        None if r is None else logical(_batched(r), layout),
-        logical(_batched(target.array), layout),
+        None if r is None else logical(batched4(r), layout),
+        logical(batched4(target.array), layout),
     )
     return target.finish(out)
-
-
-def _size4(where: str, name: str, size: Any) -> tuple[tuple[int, ...], bool]:
-    """A shape of three or four sizes as four, and whether it had a batch axis."""
-    sizes = tuple(check_int(where, name, s, 0) for s in size)
-    if len(sizes) not in (3, 4):
-        raise ValueError(f"{where}: {name} must have 3 or 4 axes, got {sizes}")
-    return (sizes, True) if len(sizes) == 4 else ((1, *sizes), False)
 
 
 def _check_grad(where: str, dy: np.ndarray, p: ConvProblem, batched: bool) -> None:
@@ -374,31 +231,31 @@ def conv2d_input(
     where = "conv2d_input"
     dy, w = as_array(where, "grad_output", grad_output), as_array(where, "weight", weight)
     check_layout(where, layout)
-    size, batched = _size4(where, "input_size", input_size)
-    check_rank(where, "grad_output", dy, (4 if batched else 3,), _AXES[layout])
-    check_rank(where, "weight", w, (4,), _WEIGHT_AXES[layout])
+    size, batched = size4(where, "input_size", input_size)
+    check_rank(where, "grad_output", dy, (4 if batched else 3,), AXES[layout])
+    check_rank(where, "weight", w, (4,), WEIGHT_AXES[layout])
     result, compute = common_dtype(where, grad_output=dy, weight=w)
-    stride, padding, dilation = _hashable(stride), _hashable(padding), _hashable(dilation)
-    pads = _resolve_mode(where, padding_mode, size, w.shape, stride, padding, dilation, layout)
-    plan = _plan(
-        where, "backward_input", size if pads is None else _padded_shape(size, pads, layout), w.shape, compute.name,
+    stride, padding, dilation = hashable(stride), hashable(padding), hashable(dilation)
+    pads = resolve_mode(where, padding_mode, size, w.shape, stride, padding, dilation, layout)
+    plan = conv_plan(
+        where, "backward_input", size if pads is None else padded_shape(size, pads, layout), w.shape, compute.name,
         stride, padding if pads is None else 0, dilation, groups, layout, False, None, False,
-        _precision_of(precision), request_of(where, algorithm, backend, max_workspace), generation(),
+        precision_of(precision), request_of(where, algorithm, backend, max_workspace), generation(),
     )  # fmt: skip
     p: ConvProblem = plan.problem  # type: ignore[assignment]
     _check_grad(where, dy, p, batched)
     shape = size if batched else size[1:]
     if out is not None:
         check_out(where, out, shape, result, {"grad_output": dy, "weight": w})
-    dyc = logical(_batched(contiguous(dy, compute)), layout)
+    dyc = logical(batched4(contiguous(dy, compute)), layout)
     wl = logical_weight(cast(w, compute), layout)
     if pads is None:
         target = Output(out, shape, result, compute)
-        plan(dyc, wl, None, None, logical(_batched(target.array), layout))
+        plan(dyc, wl, None, None, logical(batched4(target.array), layout))
         return target.finish(out)
     padded = np.empty(p.input_shape, compute)
     plan(dyc, wl, None, None, logical(padded, layout))
-    dx = _fold_image(padded, pads, padding_mode, layout).reshape(shape)
+    dx = fold_image(padded, pads, padding_mode, layout).reshape(shape)
     if out is None:
         return np.ascontiguousarray(dx.astype(result, copy=False))
     out[...] = dx
@@ -448,30 +305,30 @@ def conv2d_weight(
     where = "conv2d_weight"
     x, dy = as_array(where, "input", input), as_array(where, "grad_output", grad_output)
     check_layout(where, layout)
-    check_rank(where, "input", x, (3, 4), _AXES[layout])
-    check_rank(where, "grad_output", dy, (x.ndim,), _AXES[layout])
+    check_rank(where, "input", x, (3, 4), AXES[layout])
+    check_rank(where, "grad_output", dy, (x.ndim,), AXES[layout])
     w_shape = tuple(check_int(where, "weight_size", s, 0) for s in weight_size)
     if len(w_shape) != 4:
-        raise ValueError(f"{where}: weight_size must have 4 axes {_WEIGHT_AXES[layout]}, got {w_shape}")
+        raise ValueError(f"{where}: weight_size must have 4 axes {WEIGHT_AXES[layout]}, got {w_shape}")
     result, compute = common_dtype(where, input=x, grad_output=dy)
-    batch = _batched(x)
-    stride, padding, dilation = _hashable(stride), _hashable(padding), _hashable(dilation)
-    pads = _resolve_mode(where, padding_mode, batch.shape, w_shape, stride, padding, dilation, layout)
-    plan = _plan(
-        where, "backward_weight", batch.shape if pads is None else _padded_shape(batch.shape, pads, layout), w_shape,
+    batch = batched4(x)
+    stride, padding, dilation = hashable(stride), hashable(padding), hashable(dilation)
+    pads = resolve_mode(where, padding_mode, batch.shape, w_shape, stride, padding, dilation, layout)
+    plan = conv_plan(
+        where, "backward_weight", batch.shape if pads is None else padded_shape(batch.shape, pads, layout), w_shape,
         compute.name, stride, padding if pads is None else 0, dilation, groups, layout, False, None, False,
-        _precision_of(precision), request_of(where, algorithm, backend, max_workspace), generation(),
+        precision_of(precision), request_of(where, algorithm, backend, max_workspace), generation(),
     )  # fmt: skip
     p: ConvProblem = plan.problem  # type: ignore[assignment]
     _check_grad(where, dy, p, x.ndim == 4)
     if out is not None:
         check_out(where, out, w_shape, result, {"input": x, "grad_output": dy})
     if pads is not None:
-        batch = _pad_image(batch, pads, padding_mode, layout)
+        batch = pad_image(batch, pads, padding_mode, layout)
     target = Output(out, w_shape, result, compute)
     plan(
         logical(contiguous(batch, compute), layout),
-        logical(_batched(contiguous(dy, compute)), layout),
+        logical(batched4(contiguous(dy, compute)), layout),
         logical_weight(target.array, layout),
     )
     return target.finish(out)
@@ -483,14 +340,14 @@ _BIAS_ROWS = 32
 
 def _bias_gradient(dy: np.ndarray, layout: str, dtype: np.dtype) -> np.ndarray:
     """Sum over batch, height and width, in blocks so that the error stays small."""
-    dy = _batched(dy)
+    dy = batched4(dy)
     if layout == "NCHW":
         return dy.sum(axis=3, dtype=dtype).sum(axis=(0, 2), dtype=dtype)
     channels = dy.shape[3]
     flat = np.ascontiguousarray(dy, dtype).reshape(-1, channels)
     whole = flat.shape[0] - flat.shape[0] % _BIAS_ROWS
     total = flat[:whole].reshape(-1, _BIAS_ROWS * channels).sum(axis=0).reshape(_BIAS_ROWS, channels).sum(axis=0)
-    return total + flat[whole:].sum(axis=0)  # type: ignore[no-any-return]
+    return total + flat[whole:].sum(axis=0)
 
 
 def conv2d_backward(
@@ -557,8 +414,8 @@ def _transpose_plan(
     """The plan of the input gradient whose forward convolution has an output of shape `dy_shape`."""
     where = "conv_transpose2d"
     groups = check_int(where, "groups", groups, 1)
-    mb, oc, oh, ow = _image(dy_shape, layout)
-    w_out, icg, kh, kw = _filter(w_shape, layout)
+    mb, oc, oh, ow = image_sizes(dy_shape, layout)
+    w_out, icg, kh, kw = filter_sizes(w_shape, layout)
     if w_out != oc:
         raise ValueError(
             f"{where}: weight {w_shape} expects {w_out} input channels, but input {dy_shape} has {oc} "
@@ -652,379 +509,33 @@ def conv_transpose2d(
     where = "conv_transpose2d"
     x, w = as_array(where, "input", input), as_array(where, "weight", weight)
     check_layout(where, layout)
-    check_rank(where, "input", x, (3, 4), _AXES[layout])
+    check_rank(where, "input", x, (3, 4), AXES[layout])
     check_rank(where, "weight", w, (4,), "(in_channels, out_channels / groups, height, width) or HWIO with NHWC")
     result, compute = common_dtype(where, input=x, weight=w)
     plan = _transpose_plan(
-        _batched(x).shape, w.shape, compute.name, _hashable(stride), _hashable(padding), _hashable(output_padding),
-        groups, _hashable(dilation), layout, bias is not None, _hashable(activation), residual is not None,
-        _precision_of(precision), request_of(where, algorithm, backend, max_workspace), generation(),
+        batched4(x).shape, w.shape, compute.name, hashable(stride), hashable(padding), hashable(output_padding),
+        groups, hashable(dilation), layout, bias is not None, hashable(activation), residual is not None,
+        precision_of(precision), request_of(where, algorithm, backend, max_workspace), generation(),
     )  # fmt: skip
     p: ConvProblem = plan.problem  # type: ignore[assignment]
     shape = p.input_shape if x.ndim == 4 else p.input_shape[1:]
-    b = _check_bias(where, bias, p.ic, compute)
-    r = _check_residual(where, residual, shape, compute)
+    b = check_bias(where, bias, p.ic, compute)
+    r = check_residual(where, residual, shape, compute)
     if out is not None:
         check_out(where, out, shape, result, {"input": x, "weight": w, "bias": b, "residual": r})  # type: ignore[dict-item]
     target = Output(out, shape, result, compute)
     plan(
-        logical(_batched(contiguous(x, compute)), layout),
+        logical(batched4(contiguous(x, compute)), layout),
         logical_weight(cast(w, compute), layout),
         b,
-        None if r is None else logical(_batched(r), layout),
-        logical(_batched(target.array), layout),
+        None if r is None else logical(batched4(r), layout),
+        logical(batched4(target.array), layout),
     )
     return target.finish(out)
 
 
-# ---------------------------------------------------------------------------------------------------------------
-# One dimension: the same kernels with ih = 1
-
-_LAYOUTS_1D = {"NCW": "NCHW", "NWC": "NHWC"}
-
-
-def _layout_1d(where: str, layout: str) -> str:
-    if layout not in _LAYOUTS_1D:
-        raise ValueError(f'{where}: layout must be "NCW" or "NWC", got {layout!r}')
-    return _LAYOUTS_1D[layout]
-
-
-def _single(where: str, name: str, value: Any, minimum: int) -> int:
-    """An int, or a sequence of one int."""
-    if isinstance(value, (list, tuple)) and len(value) == 1:
-        value = value[0]
-    return check_int(where, name, value, minimum)
-
-
-def _padding_1d(where: str, padding: Any) -> Any:
-    """Padding of the width only; strings pass through (a filter of height 1 needs none)."""
-    if isinstance(padding, str):
-        return padding
-    if isinstance(padding, (list, tuple)) and len(padding) == 2:
-        low, high = (check_int(where, "padding", p, 0) for p in padding)
-        return (0, 0, low, high)
-    p = _single(where, "padding", padding, 0)
-    return (0, 0, p, p)
-
-
-def _rows(array: np.ndarray | None, layout: str) -> np.ndarray | None:
-    """A 1-D signal (or batch) as an image of height 1."""
-    if array is None:
-        return None
-    return array[..., None, :] if layout == "NCHW" else array[..., None, :, :]
-
-
-def _weight_rows(array: np.ndarray, layout: str) -> np.ndarray:
-    return array[:, :, None, :] if layout == "NCHW" else array[None]
-
-
-def conv1d(
-    input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
-    *, layout: str = "NCW", padding_mode: str = "zeros", activation: Any = None, residual: Any = None,
-    out: np.ndarray | None = None, algorithm: str = "auto", backend: str = "auto", precision: Any = "fast",
-    max_workspace: int | None = None,
-) -> np.ndarray:  # fmt: skip
-    """1-D convolution of a batch of signals; `conv2d` with images of height 1.
-
-    Parameters
-    ----------
-    input : array of shape (mb, ic, iw), or (mb, iw, ic) with layout="NWC"; without mb for one signal
-    weight : array of shape (oc, ic / groups, kw), or (kw, ic / groups, oc) with layout="NWC"
-    bias : array of shape (oc,), optional
-    stride, dilation : int
-    padding : int, pair (left, right), "valid", "same" or "same_lower"
-    others : as in `conv2d`
-
-    Returns
-    -------
-    ndarray of shape (mb, oc, ow) or (mb, ow, oc)
-
-    Raises
-    ------
-    ValueError, TypeError, NoKernelError
-        As `conv2d`.
-    """
-    where = "conv1d"
-    layout2 = _layout_1d(where, layout)
-    x, w = as_array(where, "input", input), as_array(where, "weight", weight)
-    check_rank(where, "input", x, (2, 3), "(batch, channels, width)" if layout == "NCW" else "(batch, width, channels)")
-    check_rank(where, "weight", w, (3,), "(out_channels, in_channels / groups, width)")
-    r = None if residual is None else as_array(where, "residual", residual)
-    y = conv2d(
-        _rows(x, layout2), _weight_rows(w, layout2), bias, (1, _single(where, "stride", stride, 1)),
-        _padding_1d(where, padding), (1, _single(where, "dilation", dilation, 1)), groups, layout=layout2,
-        padding_mode=padding_mode, activation=activation, residual=_rows(r, layout2),
-        out=_rows(out, layout2), algorithm=algorithm, backend=backend, precision=precision,
-        max_workspace=max_workspace,
-    )  # fmt: skip
-    return y.squeeze(-2 if layout2 == "NCHW" else -3) if out is None else out
-
-
-def conv_transpose1d(
-    input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, output_padding: Any = 0,
-    groups: int = 1, dilation: Any = 1, *, layout: str = "NCW", activation: Any = None, residual: Any = None,
-    out: np.ndarray | None = None, algorithm: str = "auto", backend: str = "auto", precision: Any = "fast",
-    max_workspace: int | None = None,
-) -> np.ndarray:  # fmt: skip
-    """1-D transposed convolution; `conv_transpose2d` with images of height 1.
-
-    Parameters
-    ----------
-    input : array of shape (mb, in, w), or (mb, w, in) with layout="NWC"; without mb for one signal
-    weight : array of shape (in, out / groups, kw), or (kw, out / groups, in) with layout="NWC"
-    bias : array of shape (out,), optional
-    stride, padding, output_padding, dilation : int
-    others : as in `conv2d`
-
-    Returns
-    -------
-    ndarray of shape (mb, out, ow) or (mb, ow, out), ow = (w - 1) * s - 2 * p + (kw - 1) * d + output_padding + 1
-
-    Raises
-    ------
-    ValueError, TypeError, NoKernelError
-        As `conv2d`.
-    """
-    where = "conv_transpose1d"
-    layout2 = _layout_1d(where, layout)
-    x, w = as_array(where, "input", input), as_array(where, "weight", weight)
-    check_rank(where, "input", x, (2, 3), "(batch, channels, width)" if layout == "NCW" else "(batch, width, channels)")
-    check_rank(where, "weight", w, (3,), "(in_channels, out_channels / groups, width)")
-    r = None if residual is None else as_array(where, "residual", residual)
-    y = conv_transpose2d(
-        _rows(x, layout2), _weight_rows(w, layout2), bias, (1, _single(where, "stride", stride, 1)),
-        _padding_1d(where, padding), (0, _single(where, "output_padding", output_padding, 0)), groups,
-        (1, _single(where, "dilation", dilation, 1)), layout=layout2, activation=activation,
-        residual=_rows(r, layout2), out=_rows(out, layout2), algorithm=algorithm, backend=backend,
-        precision=precision, max_workspace=max_workspace,
-    )  # fmt: skip
-    return y.squeeze(-2 if layout2 == "NCHW" else -3) if out is None else out
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Without arrays: sizes, explanations, plans, tuning
-
-
-def output_shape(
-    input_shape: Any, weight_shape: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, *,
-    layout: str = "NCHW",
-) -> tuple[int, ...]:  # fmt: skip
-    """Shape of `conv2d`'s output for these shapes, with all its checks; nothing is computed.
-
-    Parameters
-    ----------
-    input_shape, weight_shape : shapes as `conv2d` takes arrays; input_shape with three or four sizes
-    stride, padding, dilation, groups, layout : as in `conv2d`
-
-    Returns
-    -------
-    tuple of int
-
-    Examples
-    --------
-    >>> from fastconv import output_shape
-    >>> output_shape((64, 28, 28, 1), (3, 3, 1, 32), layout="NHWC")
-    (64, 26, 26, 32)
-    """
-    problem, batched = _forward_problem("output_shape", input_shape, weight_shape, stride, padding, dilation, groups, layout)
-    return problem.output_shape if batched else problem.output_shape[1:]
-
-
-def _forward_problem(
-    where: str, input_shape: Any, weight_shape: Any, stride: Any, padding: Any, dilation: Any, groups: Any,
-    layout: str, **options: Any,
-) -> tuple[ConvProblem, bool]:  # fmt: skip
-    check_layout(where, layout)
-    size, batched = _size4(where, "input_shape", input_shape)
-    w_shape = tuple(check_int(where, "weight_shape", s, 1) for s in weight_shape)
-    if len(w_shape) != 4:
-        raise ValueError(f"{where}: weight_shape must have 4 axes {_WEIGHT_AXES[layout]}, got {w_shape}")
-    groups = check_int(where, "groups", groups, 1)
-    _check_channels(where, size, w_shape, groups, layout, "input_shape")
-    mb, ic, ih, iw = _image(size, layout)
-    oc, _, kh, kw = _filter(w_shape, layout)
-    problem = conv_problem(
-        where, mb=mb, ic=ic, ih=ih, iw=iw, oc=oc, kh=kh, kw=kw, stride=stride, padding=padding, dilation=dilation,
-        groups=groups, layout=layout, **options,
-    )  # fmt: skip
-    return problem, batched
-
-
-class Table(str):
-    """Text that a prompt shows as lines."""
-
-    __slots__ = ()
-    __repr__ = str.__str__
-
-
-def explain(
-    input_shape: Any, weight_shape: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, *,
-    layout: str = "NCHW", dtype: Any = "float32", pass_: str = "forward", algorithm: str = "auto",
-    backend: str = "auto", precision: Any = "fast", max_workspace: int | None = None,
-) -> Table:  # fmt: skip
-    """A table of all kernels for this convolution: can it (or why not), predicted time, workspace, error bound.
-
-    Parameters
-    ----------
-    input_shape, weight_shape : shapes (or arrays, of which only shape, dtype and flags are read)
-    dtype : dtype of the computation, where shapes are given
-    pass_ : "forward", "backward_input" or "backward_weight"
-    others : as in `conv2d`
-
-    Returns
-    -------
-    str that prints as a table; ">" marks the kernel that would run
-
-    Examples
-    --------
-    >>> import fastconv
-    >>> "conv2d_forward_im2col" in fastconv.explain((1, 64, 56, 56), (64, 64, 3, 3), padding=1)
-    True
-    """
-    notes = []
-    dtype = np.dtype(dtype)
-    if hasattr(input_shape, "dtype"):
-        array = as_array("explain", "input", input_shape)
-        dtype = common_dtype("explain", input=array)[1]
-        if array.ndim in (3, 4) and contiguous(array, dtype) is not array:
-            notes.append("the input is copied first: kernels take contiguous, aligned, native arrays of one dtype")
-        input_shape = array.shape
-    if hasattr(weight_shape, "shape"):
-        weight_shape = weight_shape.shape
-    if dtype.name not in ("float32", "float64", "int64"):
-        notes.append(f"{dtype.name} is computed in another dtype and rounded once")
-        dtype = common_dtype("explain", input=np.empty(0, dtype))[1]
-    problem, _ = _forward_problem(
-        "explain", input_shape, weight_shape, stride, padding, dilation, groups, layout, dtype=dtype.name,
-        pass_=pass_, precision=_precision_of(precision),
-    )  # fmt: skip
-    return Table(dispatch.explain(problem, request_of("explain", algorithm, backend, max_workspace), tuple(notes)))
-
-
-class ConvPlan:
-    """A convolution made ready: shapes checked, kernel chosen, weights held. Made by `plan_conv2d`."""
-
-    def __init__(self, plan: dispatch.Plan, weight: np.ndarray, bias: np.ndarray | None, arguments: tuple) -> None:
-        self._plan = plan
-        self._weight = weight
-        self._bias = bias
-        self._arguments = arguments
-        self._dtype = np.dtype(plan.problem.dtype)
-
-    @property
-    def problem(self) -> ConvProblem:
-        """What is computed."""
-        return self._plan.problem  # type: ignore[return-value]
-
-    @property
-    def kernel(self) -> str:
-        """Name of the kernel that runs."""
-        return self._plan.kernel.name
-
-    @property
-    def workspace_nbytes(self) -> int:
-        """Scratch memory of one call, in bytes."""
-        return self._plan.workspace_nbytes()
-
-    def __call__(self, input: Any, out: np.ndarray | None = None, residual: Any = None) -> np.ndarray:
-        """The convolution of `input`, an array of exactly the planned shape and dtype, into `out` if given."""
-        p = self.problem
-        x = as_array("plan", "input", input)
-        if x.shape != p.input_shape or x.dtype != self._dtype:
-            raise ValueError(
-                f"plan: input has shape {x.shape} and dtype {x.dtype}, the plan was made for {p.input_shape} "
-                f"and {p.dtype}"
-            )
-        if p.residual != (residual is not None):
-            raise ValueError(f"plan: the plan was made {'with' if p.residual else 'without'} a residual")
-        r = _check_residual("plan", residual, p.output_shape, self._dtype)
-        if out is not None:
-            inputs = {"input": x, "weight": self._weight, "bias": self._bias, "residual": r}
-            check_out("plan", out, p.output_shape, self._dtype, inputs)  # type: ignore[arg-type]
-        target = Output(out, p.output_shape, self._dtype, self._dtype)
-        self._plan(
-            logical(contiguous(x, self._dtype), p.layout),
-            logical_weight(self._weight, p.layout),
-            self._bias,
-            None if r is None else logical(r, p.layout),
-            logical(target.array, p.layout),
-        )
-        return target.finish(out)
-
-    def __repr__(self) -> str:
-        return f"<ConvPlan {self.kernel} {self.problem} workspace={self.workspace_nbytes}>"
-
-    def __reduce__(self) -> tuple:
-        return _unpickle_plan, (self.problem.input_shape, self._weight, self._bias, *self._arguments)
-
-
-def _unpickle_plan(input_shape: Any, weight: Any, bias: Any, *arguments: Any) -> ConvPlan:
-    names = ("stride", "padding", "dilation", "groups", "layout", "activation", "residual", "algorithm", "backend",
-             "precision", "max_workspace")  # fmt: skip
-    return plan_conv2d(input_shape, weight, bias, **dict(zip(names, arguments)))
-
-
-def plan_conv2d(
-    input_shape: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
-    groups: int = 1, *, layout: str = "NCHW", activation: Any = None, residual: bool = False,
-    algorithm: str = "auto", backend: str = "auto", precision: Any = "fast", max_workspace: int | None = None,
-) -> ConvPlan:  # fmt: skip
-    """Make a convolution ready for many calls on inputs of one shape.
-
-    Parameters
-    ----------
-    input_shape : (mb, ic, ih, iw) or (mb, ih, iw, ic)
-    weight, bias : arrays as in `conv2d`; copied, so later changes to them are not seen
-    residual : bool, whether each call adds one
-    others : as in `conv2d`
-
-    Returns
-    -------
-    ConvPlan
-        Call it as plan(x, out=None). It prints its kernel, has `workspace_nbytes`, and can be pickled (the kernel
-        is chosen again where it is loaded).
-
-    Raises
-    ------
-    ValueError, TypeError, NoKernelError
-        As `conv2d`.
-
-    Examples
-    --------
-    >>> import numpy as np, fastconv
-    >>> plan = fastconv.plan_conv2d((1, 3, 8, 8), np.ones((4, 3, 3, 3), np.float32), padding=1)
-    >>> plan(np.ones((1, 3, 8, 8), np.float32)).shape
-    (1, 4, 8, 8)
-    """
-    where = "plan_conv2d"
-    w = as_array(where, "weight", weight)
-    check_layout(where, layout)
-    check_rank(where, "weight", w, (4,), _WEIGHT_AXES[layout])
-    _, compute = common_dtype(where, weight=w)
-    size, batched = _size4(where, "input_shape", input_shape)
-    if not batched:
-        raise ValueError(f"{where}: input_shape must have 4 axes {_AXES[layout]}, got {tuple(input_shape)}")
-    arguments = (
-        _hashable(stride), _hashable(padding), _hashable(dilation), groups, layout, _hashable(activation),
-        bool(residual), algorithm, backend, precision, max_workspace,
-    )  # fmt: skip
-    plan = _plan(
-        where, "forward", size, w.shape, compute.name, *arguments[:5], bias is not None, arguments[5], bool(residual),
-        _precision_of(precision), request_of(where, algorithm, backend, max_workspace), generation(),
-    )  # fmt: skip
-    b = _check_bias(where, bias, plan.problem.oc, compute)  # type: ignore[union-attr]
-    return ConvPlan(plan, np.array(w, compute, order="C"), None if b is None else b.copy(), arguments)
-
-
 def clear_cache() -> None:
     """Forget all plans and this thread's scratch memory; results do not change."""
-    _plan.cache_clear()
+    conv_plan.cache_clear()
     _transpose_plan.cache_clear()
     dispatch.clear_cache()
-
-
-__all__ = [
-    "ConvPlan", "clear_cache", "conv1d", "conv2d", "conv2d_backward",
-    "conv2d_input", "conv2d_weight", "conv_transpose1d", "conv_transpose2d", "explain", "output_shape", "plan_conv2d",
-    "resolve_padding",
-]  # fmt: skip

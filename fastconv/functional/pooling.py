@@ -10,7 +10,7 @@ import numpy as np
 from fastconv import dispatch
 from fastconv.autotune import generation
 from fastconv.functional.arrays import Output, as_array, check_out, check_rank, common_dtype, contiguous, logical
-from fastconv.functional.convolution import _AXES, _batched, _hashable, _image, _size4, request_of
+from fastconv.functional.intake import AXES, batched4, hashable, image_sizes, request_of, size4
 from fastconv.problem import PoolProblem, check_int, check_layout, check_pair, pool_problem
 
 
@@ -27,7 +27,7 @@ def _plan(
     generation: tuple[int, int],
 ) -> dispatch.Plan:
     """The plan of a pooling, by the shape of the forward pass's input."""
-    mb, c, ih, iw = _image(shape, layout)
+    mb, c, ih, iw = image_sizes(shape, layout)
     problem = pool_problem(
         where, op, pass_=pass_, mb=mb, c=c, ih=ih, iw=iw, dtype=dtype, layout=layout, **dict(options)
     )
@@ -37,12 +37,12 @@ def _plan(
 def _intake(where: str, name: str, value: Any, layout: str, ranks: tuple[int, ...] = (3, 4)) -> np.ndarray:
     array = as_array(where, name, value)
     check_layout(where, layout)
-    check_rank(where, name, array, ranks, _AXES[layout])
+    check_rank(where, name, array, ranks, AXES[layout])
     return array
 
 
 def _options(**values: Any) -> tuple[tuple[str, Any], ...]:
-    return tuple((name, _hashable(value)) for name, value in values.items())
+    return tuple((name, hashable(value)) for name, value in values.items())
 
 
 def _forward(
@@ -54,7 +54,7 @@ def _forward(
     result, compute = common_dtype(where, input=x)
     if compute.kind == "i" and "avg" in op:
         raise TypeError(f"{where}: input has dtype {x.dtype}; an average of integers is not one: convert it first")
-    batch = _batched(x)
+    batch = batched4(x)
     plan = _plan(
         where, op, "forward", batch.shape, compute.name, layout,
         _options(return_indices=return_indices, **options), request_of(where, algorithm, backend, None), generation(),
@@ -67,8 +67,8 @@ def _forward(
     indices = np.empty(shape, np.int64) if return_indices else None
     plan(
         logical(contiguous(batch, compute), layout),
-        logical(_batched(target.array), layout),
-        None if indices is None else logical(_batched(indices), layout),
+        logical(batched4(target.array), layout),
+        None if indices is None else logical(batched4(indices), layout),
     )
     y = target.finish(out)
     return (y, indices) if return_indices else y
@@ -80,7 +80,7 @@ def _backward(
 ) -> np.ndarray:  # fmt: skip
     """Any pooling gradient: checks, plan, arrays, kernel."""
     dy = _intake(where, "grad_output", grad_output, layout)
-    size, batched = _size4(where, "input_size", input_size)
+    size, batched = size4(where, "input_size", input_size)
     result, compute = common_dtype(where, grad_output=dy)
     if compute.kind == "i" and "avg" in op:
         raise TypeError(f"{where}: grad_output has dtype {dy.dtype}; an average of integers is not one: convert it")
@@ -100,9 +100,9 @@ def _backward(
         check_out(where, out, shape, result, {"grad_output": dy, "indices": where_to})  # type: ignore[dict-item]
     target = Output(out, shape, result, compute)
     plan(
-        logical(_batched(contiguous(dy, compute)), layout),
-        None if where_to is None else logical(_batched(where_to), layout),
-        logical(_batched(target.array), layout),
+        logical(batched4(contiguous(dy, compute)), layout),
+        None if where_to is None else logical(batched4(where_to), layout),
+        logical(batched4(target.array), layout),
     )
     return target.finish(out)
 
@@ -217,7 +217,7 @@ def avg_pool2d(
         "avg_pool2d", "avg_pool2d", input, layout, out, algorithm, backend, kernel_size=kernel_size, stride=stride,
         padding=padding, ceil_mode=bool(ceil_mode), count_include_pad=bool(count_include_pad),
         divisor_override=divisor_override,
-    )  # type: ignore[no-any-return]  # fmt: skip
+    )  # fmt: skip
 
 
 def avg_pool2d_backward(
@@ -254,7 +254,7 @@ def _output_pair(where: str, output_size: Any, shape: tuple[int, ...], layout: s
     pair = output_size if isinstance(output_size, (list, tuple)) else (output_size, output_size)
     if len(pair) != 2:
         raise ValueError(f"{where}: output_size must be an int or a pair (height, width), got {output_size!r}")
-    _, _, ih, iw = _image(shape, layout)
+    _, _, ih, iw = image_sizes(shape, layout)
     h, w = (size if wanted is None else wanted for wanted, size in zip(pair, (ih, iw)))
     return check_pair(where, "output_size", (h, w), 1)
 
@@ -281,7 +281,7 @@ def adaptive_max_pool2d(
     """
     where = "adaptive_max_pool2d"
     x = _intake(where, "input", input, layout)
-    pair = _output_pair(where, output_size, _batched(x).shape, layout)
+    pair = _output_pair(where, output_size, batched4(x).shape, layout)
     return _forward(where, where, x, layout, out, algorithm, backend, bool(return_indices), output=pair)
 
 
@@ -304,10 +304,10 @@ def adaptive_max_pool2d_backward(
     ValueError, TypeError, NoKernelError
         Shapes that do not fit, or an index outside its plane.
     """
-    where = "adaptive_max_pool2d_backward"
+    where, op = "adaptive_max_pool2d_backward", "adaptive_max_pool2d"
     dy = _intake(where, "grad_output", grad_output, layout)
-    pair = _image(_batched(dy).shape, layout)[2:]
-    return _backward(where, "adaptive_max_pool2d", dy, input_size, indices, layout, out, algorithm, backend, output=pair)
+    pair = image_sizes(batched4(dy).shape, layout)[2:]
+    return _backward(where, op, dy, input_size, indices, layout, out, algorithm, backend, output=pair)
 
 
 def adaptive_avg_pool2d(
@@ -332,8 +332,8 @@ def adaptive_avg_pool2d(
     """
     where = "adaptive_avg_pool2d"
     x = _intake(where, "input", input, layout)
-    pair = _output_pair(where, output_size, _batched(x).shape, layout)
-    return _forward(where, where, x, layout, out, algorithm, backend, output=pair)  # type: ignore[no-any-return]
+    pair = _output_pair(where, output_size, batched4(x).shape, layout)
+    return _forward(where, where, x, layout, out, algorithm, backend, output=pair)
 
 
 def adaptive_avg_pool2d_backward(
@@ -357,7 +357,7 @@ def adaptive_avg_pool2d_backward(
     """
     where = "adaptive_avg_pool2d_backward"
     dy = _intake(where, "grad_output", grad_output, layout)
-    pair = _image(_batched(dy).shape, layout)[2:]
+    pair = image_sizes(batched4(dy).shape, layout)[2:]
     return _backward(where, "adaptive_avg_pool2d", dy, input_size, None, layout, out, algorithm, backend, output=pair)
 
 
@@ -394,7 +394,7 @@ def lp_pool2d(
         np.abs(x) ** x.dtype.type(p) if x.dtype.kind == "f" else np.abs(x).astype(np.float64) ** p,
         kernel_size, stride, 0, ceil_mode, divisor_override=1, layout=layout, algorithm=algorithm, backend=backend,
     )  # fmt: skip
-    return total ** total.dtype.type(1 / p)  # type: ignore[no-any-return]
+    return total ** total.dtype.type(1 / p)
 
 
 def max_unpool2d(
@@ -422,8 +422,8 @@ def max_unpool2d(
     """
     where = "max_unpool2d"
     x = _intake(where, "input", input, layout)
-    batch = _batched(x)
-    mb, c, h, w = _image(batch.shape, layout)
+    batch = batched4(x)
+    mb, c, h, w = image_sizes(batch.shape, layout)
     kh, kw = check_pair(where, "kernel_size", kernel_size, 1)
     sh, sw = check_pair(where, "stride", (kh, kw) if stride is None else stride, 1)
     ph, pw = check_pair(where, "padding", padding, 0)
@@ -432,10 +432,10 @@ def max_unpool2d(
         sizes = tuple(check_int(where, "output_size", s, 1) for s in output_size)
         if len(sizes) not in (2, x.ndim):
             raise ValueError(f"{where}: output_size must be (height, width) or a whole shape, got {sizes}")
-        oh, ow = sizes if len(sizes) == 2 else _image((1,) * (4 - len(sizes)) + sizes, layout)[2:]
+        oh, ow = sizes if len(sizes) == 2 else image_sizes((1,) * (4 - len(sizes)) + sizes, layout)[2:]
     if oh < 1 or ow < 1:
         raise ValueError(f"{where}: the output would be {oh} x {ow}")
-    places = logical(_batched(_check_indices(where, indices, x.shape, oh * ow)), layout).reshape(mb * c, -1)
+    places = logical(batched4(_check_indices(where, indices, x.shape, oh * ow)), layout).reshape(mb * c, -1)
     shape4 = (mb, c, oh, ow) if layout == "NCHW" else (mb, oh, ow, c)
     shape = shape4 if x.ndim == 4 else shape4[1:]
     if out is not None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastconv import autotune, dispatch
 from fastconv.functional.arrays import logical, logical_weight
-from fastconv.functional.convolution import _forward_problem, _precision_of, request_of
+from fastconv.functional.intake import forward_problem, precision_of, request_of
 from fastconv.problem import ConvProblem
 
 # Each candidate is timed in turn, round after round, so that a noisy moment hits all of them.
@@ -64,9 +64,9 @@ def tune(
         As `conv2d`.
     """
     where = "tune"
-    problem, _ = _forward_problem(
+    problem, _ = forward_problem(
         where, input_shape, weight_shape, stride, padding, dilation, groups, layout, dtype=np.dtype(dtype).name,
-        pass_=pass_, bias=bias, activation=activation, precision=_precision_of(precision),
+        pass_=pass_, bias=bias, activation=activation, precision=precision_of(precision),
     )  # fmt: skip
     request = request_of(where, "auto", backend, None)
     able = [v for v in dispatch.verdicts(problem, request) if v.reason is None]

@@ -1,0 +1,147 @@
+"""The `fastconv` command: info, explain, warmup, train. A guest: it uses the public functions only."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+import fastconv
+
+Job = tuple[str, Callable[[], object]]
+
+
+def _add_info(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("info", help="versions, instruction sets, threads, and which backends can run here")
+    parser.set_defaults(run=lambda args: print(fastconv.info()))
+
+
+def _explain(args: argparse.Namespace) -> None:
+    print(
+        fastconv.explain(
+            args.problem, op=args.op, pass_=args.pass_, layout=args.layout, dtype=args.dtype,
+            algorithm=args.algorithm, backend=args.backend, precision=_number_or_word(args.precision),
+            max_workspace=args.max_workspace,
+        )
+    )  # fmt: skip
+
+
+def _number_or_word(text: str) -> str | float:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _add_explain(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "explain",
+        help="which kernel would run and why not the others",
+        description="Print each kernel for a problem: whether it can, predicted time, workspace and error.",
+        epilog="example: fastconv explain mb1ic64ih56oc64kh3ph1 --layout NHWC",
+    )
+    parser.add_argument("problem", metavar="TEXTFORM", help="e.g. mb2ic3ih9iw7oc5kh3kw3sh2ph1")
+    parser.add_argument("--op", default="conv2d", help="conv2d (default), max_pool2d, avg_pool2d, adaptive_...")
+    passes = "forward, backward_input, backward_weight; pools: forward, backward"
+    parser.add_argument("--pass", dest="pass_", default="forward", help=passes)
+    parser.add_argument("--layout", default="NCHW", help="NCHW (default) or NHWC")
+    parser.add_argument("--dtype", default="float32", help="float32 (default), float64 or int64")
+    parser.add_argument("--algorithm", default="auto")
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--precision", default="fast", help="fast (default), strict, or the largest error accepted")
+    parser.add_argument("--max-workspace", type=int, metavar="BYTES")
+    parser.set_defaults(run=_explain)
+
+
+def _warmup_jobs(dtypes: Sequence[str]) -> Iterator[Job]:
+    """One tiny call for each Numba kernel: its first use compiles it and stores it in Numba's cache on disk."""
+    for dtype in dtypes:
+        for layout in ("NCHW", "NHWC"):
+            x = np.ones((1, 4, 8, 8) if layout == "NCHW" else (1, 8, 8, 4), dtype)
+            w = np.ones((4, 4, 3, 3) if layout == "NCHW" else (3, 3, 4, 4), dtype)
+            yield from _warmup_convolutions(x, w, layout, f"{dtype} {layout}")
+            yield from _warmup_pools(x, layout, f"{dtype} {layout}")
+
+
+def _warmup_convolutions(x: np.ndarray, w: np.ndarray, layout: str, label: str) -> Iterator[Job]:
+    for algorithm in ("naive", "im2col", "winograd_f2x3", "winograd_f4x3"):
+        how: dict[str, Any] = {"layout": layout, "backend": "numba", "algorithm": algorithm}
+        yield f"conv2d {algorithm} {label}", partial(fastconv.conv2d, x, w, None, 1, 1, **how)
+        yield f"conv2d_input {algorithm} {label}", partial(fastconv.conv2d_input, x.shape, w, x, 1, 1, **how)
+        if not algorithm.startswith("winograd"):
+            yield f"conv2d_weight {algorithm} {label}", partial(fastconv.conv2d_weight, x, w.shape, x, 1, 1, **how)
+
+
+def _warmup_pools(x: np.ndarray, layout: str, label: str) -> Iterator[Job]:
+    how: dict[str, Any] = {"layout": layout, "backend": "numba"}
+
+    def max_pool() -> None:
+        y, indices = fastconv.max_pool2d(x, 2, return_indices=True, **how)
+        fastconv.max_pool2d_backward(y, x.shape, indices, 2, **how)
+
+    def avg_pool() -> None:
+        fastconv.avg_pool2d_backward(fastconv.avg_pool2d(x, 2, **how), x.shape, 2, **how)
+
+    def adaptive() -> None:
+        y, indices = fastconv.adaptive_max_pool2d(x, 2, return_indices=True, **how)
+        fastconv.adaptive_max_pool2d_backward(y, x.shape, indices, **how)
+        fastconv.adaptive_avg_pool2d_backward(fastconv.adaptive_avg_pool2d(x, 2, **how), x.shape, **how)
+
+    yield f"max_pool2d {label}", max_pool
+    yield f"avg_pool2d {label}", avg_pool
+    yield f"adaptive pools {label}", adaptive
+
+
+def _warmup(args: argparse.Namespace) -> None:
+    start = time.perf_counter()
+    jobs = list(_warmup_jobs(args.dtype))
+    for number, (label, job) in enumerate(jobs, 1):
+        began = time.perf_counter()
+        job()
+        seconds = time.perf_counter() - began
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r{number}/{len(jobs)} {label:<50}")
+        elif seconds > 0.5:
+            sys.stderr.write(f"{number}/{len(jobs)} {label} compiled in {seconds:.1f} s\n")
+    if sys.stderr.isatty():
+        sys.stderr.write("\n")
+    print(f"{len(jobs)} Numba kernels ready in {time.perf_counter() - start:.1f} s")
+
+
+def _add_warmup(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("warmup", help="compile the Numba kernels now, into Numba's cache on disk")
+    parser.add_argument("--dtype", nargs="+", default=["float32"], choices=["float32", "float64"])
+    parser.set_defaults(run=_warmup)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    parser = argparse.ArgumentParser(prog="fastconv", description="Fast 2-D convolution for NumPy arrays.")
+    parser.add_argument("--version", action="version", version=f"fastconv {fastconv.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_info(commands)
+    _add_explain(commands)
+    _add_warmup(commands)
+    from fastconv.nn.train import add_train_parser
+
+    add_train_parser(commands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; a wrong argument or a bad file is one line on standard error and exit status 2."""
+    args = build_parser().parse_args(arguments)
+    try:
+        args.run(args)
+    except (ValueError, TypeError, OSError) as error:
+        print(f"fastconv: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("fastconv: interrupted", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,119 @@
+"""Arguments of the public functions made plain: axes, requests, shapes, bias and residual."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastconv import dispatch, settings
+from fastconv.functional.arrays import as_array, contiguous
+from fastconv.problem import ConvProblem, check_int, check_layout, conv_problem
+
+AXES = {"NCHW": "(batch, channels, height, width)", "NHWC": "(batch, height, width, channels)"}
+WEIGHT_AXES = {
+    "NCHW": "(out_channels, in_channels / groups, height, width)",
+    "NHWC": "(height, width, in_channels / groups, out_channels)",
+}
+
+
+def hashable(value: Any) -> Any:
+    return tuple(hashable(v) for v in value) if isinstance(value, (list, tuple)) else value
+
+
+def request_of(where: str, algorithm: Any, backend: Any, max_workspace: Any) -> dispatch.Request:
+    """The caller's wishes, with the settings in force where an argument was left at its default."""
+    now = settings.current()
+    algorithm = now.algorithm if algorithm == "auto" else algorithm
+    backend = now.backend if backend == "auto" else backend
+    max_workspace = now.max_workspace if max_workspace is None else max_workspace
+    dispatch.check_request(where, algorithm, backend, max_workspace)
+    return dispatch.Request(algorithm, backend, max_workspace, now.deterministic)
+
+
+def precision_of(precision: Any) -> Any:
+    return settings.current().precision if precision == "fast" else precision
+
+
+def image_sizes(shape: tuple[int, ...], layout: str) -> tuple[int, int, int, int]:
+    """(batch, channels, height, width) of an image array's shape."""
+    return shape if layout == "NCHW" else (shape[0], shape[3], shape[1], shape[2])  # type: ignore[return-value]
+
+
+def filter_sizes(shape: tuple[int, ...], layout: str) -> tuple[int, int, int, int]:
+    """(oc, ic / g, kh, kw) of a weight's shape."""
+    return shape if layout == "NCHW" else (shape[3], shape[2], shape[0], shape[1])  # type: ignore[return-value]
+
+
+def check_channels(
+    where: str, x_shape: tuple[int, ...], w_shape: tuple[int, ...], groups: int, layout: str, name: str = "input"
+) -> None:
+    """The image's channels must be those that the weight expects; say so when the other layout would fit."""
+    expected = filter_sizes(w_shape, layout)[1] * groups
+    channels = image_sizes(x_shape, layout)[1]
+    if channels == expected:
+        return
+    axis = 1 if layout == "NCHW" else 3
+    message = (
+        f"{where}: weight {w_shape} expects {expected} input channel{'s' if expected != 1 else ''} "
+        f'(groups={groups}), but {name} {x_shape} has {channels} at axis {axis} (layout="{layout}").'
+    )
+    if layout == "NCHW" and (x_shape[3] == expected or x_shape[3] == w_shape[2] * groups):
+        message += ' The last axis fits: pass layout="NHWC"?'
+    elif layout == "NHWC" and (x_shape[1] == expected or x_shape[1] == w_shape[1] * groups):
+        message += ' Axis 1 fits: pass layout="NCHW"?'
+    raise ValueError(message)
+
+
+def batched4(array: np.ndarray) -> np.ndarray:
+    return array if array.ndim == 4 else array[None]
+
+
+def check_bias(where: str, bias: Any, channels: int, dtype: np.dtype) -> np.ndarray | None:
+    if bias is None:
+        return None
+    array = as_array(where, "bias", bias)
+    if array.shape != (channels,):
+        raise ValueError(f"{where}: bias must have shape ({channels},), one value a channel, got {array.shape}")
+    if dtype.kind == "i" and array.dtype.kind == "f":
+        raise TypeError(f"{where}: bias has dtype {array.dtype}, but input and weight are integers")
+    return contiguous(array, dtype)
+
+
+def check_residual(where: str, residual: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:
+    if residual is None:
+        return None
+    array = as_array(where, "residual", residual)
+    if array.shape != shape:
+        raise ValueError(f"{where}: residual must have the output's shape {shape}, got {array.shape}")
+    if dtype.kind == "i" and array.dtype.kind == "f":
+        raise TypeError(f"{where}: residual has dtype {array.dtype}, but input and weight are integers")
+    return contiguous(array, dtype)
+
+
+def size4(where: str, name: str, size: Any) -> tuple[tuple[int, ...], bool]:
+    """A shape of three or four sizes as four, and whether it had a batch axis."""
+    sizes = tuple(check_int(where, name, s, 0) for s in size)
+    if len(sizes) not in (3, 4):
+        raise ValueError(f"{where}: {name} must have 3 or 4 axes, got {sizes}")
+    return (sizes, True) if len(sizes) == 4 else ((1, *sizes), False)
+
+
+def forward_problem(
+    where: str, input_shape: Any, weight_shape: Any, stride: Any, padding: Any, dilation: Any, groups: Any,
+    layout: str, **options: Any,
+) -> tuple[ConvProblem, bool]:  # fmt: skip
+    check_layout(where, layout)
+    size, batched = size4(where, "input_shape", input_shape)
+    w_shape = tuple(check_int(where, "weight_shape", s, 1) for s in weight_shape)
+    if len(w_shape) != 4:
+        raise ValueError(f"{where}: weight_shape must have 4 axes {WEIGHT_AXES[layout]}, got {w_shape}")
+    groups = check_int(where, "groups", groups, 1)
+    check_channels(where, size, w_shape, groups, layout, "input_shape")
+    mb, ic, ih, iw = image_sizes(size, layout)
+    oc, _, kh, kw = filter_sizes(w_shape, layout)
+    problem = conv_problem(
+        where, mb=mb, ic=ic, ih=ih, iw=iw, oc=oc, kh=kh, kw=kw, stride=stride, padding=padding, dilation=dilation,
+        groups=groups, layout=layout, **options,
+    )  # fmt: skip
+    return problem, batched

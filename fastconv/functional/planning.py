@@ -1,0 +1,234 @@
+"""Without a call: output_shape, explain, and plan_conv2d, a convolution made ready for many calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastconv import dispatch
+from fastconv.autotune import generation
+from fastconv.functional.arrays import (
+    Output,
+    as_array,
+    check_out,
+    check_rank,
+    common_dtype,
+    contiguous,
+    logical,
+    logical_weight,
+)
+from fastconv.functional.convolution import conv_plan
+from fastconv.functional.intake import (
+    AXES,
+    WEIGHT_AXES,
+    check_bias,
+    check_residual,
+    forward_problem,
+    hashable,
+    precision_of,
+    request_of,
+    size4,
+)
+from fastconv.problem import ConvProblem, check_layout, parse_problem
+
+
+def output_shape(
+    input_shape: Any, weight_shape: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, *,
+    layout: str = "NCHW",
+) -> tuple[int, ...]:  # fmt: skip
+    """Shape of `conv2d`'s output for these shapes, with all its checks; nothing is computed.
+
+    Parameters
+    ----------
+    input_shape, weight_shape : shapes as `conv2d` takes arrays; input_shape with three or four sizes
+    stride, padding, dilation, groups, layout : as in `conv2d`
+
+    Returns
+    -------
+    tuple of int
+
+    Examples
+    --------
+    >>> from fastconv import output_shape
+    >>> output_shape((64, 28, 28, 1), (3, 3, 1, 32), layout="NHWC")
+    (64, 26, 26, 32)
+    """
+    where = "output_shape"
+    problem, batched = forward_problem(where, input_shape, weight_shape, stride, padding, dilation, groups, layout)
+    return problem.output_shape if batched else problem.output_shape[1:]
+
+
+class Table(str):
+    """Text that a prompt shows as lines."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
+def explain(
+    input_shape: Any, weight_shape: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+    groups: int = 1, *, op: str = "conv2d", layout: str = "NCHW", dtype: Any = "float32", pass_: str = "forward",
+    algorithm: str = "auto", backend: str = "auto", precision: Any = "fast", max_workspace: int | None = None,
+) -> Table:  # fmt: skip
+    """A table of all kernels for this convolution: can it (or why not), predicted time, workspace, error bound.
+
+    Parameters
+    ----------
+    input_shape, weight_shape : shapes (or arrays, of which only shape, dtype and flags are read); or one text form
+        such as "mb1ic64ih56oc64kh3ph1", which also holds stride, padding, dilation and groups
+    op : with a text form also "max_pool2d", "avg_pool2d", "adaptive_max_pool2d" or "adaptive_avg_pool2d"
+    dtype : dtype of the computation, where shapes are given
+    pass_ : "forward", "backward_input" or "backward_weight" (pools: "forward" or "backward")
+    others : as in `conv2d`
+
+    Returns
+    -------
+    str that prints as a table; ">" marks the kernel that would run
+
+    Examples
+    --------
+    >>> import fastconv
+    >>> "conv2d_forward_im2col" in fastconv.explain((1, 64, 56, 56), (64, 64, 3, 3), padding=1)
+    True
+    """
+    notes = []
+    request = request_of("explain", algorithm, backend, max_workspace)
+    dtype = np.dtype(dtype)
+    if isinstance(input_shape, str):
+        options = {"precision": precision_of(precision)} if op == "conv2d" else {}
+        parsed = parse_problem(input_shape, op, pass_=pass_, dtype=dtype.name, layout=layout, **options)
+        return Table(dispatch.explain(parsed, request))
+    if weight_shape is None or op != "conv2d":
+        raise ValueError("explain: give input_shape and weight_shape of a conv2d, or one text form of a problem")
+    if hasattr(input_shape, "dtype"):
+        array = as_array("explain", "input", input_shape)
+        dtype = common_dtype("explain", input=array)[1]
+        if array.ndim in (3, 4) and contiguous(array, dtype) is not array:
+            notes.append("the input is copied first: kernels take contiguous, aligned, native arrays of one dtype")
+        input_shape = array.shape
+    if hasattr(weight_shape, "shape"):
+        weight_shape = weight_shape.shape
+    if dtype.name not in ("float32", "float64", "int64"):
+        notes.append(f"{dtype.name} is computed in another dtype and rounded once")
+        dtype = common_dtype("explain", input=np.empty(0, dtype))[1]
+    problem, _ = forward_problem(
+        "explain", input_shape, weight_shape, stride, padding, dilation, groups, layout, dtype=dtype.name,
+        pass_=pass_, precision=precision_of(precision),
+    )  # fmt: skip
+    return Table(dispatch.explain(problem, request, tuple(notes)))
+
+
+class ConvPlan:
+    """A convolution made ready: shapes checked, kernel chosen, weights held. Made by `plan_conv2d`."""
+
+    def __init__(self, plan: dispatch.Plan, weight: np.ndarray, bias: np.ndarray | None, arguments: tuple) -> None:
+        self._plan = plan
+        self._weight = weight
+        self._bias = bias
+        self._arguments = arguments
+        self._dtype = np.dtype(plan.problem.dtype)
+
+    @property
+    def problem(self) -> ConvProblem:
+        """What is computed."""
+        return self._plan.problem  # type: ignore[return-value]
+
+    @property
+    def kernel(self) -> str:
+        """Name of the kernel that runs."""
+        return self._plan.kernel.name
+
+    @property
+    def workspace_nbytes(self) -> int:
+        """Scratch memory of one call, in bytes."""
+        return self._plan.workspace_nbytes()
+
+    def __call__(self, input: Any, out: np.ndarray | None = None, residual: Any = None) -> np.ndarray:
+        """The convolution of `input`, an array of exactly the planned shape and dtype, into `out` if given."""
+        p = self.problem
+        x = as_array("plan", "input", input)
+        if x.shape != p.input_shape or x.dtype != self._dtype:
+            raise ValueError(
+                f"plan: input has shape {x.shape} and dtype {x.dtype}, the plan was made for {p.input_shape} "
+                f"and {p.dtype}"
+            )
+        if p.residual != (residual is not None):
+            raise ValueError(f"plan: the plan was made {'with' if p.residual else 'without'} a residual")
+        r = check_residual("plan", residual, p.output_shape, self._dtype)
+        if out is not None:
+            inputs = {"input": x, "weight": self._weight, "bias": self._bias, "residual": r}
+            check_out("plan", out, p.output_shape, self._dtype, inputs)  # type: ignore[arg-type]
+        target = Output(out, p.output_shape, self._dtype, self._dtype)
+        self._plan(
+            logical(contiguous(x, self._dtype), p.layout),
+            logical_weight(self._weight, p.layout),
+            self._bias,
+            None if r is None else logical(r, p.layout),
+            logical(target.array, p.layout),
+        )
+        return target.finish(out)
+
+    def __repr__(self) -> str:
+        return f"<ConvPlan {self.kernel} {self.problem} workspace={self.workspace_nbytes}>"
+
+    def __reduce__(self) -> tuple:
+        return _unpickle_plan, (self.problem.input_shape, self._weight, self._bias, *self._arguments)
+
+
+def _unpickle_plan(input_shape: Any, weight: Any, bias: Any, *arguments: Any) -> ConvPlan:
+    names = ("stride", "padding", "dilation", "groups", "layout", "activation", "residual", "algorithm", "backend",
+             "precision", "max_workspace")  # fmt: skip
+    return plan_conv2d(input_shape, weight, bias, **dict(zip(names, arguments)))
+
+
+def plan_conv2d(
+    input_shape: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+    groups: int = 1, *, layout: str = "NCHW", activation: Any = None, residual: bool = False,
+    algorithm: str = "auto", backend: str = "auto", precision: Any = "fast", max_workspace: int | None = None,
+) -> ConvPlan:  # fmt: skip
+    """Make a convolution ready for many calls on inputs of one shape.
+
+    Parameters
+    ----------
+    input_shape : (mb, ic, ih, iw) or (mb, ih, iw, ic)
+    weight, bias : arrays as in `conv2d`; copied, so later changes to them are not seen
+    residual : bool, whether each call adds one
+    others : as in `conv2d`
+
+    Returns
+    -------
+    ConvPlan
+        Call it as plan(x, out=None). It prints its kernel, has `workspace_nbytes`, and can be pickled (the kernel
+        is chosen again where it is loaded).
+
+    Raises
+    ------
+    ValueError, TypeError, NoKernelError
+        As `conv2d`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastconv
+    >>> plan = fastconv.plan_conv2d((1, 3, 8, 8), np.ones((4, 3, 3, 3), np.float32), padding=1)
+    >>> plan(np.ones((1, 3, 8, 8), np.float32)).shape
+    (1, 4, 8, 8)
+    """
+    where = "plan_conv2d"
+    w = as_array(where, "weight", weight)
+    check_layout(where, layout)
+    check_rank(where, "weight", w, (4,), WEIGHT_AXES[layout])
+    _, compute = common_dtype(where, weight=w)
+    size, batched = size4(where, "input_shape", input_shape)
+    if not batched:
+        raise ValueError(f"{where}: input_shape must have 4 axes {AXES[layout]}, got {tuple(input_shape)}")
+    arguments = (
+        hashable(stride), hashable(padding), hashable(dilation), groups, layout, hashable(activation),
+        bool(residual), algorithm, backend, precision, max_workspace,
+    )  # fmt: skip
+    plan = conv_plan(
+        where, "forward", size, w.shape, compute.name, *arguments[:5], bias is not None, arguments[5], bool(residual),
+        precision_of(precision), request_of(where, algorithm, backend, max_workspace), generation(),
+    )  # fmt: skip
+    b = check_bias(where, bias, plan.problem.oc, compute)  # type: ignore[union-attr]
+    return ConvPlan(plan, np.array(w, compute, order="C"), None if b is None else b.copy(), arguments)
