@@ -89,10 +89,13 @@ typedef struct fc_gemm_kernel {
 /* No tile of any ISA is larger: sizes of stack tiles and of workspaces that must not depend on the ISA. */
 enum { FC_MR_MAX = 14, FC_NR_MAX = 32 };
 
+struct fc_winograd_kernel; /* csrc/winograd.h */
+
 /* One table per ISA. Every slot is filled by portable, then overridden upwards (dispatch.c). */
 typedef struct fc_kernels_table {
     const char *isa;
     fc_gemm_kernel gemm_f32, gemm_f64;
+    const struct fc_winograd_kernel *winograd_f2x3_f32, *winograd_f4x3_f32, *winograd_f2x3_f64, *winograd_f4x3_f64;
 } fc_kernels_table;
 
 enum { FC_PORTABLE = 0, FC_AVX2 = 1, FC_AVX512 = 2, FC_NEON = 3, FC_ISA_COUNT = 4 };
@@ -124,6 +127,24 @@ void fc_conv2d_backward_input_im2col(const fc_conv2d_shape *shape, const fc_view
                                      const fc_epilogue *epilogue, const fc_view *dx, void *workspace, int threads);
 void fc_conv2d_backward_weight_im2col(const fc_conv2d_shape *shape, const fc_view *x, const fc_view *dy,
                                       const fc_view *dw, void *workspace, int threads);
+
+/* ---- Winograd (winograd.c) -------------------------------------------------------------------------------------- */
+
+/* F(tile x tile, 3 x 3), tile 2 or 4; filters 3x3, stride 1, no dilation; dtype float32 or float64. The shape's pass says
+ * which of the two calls the workspace and the packed weights are for. packed: the weights come packed. */
+int64_t fc_conv2d_winograd_workspace(const fc_conv2d_shape *shape, int tile, int packed, int threads);
+
+/* Transformed weights: bytes, and writing them to u (64-byte aligned). Their order is that of the ISA in use. */
+int64_t fc_conv2d_winograd_packed(const fc_conv2d_shape *shape, int tile);
+void fc_conv2d_winograd_pack(const fc_conv2d_shape *shape, int tile, const fc_view *w, void *u, int threads);
+
+/* Arrays as for im2col. u: the packed weights, or NULL to pack them into the workspace; w is needed all the same, for the
+ * plain sum where a tile's result is not finite. */
+void fc_conv2d_forward_winograd(const fc_conv2d_shape *shape, int tile, const fc_view *x, const fc_view *w, const void *u,
+                                const fc_epilogue *epilogue, const fc_view *y, void *workspace, int threads);
+void fc_conv2d_backward_input_winograd(const fc_conv2d_shape *shape, int tile, const fc_view *dy, const fc_view *w,
+                                       const void *u, const fc_epilogue *epilogue, const fc_view *dx, void *workspace,
+                                       int threads);
 
 #ifdef __cplusplus
 }

@@ -55,9 +55,16 @@ cdef extern from "fastconv.h" nogil:
         void (*run)(const fc_gemm_args *) noexcept nogil
         const char *name
 
+    struct fc_winograd_kernel:
+        pass
+
     ctypedef struct fc_kernels_table:
         const char *isa
         fc_gemm_kernel gemm_f32, gemm_f64
+        const fc_winograd_kernel *winograd_f2x3_f32
+        const fc_winograd_kernel *winograd_f4x3_f32
+        const fc_winograd_kernel *winograd_f2x3_f64
+        const fc_winograd_kernel *winograd_f4x3_f64
 
     const char *fc_isa_name(int isa)
     int fc_isa_supported(int isa)
@@ -76,3 +83,13 @@ cdef extern from "fastconv.h" nogil:
                                          const fc_epilogue *epilogue, const fc_view *dx, void *workspace, int threads)
     void fc_conv2d_backward_weight_im2col(const fc_conv2d_shape *shape, const fc_view *x, const fc_view *dy,
                                           const fc_view *dw, void *workspace, int threads)
+
+    int64_t fc_conv2d_winograd_workspace(const fc_conv2d_shape *shape, int tile, int packed, int threads)
+    int64_t fc_conv2d_winograd_packed(const fc_conv2d_shape *shape, int tile)
+    void fc_conv2d_winograd_pack(const fc_conv2d_shape *shape, int tile, const fc_view *w, void *u, int threads)
+    void fc_conv2d_forward_winograd(const fc_conv2d_shape *shape, int tile, const fc_view *x, const fc_view *w,
+                                    const void *u, const fc_epilogue *epilogue, const fc_view *y, void *workspace,
+                                    int threads)
+    void fc_conv2d_backward_input_winograd(const fc_conv2d_shape *shape, int tile, const fc_view *dy, const fc_view *w,
+                                           const void *u, const fc_epilogue *epilogue, const fc_view *dx,
+                                           void *workspace, int threads)

@@ -1,0 +1,453 @@
+/* Winograd convolution F(2x2, 3x3) and F(4x4, 3x3) at stride 1, fused over blocks of tiles.
+ *
+ * Weights are transformed once a call, U[group][point][k / nr][c][nr]. Then every task takes one block of T tiles of one
+ * group through all steps while its data stay in cache: input transform to V[point][T][c], and for each block of output
+ * channels one GEMM a point, M[point][T][channels] = V U, inverse transform, epilogue, store. NCHW is transposed to
+ * channels-last strips of one vector of channels on the way in and back on the way out. Nothing is as large as a tensor
+ * but U. The fused order is that of Gelashvili et al. 2019 (arXiv 1912.02165).
+ *
+ * A non-finite value spreads over its tile, and large finite ones may overflow in the transforms only, so tiles with a
+ * non-finite result are computed again by the plain sum. */
+#include "winograd.h"
+
+#include <stddef.h>
+#include <string.h>
+
+enum {
+    ALIGNMENT = 64,
+    ROW_PAD = 16,         /* elements after each row of V: rows a power of two apart would share cache sets */
+    CHANNEL_BLOCK = 64,   /* output channels of M; with T tiles and 36 points it fits beside V in L2 */
+    PATCH_CHANNELS = 64,  /* input channels gathered at a time for a tile on the rim, NHWC */
+    PACK_CHANNELS = 16,   /* input channels of one packing task */
+    MAX_TILES = 84,       /* tiles in a block, at most */
+    LANES_MAX = 16,
+};
+
+typedef struct plan {
+    fc_winograd_problem problem;
+    const fc_winograd_kernel *kernel;
+    const fc_gemm_kernel *gemm;
+    int64_t size;                     /* bytes of an element */
+    int64_t tile, alpha, points;
+    int64_t tiles_h, tiles_w, tiles;  /* tiles of the batch */
+    int64_t blocks, block_tiles;      /* blocks of at most block_tiles */
+    int64_t panels;                   /* of nr output channels, in one group */
+    int64_t v_row, v_point, m_point;  /* elements */
+    int64_t bias_bytes, u_bytes, v_bytes, m_bytes, scratch_bytes;
+    char *u, *bias, *workers;
+    int nchw;
+} plan;
+
+static int64_t min64(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t max64(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+static int64_t ceil_div(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+static int64_t aligned(int64_t bytes)
+{
+    return ceil_div(bytes, ALIGNMENT) * ALIGNMENT;
+}
+
+/* Everything that follows from the shape; sizes do not depend on the ISA, so that a workspace fits any. Mirrored by
+ * winograd_workspace in fastconv/capability.py. */
+static plan make_plan(const fc_conv2d_shape *shape, int tile)
+{
+    plan s = {0};
+    fc_winograd_problem *p = &s.problem;
+    const int backward = shape->pass == FC_BACKWARD_INPUT;
+    p->mb = shape->mb;
+    p->g = shape->g;
+    p->c = (backward ? shape->oc : shape->ic) / shape->g;
+    p->k = (backward ? shape->ic : shape->oc) / shape->g;
+    p->ih = backward ? shape->oh : shape->ih;
+    p->iw = backward ? shape->ow : shape->iw;
+    p->oh = backward ? shape->ih : shape->oh;
+    p->ow = backward ? shape->iw : shape->ow;
+    p->top = backward ? 2 - shape->ph : shape->ph;
+    p->left = backward ? 2 - shape->pw : shape->pw;
+    p->taps_outside = !backward;
+
+    s.size = shape->dtype == FC_F32 ? 4 : 8;
+    s.nchw = shape->layout == FC_NCHW;
+    s.tile = tile;
+    s.alpha = tile + 2;
+    s.points = s.alpha * s.alpha;
+    s.tiles_h = ceil_div(p->oh, tile);
+    s.tiles_w = ceil_div(p->ow, tile);
+    s.tiles = p->mb * s.tiles_h * s.tiles_w;
+
+    /* Three register tiles of rows share each panel of U; four blocks at least, for the threads. */
+    int64_t t = max64(14, min64(42, ceil_div(s.tiles, 4)));
+    s.blocks = max64(1, ceil_div(s.tiles, t));
+    s.block_tiles = ceil_div(s.tiles, s.blocks);
+
+    s.v_row = ceil_div(p->c, LANES_MAX) * LANES_MAX + ROW_PAD;
+    s.v_point = s.block_tiles * s.v_row + ROW_PAD;
+    s.m_point = s.block_tiles * CHANNEL_BLOCK + ROW_PAD;
+    const int64_t strip = min64(s.block_tiles, s.tiles_w) * tile + 2;
+    int64_t scratch = s.points * PATCH_CHANNELS;
+    scratch = max64(scratch, s.alpha * strip * LANES_MAX);
+    scratch = max64(scratch, tile * (strip + LANES_MAX) * LANES_MAX);
+    s.bias_bytes = aligned(p->g * (p->k + FC_NR_MAX - 1) * s.size);
+    s.u_bytes = aligned(p->g * s.points * p->c * (p->k + FC_NR_MAX - 1) * s.size);
+    s.v_bytes = aligned(s.points * s.v_point * s.size);
+    s.m_bytes = aligned(s.points * s.m_point * s.size);
+    s.scratch_bytes = aligned(scratch * s.size);
+    return s;
+}
+
+int64_t fc_conv2d_winograd_workspace(const fc_conv2d_shape *shape, int tile, int packed, int threads)
+{
+    const plan s = make_plan(shape, tile);
+    const int64_t workers = min64(threads, s.problem.g * s.blocks);
+    return s.bias_bytes + (packed ? 0 : s.u_bytes) + workers * (s.v_bytes + s.m_bytes + s.scratch_bytes);
+}
+
+int64_t fc_conv2d_winograd_packed(const fc_conv2d_shape *shape, int tile)
+{
+    return make_plan(shape, tile).u_bytes;
+}
+
+static void choose_kernels(plan *s, int tile)
+{
+    const fc_kernels_table *table = fc_kernels();
+    const int single = s->size == 4;
+    s->gemm = single ? &table->gemm_f32 : &table->gemm_f64;
+    if (tile == 2)
+        s->kernel = single ? table->winograd_f2x3_f32 : table->winograd_f2x3_f64;
+    else
+        s->kernel = single ? table->winograd_f4x3_f32 : table->winograd_f4x3_f64;
+    s->panels = ceil_div(s->problem.k, s->gemm->nr);
+}
+
+static void set_weights(plan *s, const fc_conv2d_shape *shape, const fc_view *w)
+{
+    fc_winograd_problem *p = &s->problem;
+    const int64_t *t = w->strides;
+    p->w = w->data;
+    p->w_g = shape->oc / shape->g * t[0];
+    if (shape->pass == FC_BACKWARD_INPUT) { /* swapped channels, flipped filter */
+        p->w += (2 * t[2] + 2 * t[3]) * s->size;
+        p->w_o = t[1];
+        p->w_c = t[0];
+        p->w_a = -t[2];
+        p->w_b = -t[3];
+    } else {
+        p->w_o = t[0];
+        p->w_c = t[1];
+        p->w_a = t[2];
+        p->w_b = t[3];
+    }
+}
+
+/* ---- Weights ------------------------------------------------------------------------------------------------- */
+
+/* One task: PACK_CHANNELS input channels of one panel of one group. */
+static void pack_task(void *ctx, int64_t task, int worker)
+{
+    (void)worker;
+    const plan *s = ctx;
+    const fc_winograd_problem *p = &s->problem;
+    const int64_t nr = s->gemm->nr, chunks = ceil_div(p->c, PACK_CHANNELS);
+    const int64_t chunk = task % chunks, panel = task / chunks % s->panels, g = task / chunks / s->panels;
+    const int64_t o = panel * nr, filled = min64(nr, p->k - o);
+    const int64_t stride = s->panels * p->c * nr;
+    char *const u = s->u + ((g * s->points * s->panels + panel) * p->c * nr) * s->size;
+    double taps[9 * FC_NR_MAX];
+    for (int64_t c = chunk * PACK_CHANNELS; c < min64(p->c, (chunk + 1) * PACK_CHANNELS); c++) {
+        s->kernel->taps(p, p->w + (g * p->w_g + o * p->w_o + c * p->w_c) * s->size, filled, nr, taps);
+        s->kernel->weights(taps, nr, u + c * nr * s->size, stride);
+    }
+}
+
+static void pack(plan *s, int threads)
+{
+    fc_parallel_for(s->problem.g * s->panels * ceil_div(s->problem.c, PACK_CHANNELS), threads, pack_task, s);
+}
+
+void fc_conv2d_winograd_pack(const fc_conv2d_shape *shape, int tile, const fc_view *w, void *u, int threads)
+{
+    plan s = make_plan(shape, tile);
+    choose_kernels(&s, tile);
+    set_weights(&s, shape, w);
+    s.u = u;
+    pack(&s, threads);
+}
+
+/* ---- Tiles --------------------------------------------------------------------------------------------------- */
+
+/* Tiles t .. t + count of one row of tiles of image n: output rows from i, columns from j. */
+typedef struct segment {
+    int64_t n, i, j, count;
+} segment;
+
+static segment segment_at(const plan *s, int64_t t, int64_t end)
+{
+    const int64_t tj = t % s->tiles_w, row = t / s->tiles_w;
+    return (segment){row / s->tiles_h, row % s->tiles_h * s->tile, tj * s->tile, min64(s->tiles_w - tj, end - t)};
+}
+
+static const char *in_at(const plan *s, int64_t n, int64_t g, int64_t c, int64_t i, int64_t j)
+{
+    const fc_winograd_problem *p = &s->problem;
+    return p->in + (n * p->in_n + (g * p->c + c) * p->in_c + i * p->in_h + j * p->in_w) * s->size;
+}
+
+static int64_t out_at(const plan *s, int64_t n, int64_t g, int64_t o, int64_t i, int64_t j)
+{
+    const fc_winograd_problem *p = &s->problem;
+    return (n * p->out_n + (g * p->k + o) * p->out_c + i * p->out_h + j * p->out_w) * s->size;
+}
+
+/* NCHW: strips of alpha rows, one vector of channels at a time, zero outside of the image. */
+static void input_nchw(const plan *s, int64_t g, int64_t start, int64_t end, char *v, char *strip)
+{
+    const fc_winograd_problem *p = &s->problem;
+    const int64_t lanes = s->kernel->lanes, pixel = lanes * s->size;
+    for (int64_t c = 0; c < p->c; c += lanes) {
+        segment seg;
+        for (int64_t t = start; t < end; t += seg.count) {
+            seg = segment_at(s, t, end);
+            const int64_t width = seg.count * s->tile + 2, first = seg.j - p->left;
+            const int64_t from = min64(max64(-first, 0), width), to = max64(from, min64(width, p->iw - first));
+            for (int64_t r = 0; r < s->alpha; r++) {
+                const int64_t row = seg.i - p->top + r;
+                char *const line = strip + r * width * pixel;
+                if (row < 0 || row >= p->ih || from == to) {
+                    memset(line, 0, (size_t)(width * pixel));
+                    continue;
+                }
+                memset(line, 0, (size_t)(from * pixel));
+                s->kernel->gather(in_at(s, seg.n, g, c, row, first + from), p->in_c, min64(lanes, p->c - c), to - from,
+                                  line + from * pixel);
+                memset(line + to * pixel, 0, (size_t)((width - to) * pixel));
+            }
+            for (int64_t q = 0; q < seg.count; q++)
+                s->kernel->input(strip + q * s->tile * pixel, width * lanes, lanes, lanes,
+                                 v + ((t - start + q) * s->v_row + c) * s->size, s->v_point);
+        }
+    }
+}
+
+/* NHWC, channels [c, end) of one tile whose input starts at (row, col): through a zero-filled patch. */
+static void input_patch(const plan *s, int64_t n, int64_t g, int64_t c, int64_t end, int64_t row, int64_t col, char *v,
+                        char *patch)
+{
+    const fc_winograd_problem *p = &s->problem;
+    const int64_t lanes = s->kernel->lanes;
+    for (; c < end; c += PATCH_CHANNELS) {
+        const int64_t count = min64(PATCH_CHANNELS, end - c), padded = ceil_div(count, lanes) * lanes;
+        for (int64_t r = 0; r < s->alpha; r++)
+            for (int64_t q = 0; q < s->alpha; q++) {
+                char *const cell = patch + (r * s->alpha + q) * padded * s->size;
+                const int inside = row + r >= 0 && row + r < p->ih && col + q >= 0 && col + q < p->iw;
+                const int64_t bytes = inside ? count * s->size : 0;
+                if (inside)
+                    memcpy(cell, in_at(s, n, g, c, row + r, col + q), (size_t)bytes);
+                memset(cell + bytes, 0, (size_t)(padded * s->size - bytes));
+            }
+        s->kernel->input(patch, s->alpha * padded, padded, padded, v + c * s->size, s->v_point);
+    }
+}
+
+static void input_nhwc(const plan *s, int64_t g, int64_t start, int64_t end, char *v, char *patch)
+{
+    const fc_winograd_problem *p = &s->problem;
+    const int64_t vectors = p->c / s->kernel->lanes * s->kernel->lanes;
+    segment seg;
+    for (int64_t t = start; t < end; t += seg.count) {
+        seg = segment_at(s, t, end);
+        const int64_t row = seg.i - p->top;
+        for (int64_t q = 0; q < seg.count; q++) {
+            const int64_t col = seg.j + q * s->tile - p->left;
+            char *const to = v + (t - start + q) * s->v_row * s->size;
+            int64_t c = 0;
+            if (row >= 0 && row + s->alpha <= p->ih && col >= 0 && col + s->alpha <= p->iw) {
+                s->kernel->input(in_at(s, seg.n, g, 0, row, col), p->in_h, p->in_w, vectors, to, s->v_point);
+                c = vectors;
+            }
+            input_patch(s, seg.n, g, c, p->c, row, col, to, patch);
+        }
+    }
+}
+
+/* Output channels [o, o + count) of the block, M starts at o. NCHW: strips of tile rows, a vector of channels at a time. */
+static void output_nchw(const plan *s, int64_t g, int64_t o, int64_t count, int64_t start, int64_t end, const char *m,
+                        char *strip, char *bad)
+{
+    const fc_winograd_problem *p = &s->problem;
+    const int64_t lanes = s->kernel->lanes, pixel = lanes * s->size;
+    for (int64_t k = 0; k < count; k += lanes) {
+        const char *bias = s->bias + (g * (p->k + FC_NR_MAX - 1) + o + k) * s->size;
+        segment seg;
+        for (int64_t t = start; t < end; t += seg.count) {
+            seg = segment_at(s, t, end);
+            const int64_t width = seg.count * s->tile;
+            for (int64_t q = 0; q < seg.count; q++)
+                bad[t - start + q] |= (char)s->kernel->output(
+                    p, m + ((t - start + q) * CHANNEL_BLOCK + k) * s->size, s->m_point, lanes, bias, NULL, 0,
+                    strip + q * s->tile * pixel, width * lanes, lanes);
+            for (int64_t r = 0; r < min64(s->tile, p->oh - seg.i); r++) {
+                const int64_t at = out_at(s, seg.n, g, o + k, seg.i + r, seg.j);
+                s->kernel->scatter(p, strip + r * width * pixel, min64(width, p->ow - seg.j), min64(lanes, count - k),
+                                   p->residual ? p->residual + at : NULL, p->out + at, p->out_c);
+            }
+        }
+    }
+}
+
+static void output_nhwc(const plan *s, int64_t g, int64_t o, int64_t count, int64_t start, int64_t end, const char *m,
+                        char *patch, char *bad)
+{
+    const fc_winograd_problem *p = &s->problem;
+    const int64_t lanes = s->kernel->lanes;
+    const char *bias = s->bias + (g * (p->k + FC_NR_MAX - 1) + o) * s->size;
+    segment seg;
+    for (int64_t t = start; t < end; t += seg.count) {
+        seg = segment_at(s, t, end);
+        for (int64_t q = 0; q < seg.count; q++) {
+            const char *from = m + (t - start + q) * CHANNEL_BLOCK * s->size;
+            const int64_t col = seg.j + q * s->tile;
+            const int64_t at = out_at(s, seg.n, g, o, seg.i, col);
+            const int64_t rows = min64(s->tile, p->oh - seg.i), cols = min64(s->tile, p->ow - col);
+            const int whole = rows == s->tile && cols == s->tile;
+            const int64_t vectors = whole ? count / lanes * lanes : 0;
+            const int64_t padded = ceil_div(count - vectors, lanes) * lanes;
+            int flag = 0;
+            if (vectors)
+                flag |= s->kernel->output(p, from, s->m_point, vectors, bias, p->residual ? p->residual + at : NULL,
+                                          p->clamp, p->out + at, p->out_h, p->out_w);
+            if (padded) {
+                flag |= s->kernel->output(p, from + vectors * s->size, s->m_point, padded, bias + vectors * s->size, NULL,
+                                          0, patch, s->tile * padded, padded);
+                for (int64_t r = 0; r < rows; r++)
+                    for (int64_t b = 0; b < cols; b++) {
+                        const int64_t to = at + (r * p->out_h + b * p->out_w + vectors) * s->size;
+                        s->kernel->finish(p, patch + (r * s->tile + b) * padded * s->size, count - vectors,
+                                          p->residual ? p->residual + to : NULL, p->out + to);
+                    }
+            }
+            bad[t - start + q] |= (char)flag;
+        }
+    }
+}
+
+/* The plain sum over a tile whose transformed one was not finite. */
+static void recompute(const plan *s, int64_t g, int64_t o, int64_t count, int64_t t)
+{
+    const fc_winograd_problem *p = &s->problem;
+    const segment seg = segment_at(s, t, t + 1);
+    for (int64_t k = o; k < o + count; k++)
+        for (int64_t i = seg.i; i < min64(seg.i + s->tile, p->oh); i++)
+            for (int64_t j = seg.j; j < min64(seg.j + s->tile, p->ow); j++)
+                s->kernel->plain(p, seg.n, g, k, i, j);
+}
+
+/* Rows split evenly: 16 rows are 8 + 8, not 14 + 2, so that no register tile is nearly empty. */
+static void multiply(const plan *s, int64_t g, int64_t panel, int64_t panels, int64_t tiles, const char *v, char *m)
+{
+    const fc_winograd_problem *p = &s->problem;
+    const int64_t nr = s->gemm->nr, pieces = ceil_div(tiles, s->gemm->mr);
+    fc_gemm_args args = {
+        .n = nr, .kc = p->c, .taps = 1, .rs_a = s->v_row, .cs_a = 1, .rs_b = nr, .rs_c = CHANNEL_BLOCK};
+    for (int64_t point = 0; point < s->points; point++)
+        for (int64_t q = 0; q < panels; q++) {
+            args.b = s->u + ((g * s->points + point) * s->panels + panel + q) * p->c * nr * s->size;
+            for (int64_t piece = 0; piece < pieces; piece++) {
+                const int64_t row = tiles * piece / pieces;
+                args.m = tiles * (piece + 1) / pieces - row;
+                args.a = v + (point * s->v_point + row * s->v_row) * s->size;
+                args.c = m + (point * s->m_point + row * CHANNEL_BLOCK + q * nr) * s->size;
+                s->gemm->run(&args);
+            }
+        }
+}
+
+static void block_task(void *ctx, int64_t task, int worker)
+{
+    const plan *s = ctx;
+    const fc_winograd_problem *p = &s->problem;
+    const int64_t g = task / s->blocks, block = task % s->blocks;
+    const int64_t start = s->tiles * block / s->blocks, end = s->tiles * (block + 1) / s->blocks;
+    char *const v = s->workers + worker * (s->v_bytes + s->m_bytes + s->scratch_bytes);
+    char *const m = v + s->v_bytes;
+    char *const scratch = m + s->m_bytes;
+    const int64_t nr = s->gemm->nr, step = CHANNEL_BLOCK / nr;
+
+    (s->nchw ? input_nchw : input_nhwc)(s, g, start, end, v, scratch);
+    for (int64_t panel = 0; panel < s->panels; panel += step) {
+        const int64_t panels = min64(step, s->panels - panel), o = panel * nr;
+        const int64_t count = min64(panels * nr, p->k - o);
+        char bad[MAX_TILES] = {0};
+        multiply(s, g, panel, panels, end - start, v, m);
+        (s->nchw ? output_nchw : output_nhwc)(s, g, o, count, start, end, m, scratch, bad);
+        for (int64_t t = start; t < end; t++)
+            if (bad[t - start])
+                recompute(s, g, o, count, t);
+    }
+}
+
+static void run(const fc_conv2d_shape *shape, int tile, const fc_view *in, const fc_view *w, const void *u,
+                const fc_epilogue *epilogue, const fc_view *out, void *workspace, int threads)
+{
+    plan s = make_plan(shape, tile);
+    fc_winograd_problem *p = &s.problem;
+    if (s.tiles == 0)
+        return;
+    choose_kernels(&s, tile);
+    set_weights(&s, shape, w);
+    p->in = in->data;
+    p->in_n = in->strides[0];
+    p->in_c = in->strides[1];
+    p->in_h = in->strides[2];
+    p->in_w = in->strides[3];
+    p->out = out->data;
+    p->out_n = out->strides[0];
+    p->out_c = out->strides[1];
+    p->out_h = out->strides[2];
+    p->out_w = out->strides[3];
+    p->bias = epilogue->bias;
+    p->residual = epilogue->residual.data;
+    p->clamp = epilogue->clamp;
+    p->lo = epilogue->lo;
+    p->hi = epilogue->hi;
+
+    /* The bias of each group, zero padded to whole vectors. */
+    s.bias = workspace;
+    memset(s.bias, 0, (size_t)s.bias_bytes);
+    if (p->bias)
+        for (int64_t g = 0; g < p->g; g++)
+            memcpy(s.bias + g * (p->k + FC_NR_MAX - 1) * s.size, p->bias + g * p->k * s.size, (size_t)(p->k * s.size));
+    s.workers = s.bias + s.bias_bytes;
+    if (u)
+        s.u = (char *)u;
+    else {
+        s.u = s.workers;
+        s.workers += s.u_bytes;
+        pack(&s, threads);
+    }
+    fc_parallel_for(p->g * s.blocks, threads, block_task, &s);
+}
+
+void fc_conv2d_forward_winograd(const fc_conv2d_shape *shape, int tile, const fc_view *x, const fc_view *w, const void *u,
+                                const fc_epilogue *epilogue, const fc_view *y, void *workspace, int threads)
+{
+    run(shape, tile, x, w, u, epilogue, y, workspace, threads);
+}
+
+void fc_conv2d_backward_input_winograd(const fc_conv2d_shape *shape, int tile, const fc_view *dy, const fc_view *w,
+                                       const void *u, const fc_epilogue *epilogue, const fc_view *dx, void *workspace,
+                                       int threads)
+{
+    run(shape, tile, dy, w, u, epilogue, dx, workspace, threads);
+}

@@ -1,0 +1,213 @@
+/* Template of what moves data around the Winograd transforms, the same for every tile; contracts: csrc/winograd.h. Before
+ * including, define
+ *   FC_MOVE_GATHER, FC_MOVE_SCATTER, FC_MOVE_FINISH, FC_MOVE_TAPS, FC_MOVE_PLAIN   the full symbols
+ *   FC_MOVE_TYPE     float or double
+ *   FC_MOVE_LANES    elements in a vector: 2, 4, 8 or 16 */
+#include "winograd.h"
+
+#include <stddef.h>
+#include <string.h>
+
+#ifndef FC_MOVE_ONCE
+#define FC_MOVE_ONCE
+#define FC_MOVE_JOIN2(a, b) a##b
+#define FC_MOVE_JOIN(a, b) FC_MOVE_JOIN2(a, b)
+#endif
+
+#define FC_T FC_MOVE_TYPE
+#define FC_L FC_MOVE_LANES
+#define FC_V FC_MOVE_JOIN(FC_MOVE_GATHER, _vector)
+#define FC_TRANSPOSE FC_MOVE_JOIN(FC_MOVE_GATHER, _transpose)
+#define FC_CLAMPED FC_MOVE_JOIN(FC_MOVE_GATHER, _clamped)
+
+typedef FC_T FC_V __attribute__((vector_size(FC_L * sizeof(FC_T)), aligned(sizeof(FC_T)), may_alias));
+
+#if FC_MOVE_LANES == 16
+#define FC_ZIP_LOW(a, b) __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
+#define FC_ZIP_HIGH(a, b) __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
+#elif FC_MOVE_LANES == 8
+#define FC_ZIP_LOW(a, b) __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
+#define FC_ZIP_HIGH(a, b) __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
+#elif FC_MOVE_LANES == 4
+#define FC_ZIP_LOW(a, b) __builtin_shufflevector(a, b, 0, 4, 1, 5)
+#define FC_ZIP_HIGH(a, b) __builtin_shufflevector(a, b, 2, 6, 3, 7)
+#else
+#define FC_ZIP_LOW(a, b) __builtin_shufflevector(a, b, 0, 2)
+#define FC_ZIP_HIGH(a, b) __builtin_shufflevector(a, b, 1, 3)
+#endif
+
+/* One zip of the two halves rotates the bits of the flat index by one; log2(lanes) of them swap row and column. */
+static inline __attribute__((always_inline)) void FC_TRANSPOSE(FC_V *rows)
+{
+#pragma GCC unroll 4
+    for (int stage = 1; stage < FC_L; stage *= 2) {
+        FC_V zipped[FC_L];
+#pragma GCC unroll 8
+        for (int i = 0; i < FC_L / 2; i++) {
+            zipped[2 * i] = FC_ZIP_LOW(rows[i], rows[i + FC_L / 2]);
+            zipped[2 * i + 1] = FC_ZIP_HIGH(rows[i], rows[i + FC_L / 2]);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < FC_L; i++)
+            rows[i] = zipped[i];
+    }
+}
+
+static inline __attribute__((always_inline)) FC_T FC_CLAMPED(const fc_winograd_problem *problem, FC_T value)
+{
+    if (problem->clamp) { /* NaN passes both tests */
+        value = value < (FC_T)problem->lo ? (FC_T)problem->lo : value;
+        value = value > (FC_T)problem->hi ? (FC_T)problem->hi : value;
+    }
+    return value;
+}
+
+static void FC_MOVE_GATHER(const void *src, int64_t stride, int64_t channels, int64_t pixels, void *dst)
+{
+    const FC_T *in = src;
+    FC_T *out = dst;
+    if (channels == FC_L && pixels >= FC_L) {
+        /* The last block overlaps the one before it rather than read past the row. */
+        for (int64_t q = 0; q < pixels; q += FC_L) {
+            const int64_t at = q + FC_L <= pixels ? q : pixels - FC_L;
+            FC_V rows[FC_L];
+#pragma GCC unroll 16
+            for (int c = 0; c < FC_L; c++)
+                rows[c] = *(const FC_V *)(in + c * stride + at);
+            FC_TRANSPOSE(rows);
+#pragma GCC unroll 16
+            for (int c = 0; c < FC_L; c++)
+                *(FC_V *)(out + (at + c) * FC_L) = rows[c];
+        }
+        return;
+    }
+    for (int64_t q = 0; q < pixels; q += FC_L) {
+        const int64_t width = pixels - q < FC_L ? pixels - q : FC_L;
+        FC_T block[FC_L][FC_L];
+        memset(block, 0, sizeof block);
+        for (int64_t c = 0; c < channels; c++)
+            for (int64_t k = 0; k < width; k++)
+                block[c][k] = in[c * stride + q + k];
+        FC_V rows[FC_L];
+#pragma GCC unroll 16
+        for (int c = 0; c < FC_L; c++)
+            rows[c] = *(const FC_V *)block[c];
+        FC_TRANSPOSE(rows);
+        if (width == FC_L) {
+#pragma GCC unroll 16
+            for (int c = 0; c < FC_L; c++)
+                *(FC_V *)(out + (q + c) * FC_L) = rows[c];
+        } else {
+#pragma GCC unroll 16
+            for (int c = 0; c < FC_L; c++)
+                *(FC_V *)block[c] = rows[c];
+            memcpy(out + q * FC_L, block, (size_t)width * FC_L * sizeof(FC_T));
+        }
+    }
+}
+
+static void FC_MOVE_SCATTER(const fc_winograd_problem *problem, const void *src, int64_t pixels, int64_t channels,
+                            const void *residual, void *dst, int64_t stride)
+{
+    const FC_V lo = (FC_T)problem->lo - (FC_V){0}, hi = (FC_T)problem->hi - (FC_V){0};
+    const FC_T *in = src, *res = residual;
+    FC_T *out = dst;
+    for (int64_t q = 0; q < pixels; q += FC_L) {
+        const int64_t at = q + FC_L <= pixels || pixels < FC_L ? q : pixels - FC_L;
+        FC_V rows[FC_L];
+#pragma GCC unroll 16
+        for (int c = 0; c < FC_L; c++)
+            rows[c] = *(const FC_V *)(in + (at + c) * FC_L);
+        FC_TRANSPOSE(rows);
+        if (channels == FC_L && pixels >= FC_L) {
+#pragma GCC unroll 16
+            for (int c = 0; c < FC_L; c++) {
+                FC_V value = rows[c];
+                if (res)
+                    value += *(const FC_V *)(res + c * stride + at);
+                if (problem->clamp) {
+                    __typeof__(value < lo) below = value < lo;
+                    value = (FC_V)((below & (__typeof__(below))lo) | (~below & (__typeof__(below))value));
+                    __typeof__(value > hi) above = value > hi;
+                    value = (FC_V)((above & (__typeof__(above))hi) | (~above & (__typeof__(above))value));
+                }
+                *(FC_V *)(out + c * stride + at) = value;
+            }
+        } else {
+            const int64_t width = pixels - at < FC_L ? pixels - at : FC_L;
+            FC_T block[FC_L][FC_L];
+#pragma GCC unroll 16
+            for (int c = 0; c < FC_L; c++)
+                *(FC_V *)block[c] = rows[c];
+            for (int64_t c = 0; c < channels; c++)
+                for (int64_t k = 0; k < width; k++) {
+                    const FC_T add = res ? res[c * stride + at + k] : 0;
+                    out[c * stride + at + k] = FC_CLAMPED(problem, res ? block[c][k] + add : block[c][k]);
+                }
+        }
+    }
+}
+
+static void FC_MOVE_FINISH(const fc_winograd_problem *problem, const void *src, int64_t n, const void *residual, void *y)
+{
+    const FC_T *restrict in = src;
+    const FC_T *restrict res = residual;
+    FC_T *restrict out = y;
+    if (res)
+        for (int64_t j = 0; j < n; j++)
+            out[j] = FC_CLAMPED(problem, in[j] + res[j]);
+    else
+        for (int64_t j = 0; j < n; j++)
+            out[j] = FC_CLAMPED(problem, in[j]);
+}
+
+static void FC_MOVE_TAPS(const fc_winograd_problem *problem, const void *w, int64_t filled, int64_t n, void *taps)
+{
+    FC_T *restrict out = taps;
+    const FC_T *restrict in = w;
+    const int64_t step = problem->w_o;
+    for (int t = 0; t < 9; t++) {
+        const FC_T *cell = in + t / 3 * problem->w_a + t % 3 * problem->w_b;
+        for (int64_t j = 0; j < filled; j++)
+            out[t * n + j] = cell[j * step];
+        for (int64_t j = filled; j < n; j++)
+            out[t * n + j] = 0;
+    }
+}
+
+static void FC_MOVE_PLAIN(const fc_winograd_problem *problem, int64_t n, int64_t g, int64_t o, int64_t i, int64_t j)
+{
+    const fc_winograd_problem *p = problem;
+    const FC_T *in = (const FC_T *)p->in + n * p->in_n + g * p->c * p->in_c;
+    const FC_T *w = (const FC_T *)p->w + g * p->w_g + o * p->w_o;
+    const int64_t at = n * p->out_n + (g * p->k + o) * p->out_c + i * p->out_h + j * p->out_w;
+    FC_T sum = p->bias ? ((const FC_T *)p->bias)[g * p->k + o] : 0;
+    for (int t = 0; t < 9; t++) {
+        const int64_t r = i + t / 3 - p->top, s = j + t % 3 - p->left;
+        const int outside = r < 0 || r >= p->ih || s < 0 || s >= p->iw;
+        if (outside && !p->taps_outside)
+            continue;
+        for (int64_t c = 0; c < p->c; c++) {
+            const FC_T x = outside ? 0 : in[c * p->in_c + r * p->in_h + s * p->in_w];
+            sum += x * w[c * p->w_c + t / 3 * p->w_a + t % 3 * p->w_b];
+        }
+    }
+    if (p->residual)
+        sum += ((const FC_T *)p->residual)[at];
+    ((FC_T *)p->out)[at] = FC_CLAMPED(p, sum);
+}
+
+#undef FC_T
+#undef FC_L
+#undef FC_V
+#undef FC_TRANSPOSE
+#undef FC_CLAMPED
+#undef FC_ZIP_LOW
+#undef FC_ZIP_HIGH
+#undef FC_MOVE_GATHER
+#undef FC_MOVE_SCATTER
+#undef FC_MOVE_FINISH
+#undef FC_MOVE_TAPS
+#undef FC_MOVE_PLAIN
+#undef FC_MOVE_TYPE
+#undef FC_MOVE_LANES

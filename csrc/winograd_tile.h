@@ -1,0 +1,207 @@
+/* Template of the Winograd transforms F(tile x tile, 3 x 3); contracts: csrc/winograd.h. Before including, define
+ *   FC_WINOGRAD_WEIGHTS, FC_WINOGRAD_INPUT, FC_WINOGRAD_OUTPUT   the full symbols
+ *   FC_WINOGRAD_TYPE     float or double
+ *   FC_WINOGRAD_LANES    elements in a vector
+ *   FC_WINOGRAD_TILE     2 or 4
+ * One lane is one channel. The 1-D transforms mirror fastconv/winograd.py (points 0, +-1 and 0, +-5/8, +-3/2, infinity;
+ * Lavin & Gray 2016, arXiv 1509.09308); every constant of B and A is exact in float. */
+#include "winograd.h"
+
+#include <stddef.h>
+#include <string.h>
+
+#ifndef FC_WINOGRAD_ONCE
+#define FC_WINOGRAD_ONCE
+#define FC_WINOGRAD_INLINE static inline __attribute__((always_inline))
+#define FC_WINOGRAD_JOIN2(a, b) a##b
+#define FC_WINOGRAD_JOIN(a, b) FC_WINOGRAD_JOIN2(a, b)
+#endif
+
+#define FC_T FC_WINOGRAD_TYPE
+#define FC_M FC_WINOGRAD_TILE
+#define FC_ALPHA (FC_WINOGRAD_TILE + 2)
+#define FC_V FC_WINOGRAD_JOIN(FC_WINOGRAD_INPUT, _vector)
+#define FC_NAMED(suffix) FC_WINOGRAD_JOIN(FC_WINOGRAD_INPUT, suffix)
+
+typedef FC_T FC_V __attribute__((vector_size(FC_WINOGRAD_LANES * sizeof(FC_T)), aligned(sizeof(FC_T)), may_alias));
+
+#if FC_WINOGRAD_TILE == 2
+
+FC_WINOGRAD_INLINE void FC_NAMED(_g)(const double *w, double *u) /* G w, w and u of stride 1 */
+{
+    const double even = 0.5 * (w[0] + w[2]), odd = 0.5 * w[1];
+    u[0] = w[0];
+    u[1] = even + odd;
+    u[2] = even - odd;
+    u[3] = w[2];
+}
+
+FC_WINOGRAD_INLINE void FC_NAMED(_bt)(const FC_V *d, FC_V *v) /* B^T d */
+{
+    v[0] = d[0] - d[2];
+    v[1] = d[1] + d[2];
+    v[2] = d[2] - d[1];
+    v[3] = d[3] - d[1];
+}
+
+FC_WINOGRAD_INLINE void FC_NAMED(_at)(const FC_V *m, FC_V *y) /* A^T m */
+{
+    y[0] = m[0] + m[1] + m[2];
+    y[1] = m[1] - m[2] + m[3];
+}
+
+#else
+
+FC_WINOGRAD_INLINE void FC_NAMED(_g)(const double *w, double *u)
+{
+    const double a = 5.0 / 8, b = 3.0 / 2;
+    const double na = 2048.0 / 2975, nb = 128.0 / 1071; /* 1 / |2 p^2 (a^2 - b^2)| at p = a and p = b */
+    const double even_a = na * w[0] + na * a * a * w[2], odd_a = na * a * w[1];
+    const double even_b = nb * w[0] + nb * b * b * w[2], odd_b = nb * b * w[1];
+    u[0] = 256.0 / 225 * w[0]; /* 1 / (a^2 b^2) */
+    u[1] = even_a + odd_a;
+    u[2] = even_a - odd_a;
+    u[3] = even_b + odd_b;
+    u[4] = even_b - odd_b;
+    u[5] = w[2];
+}
+
+FC_WINOGRAD_INLINE void FC_NAMED(_bt)(const FC_V *d, FC_V *v)
+{
+    const FC_T a = (FC_T)0.625, b = (FC_T)1.5, a2 = (FC_T)0.390625, b2 = (FC_T)2.25;
+    const FC_T product = (FC_T)0.87890625, sum = (FC_T)2.640625; /* a^2 b^2, a^2 + b^2 */
+    const FC_V even_a = b2 * d[2] - d[4], odd_a = b2 * d[1] - d[3];
+    const FC_V even_b = d[4] - a2 * d[2], odd_b = d[3] - a2 * d[1];
+    v[0] = product * d[0] - (sum * d[2] - d[4]);
+    v[1] = even_a + a * odd_a;
+    v[2] = even_a - a * odd_a;
+    v[3] = even_b + b * odd_b;
+    v[4] = even_b - b * odd_b;
+    v[5] = product * d[1] - (sum * d[3] - d[5]);
+}
+
+FC_WINOGRAD_INLINE void FC_NAMED(_at)(const FC_V *m, FC_V *y)
+{
+    const FC_T a = (FC_T)0.625, b = (FC_T)1.5, a2 = (FC_T)0.390625, b2 = (FC_T)2.25;
+    const FC_T a3 = (FC_T)0.244140625, b3 = (FC_T)3.375;
+    const FC_V sum_a = m[1] + m[2], diff_a = m[1] - m[2];
+    const FC_V sum_b = m[3] + m[4], diff_b = m[3] - m[4];
+    y[0] = m[0] + sum_a + sum_b;
+    y[1] = a * diff_a + b * diff_b;
+    y[2] = a2 * sum_a + b2 * sum_b;
+    y[3] = a3 * diff_a + (b3 * diff_b + m[5]);
+}
+
+#endif
+
+static void FC_WINOGRAD_WEIGHTS(const void *taps, int64_t n, void *u, int64_t stride)
+{
+    const FC_T *restrict w = taps;
+    FC_T *restrict out = u;
+    for (int64_t j = 0; j < n; j++) { /* vectorised over j */
+        double rows[3][FC_ALPHA], result[FC_ALPHA];
+#pragma GCC unroll 3
+        for (int a = 0; a < 3; a++) {
+            const double cell[3] = {w[(3 * a) * n + j], w[(3 * a + 1) * n + j], w[(3 * a + 2) * n + j]};
+            FC_NAMED(_g)(cell, rows[a]);
+        }
+#pragma GCC unroll 6
+        for (int s = 0; s < FC_ALPHA; s++) {
+            const double column[3] = {rows[0][s], rows[1][s], rows[2][s]};
+            FC_NAMED(_g)(column, result);
+#pragma GCC unroll 6
+            for (int r = 0; r < FC_ALPHA; r++)
+                out[(r * FC_ALPHA + s) * stride + j] = (FC_T)result[r];
+        }
+    }
+}
+
+static void FC_WINOGRAD_INPUT(const void *d, int64_t row, int64_t col, int64_t n, void *v, int64_t stride)
+{
+    for (int64_t j = 0; j < n; j += FC_WINOGRAD_LANES) {
+        const FC_T *in = (const FC_T *)d + j;
+        FC_T *out = (FC_T *)v + j;
+        FC_V columns[FC_ALPHA][FC_ALPHA]; /* [s][r]: B^T applied to column s */
+#pragma GCC unroll 6
+        for (int s = 0; s < FC_ALPHA; s++) {
+            FC_V cells[FC_ALPHA];
+#pragma GCC unroll 6
+            for (int r = 0; r < FC_ALPHA; r++)
+                cells[r] = *(const FC_V *)(in + r * row + s * col);
+            FC_NAMED(_bt)(cells, columns[s]);
+        }
+#pragma GCC unroll 6
+        for (int r = 0; r < FC_ALPHA; r++) {
+            FC_V cells[FC_ALPHA], result[FC_ALPHA];
+#pragma GCC unroll 6
+            for (int s = 0; s < FC_ALPHA; s++)
+                cells[s] = columns[s][r];
+            FC_NAMED(_bt)(cells, result);
+#pragma GCC unroll 6
+            for (int s = 0; s < FC_ALPHA; s++)
+                *(FC_V *)(out + (r * FC_ALPHA + s) * stride) = result[s];
+        }
+    }
+}
+
+static int FC_WINOGRAD_OUTPUT(const fc_winograd_problem *problem, const void *m, int64_t stride, int64_t n,
+                              const void *bias, const void *residual, int clamp, void *y, int64_t row, int64_t col)
+{
+    const FC_V lo = (FC_T)(clamp ? problem->lo : 0) - (FC_V){0}, hi = (FC_T)(clamp ? problem->hi : 0) - (FC_V){0};
+    FC_V probe = {0}; /* stays 0 while all values are finite, else NaN */
+    for (int64_t j = 0; j < n; j += FC_WINOGRAD_LANES) {
+        const FC_T *in = (const FC_T *)m + j;
+        const FC_V start = *(const FC_V *)((const FC_T *)bias + j);
+        FC_V columns[FC_ALPHA][FC_M];
+#pragma GCC unroll 6
+        for (int s = 0; s < FC_ALPHA; s++) {
+            FC_V cells[FC_ALPHA];
+#pragma GCC unroll 6
+            for (int r = 0; r < FC_ALPHA; r++)
+                cells[r] = *(const FC_V *)(in + (r * FC_ALPHA + s) * stride);
+            FC_NAMED(_at)(cells, columns[s]);
+        }
+#pragma GCC unroll 4
+        for (int r = 0; r < FC_M; r++) {
+            FC_V cells[FC_ALPHA], result[FC_M];
+#pragma GCC unroll 6
+            for (int s = 0; s < FC_ALPHA; s++)
+                cells[s] = columns[s][r];
+            FC_NAMED(_at)(cells, result);
+#pragma GCC unroll 4
+            for (int s = 0; s < FC_M; s++) {
+                const int64_t at = r * row + s * col + j;
+                FC_V value = result[s];
+                probe += value * (FC_T)0;
+                value += start;
+                if (residual)
+                    value += *(const FC_V *)((const FC_T *)residual + at);
+                if (clamp) {
+                    __typeof__(value < lo) below = value < lo;
+                    value = (FC_V)((below & (__typeof__(below))lo) | (~below & (__typeof__(below))value));
+                    __typeof__(value > hi) above = value > hi;
+                    value = (FC_V)((above & (__typeof__(above))hi) | (~above & (__typeof__(above))value));
+                }
+                *(FC_V *)((FC_T *)y + at) = value;
+            }
+        }
+    }
+    __typeof__(probe != probe) bad = probe != probe;
+    int64_t words[FC_WINOGRAD_LANES * sizeof(FC_T) / 8], any = 0;
+    memcpy(words, &bad, sizeof words);
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        any |= words[i];
+    return any != 0;
+}
+
+#undef FC_T
+#undef FC_M
+#undef FC_ALPHA
+#undef FC_V
+#undef FC_NAMED
+#undef FC_WINOGRAD_WEIGHTS
+#undef FC_WINOGRAD_INPUT
+#undef FC_WINOGRAD_OUTPUT
+#undef FC_WINOGRAD_TYPE
+#undef FC_WINOGRAD_LANES
+#undef FC_WINOGRAD_TILE
