@@ -9,6 +9,7 @@ and pack weights in each call. A ratio above 1 means that fastconv is faster.
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ DEFAULT_LAYERS = (
 )  # fmt: skip
 
 
-def measure(problem: fastconv.ConvProblem, threads: int, seconds: float) -> dict[str, object]:
+def measure(problem: fastconv.ConvProblem, threads: int, seconds: float) -> dict[str, Any]:
     """One row: times, ratio to PyTorch's better layout, errors as a share of the largest output."""
     import torch
     from torch.nn.functional import conv2d
@@ -48,7 +49,7 @@ def measure(problem: fastconv.ConvProblem, threads: int, seconds: float) -> dict
             "fastconv_nhwc": np.abs(rivals["fastconv_nhwc"]().transpose(0, 3, 1, 2) - exact).max() / scale,
             "torch_nchw": np.abs(rivals["torch_nchw"]().numpy() - exact).max() / scale,
         }
-    row: dict[str, object] = {"problem": p.text, "threads": threads, "mflop": p.flops / 1e6}
+    row: dict[str, Any] = {"problem": p.text, "threads": threads, "mflop": p.flops / 1e6}
     for how in ("min", "median"):
         peer = min(times["torch_nchw"][how], times["torch_nhwc"][how])
         for layout in ("nchw", "nhwc"):
@@ -58,6 +59,17 @@ def measure(problem: fastconv.ConvProblem, threads: int, seconds: float) -> dict
     plan = fastconv.plan_conv2d(x.shape, w, **where)
     row["kernel"] = plan.kernel
     return row
+
+
+def _line(name: str, threads: int, row: dict[str, Any]) -> str:
+    rate, error = row["gflops"], row["errors"]
+    ours, peer = (max(rate[f"{who}_nchw"], rate[f"{who}_nhwc"]) for who in ("fastconv", "torch"))
+    worst = max(error["fastconv_nchw"], error["fastconv_nhwc"])
+    return (
+        f"{name:<26}{threads:>3}  {row['ratio_nchw_min']:>8.2f} {row['ratio_nchw_median']:>5.2f}  "
+        f"{row['ratio_nhwc_min']:>8.2f} {row['ratio_nhwc_median']:>5.2f}  "
+        f"{ours:>14.0f} {peer:>6.0f}       {worst:.1e}  {error['torch_nchw']:.1e}"
+    )
 
 
 def main() -> None:
@@ -70,18 +82,12 @@ def main() -> None:
     known = dict(layers())
     rows = []
     print("ratio = PyTorch's time / ours (better of its two layouts), minimum and median of interleaved repeats")
-    print(f"{'layer':<26}thr  {'NCHW min':>8} {'med':>5}  {'NHWC min':>8} {'med':>5}   GFLOP/s ours/torch   error ours/torch")
+    print(f"{'layer':<26}thr  {'NCHW min':>8} {'med':>5}  {'NHWC min':>8} {'med':>5}  {'GFLOP/s ours':>14}  torch   error: ours    torch")
     for threads in args.threads:
         for name in args.layers:
             row = measure(known[name], threads, args.seconds)
             rows.append({"layer": name, **row})
-            rate, error = row["gflops"], row["errors"]
-            print(
-                f"{name:<26}{threads:>3}  {row['ratio_nchw_min']:>8.2f} {row['ratio_nchw_median']:>5.2f}  "
-                f"{row['ratio_nhwc_min']:>8.2f} {row['ratio_nhwc_median']:>5.2f}   "
-                f"{max(rate['fastconv_nchw'], rate['fastconv_nhwc']):>6.0f} / {max(rate['torch_nchw'], rate['torch_nhwc']):<6.0f}     "
-                f"{max(error['fastconv_nchw'], error['fastconv_nhwc']):.1e} / {error['torch_nchw']:.1e}"
-            )
+            print(_line(name, threads, row))
     if args.save:
         print(f"written: {save(args.save, rows)}")
 
