@@ -1,0 +1,158 @@
+"""What goes into a network: checks of images, and batches drawn from arrays or from a generator."""
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from .seeding import Stream
+
+# Standardised images stay far below this; 8-bit pixels that nobody scaled do not.
+PIXEL_LIMIT = 16.0
+# Images looked at to tell 8-bit pixels from large but fractional values.
+PIXEL_SAMPLE = 64
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    return f"({', '.join(['n', *map(str, shape)])})"
+
+
+def check_images(x: Any, input_shape: tuple[int, ...], dtype: np.dtype, where: str,
+                 values: bool = True) -> np.ndarray:
+    """`x` as an array whose rows fit the model; ValueError or TypeError naming shapes and the rule that failed.
+
+    `values` also looks at the numbers: NaN, infinity and unscaled pixels are errors.
+    """
+    x = np.asarray(x)
+    if x.dtype.kind not in "buif":
+        raise TypeError(f"{where}: x is an array of numbers, got an array of {x.dtype}")
+    if x.shape[1:] != input_shape or x.ndim == 0:
+        raise ValueError(f"{where}: the model expects {shape_text(input_shape)}, got {x.shape}"
+                         + _shape_hint(x.shape, input_shape))
+    if values and x.size:
+        _check_values(x, where)
+    return x if x.dtype == dtype else x.astype(dtype)
+
+
+def _shape_hint(shape: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    if shape == expected:
+        return ": this is one sample without its batch axis; pass x[None] (or x[i:i+1])"
+    if len(expected) == 3:
+        h, w, c = expected
+        if c == 1 and shape[-2:] == (h, w) and len(shape) in (2, 3):
+            return ": the channel axis is missing; pass x[..., None]" + (
+                " with a batch axis: x[None, ..., None]" if len(shape) == 2 else "")
+        if shape[1:] == (c, h, w):
+            return ": this looks like (n, channels, height, width); pass x.transpose(0, 2, 3, 1)"
+        if shape[1:] == (h * w * c,):
+            return f": these are flat; pass x.reshape(-1, {h}, {w}, {c})"
+    return ""
+
+
+def _check_values(x: np.ndarray, where: str) -> None:
+    low, high = x.min(), x.max()  # NaN passes through both
+    if not (np.isfinite(low) and np.isfinite(high)):
+        bad = np.argwhere(~np.isfinite(x))[0]
+        raise ValueError(f"{where}: x holds NaN or infinity, first at index {tuple(map(int, bad))}")
+    largest = max(abs(float(low)), abs(float(high)))
+    if largest <= PIXEL_LIMIT:
+        return
+    sample = x[:PIXEL_SAMPLE]
+    if low >= 0 and high <= 255 and np.array_equal(sample, np.floor(sample)):
+        raise ValueError(f"{where}: the pixels are not scaled: whole numbers from {low:g} to {high:g}; "
+                         'pass x.astype("float32") / 255')
+    warnings.warn(f"{where}: x holds values up to {largest:g}; networks train best on inputs of size about 1",
+                  stacklevel=4)
+
+
+class Batch:
+    """One step's data: inputs, labels, how many."""
+
+    __slots__ = ("size", "x", "y")
+
+    def __init__(self, x: np.ndarray, y: Any) -> None:
+        self.x, self.y, self.size = x, y, len(x)
+
+
+class ArrayFeed:
+    """Batches from arrays, without replacement; the last one may be smaller."""
+
+    def __init__(self, x: np.ndarray, y: np.ndarray | None, batch_size: int) -> None:
+        if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+            raise ValueError(f"batch_size is a positive integer, got {batch_size!r}")
+        if y is not None and len(x) != len(y):
+            raise ValueError(f"x has {len(x)} samples and y has {len(y)}: they must be equally many")
+        if len(x) == 0:
+            raise ValueError("there are no samples: x has length 0")
+        self.x, self.y, self.batch_size = x, y, int(batch_size)
+        self.samples = len(x)
+        self.steps = -(-len(x) // self.batch_size)
+        self._rows = np.empty((min(self.batch_size, len(x)), *x.shape[1:]), x.dtype)
+
+    def epoch(self, stream: Stream | None) -> Iterator[Batch]:
+        """One pass in a random order drawn from `stream`, or in the given order. A batch lives until the next."""
+        order = None if stream is None else stream.permutation(self.samples)
+        for start in range(0, self.samples, self.batch_size):
+            stop = min(start + self.batch_size, self.samples)
+            if order is None:
+                x, y = self.x[start:stop], None if self.y is None else self.y[start:stop]
+            else:
+                rows = order[start:stop]
+                x = np.take(self.x, rows, axis=0, out=self._rows[:stop - start], mode="clip")
+                y = None if self.y is None else self.y[rows]
+            yield Batch(np.ascontiguousarray(x), y)
+
+    @property
+    def text(self) -> str:
+        """How an epoch is made up, in words."""
+        last = self.samples - (self.steps - 1) * self.batch_size
+        partial = f", the last of {last}" if last != self.batch_size and self.steps > 1 else ""
+        return f"{self.samples:,} samples in batches of {min(self.batch_size, self.samples)}{partial}"
+
+
+class GeneratorFeed:
+    """Batches (x, y) from a generator, an iterator, or a sequence of batches."""
+
+    def __init__(self, source: Any, steps: int | None, what: str, prepare: Callable[[Any], Batch]) -> None:
+        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1):
+            raise ValueError(f"{what} is a positive integer, got {steps!r}")
+        sized = len(source) if hasattr(source, "__len__") else None
+        if steps is None and sized is None:
+            raise ValueError(f"a generator has no length: pass {what}=, the number of batches of one epoch")
+        self.steps = int(steps) if steps is not None else int(sized or 0)
+        if self.steps == 0:
+            raise ValueError("there are no batches: the data have length 0")
+        self.samples: int | None = None
+        self.exhausted = False
+        self._what, self._prepare, self._source = what, prepare, source
+        # A one-shot iterator goes on where the last epoch stopped; a sequence starts again when it runs out.
+        self._restarts = not hasattr(source, "__next__")
+        self._iterator = self._start()
+
+    def _start(self) -> Iterator[Any]:
+        source = self._source
+        if hasattr(source, "__iter__"):
+            return iter(source)
+        return (source[i] for i in range(len(source)))
+
+    def epoch(self, stream: Stream | None) -> Iterator[Batch]:
+        """The next `steps` batches; an early end is said once, and `exhausted` is set."""
+        if self.exhausted:
+            return
+        for step in range(self.steps):
+            item = next(self._iterator, None)
+            if item is None and self._restarts:
+                self._iterator = self._start()
+                item = next(self._iterator, None)
+            if item is None:
+                self.exhausted = True
+                warnings.warn(f"the generator ended after {step} of {self.steps} batches of this epoch; "
+                              f"it must yield {self._what} * epochs batches", stacklevel=3)
+                return
+            yield self._prepare(item)
+
+    @property
+    def text(self) -> str:
+        return "batches from a generator"
