@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ class Settings:
     precision: str | float = "fast"
     max_workspace: int | None = None
     deterministic: bool = False
-    verbose: bool = False
+    verbose: bool | Callable[..., None] = False
 
 
 _current: ContextVar[Settings | None] = ContextVar("fastconv_settings", default=None)
@@ -49,8 +49,9 @@ def config(**changes: Any) -> Iterator[Settings]:
     deterministic : bool
         Results also do not depend on the batch size or the position in the batch (the kernel is chosen as for a
         batch of one). They never depend on the number of threads.
-    verbose : bool
-        One line on standard error for each kernel that runs; also FASTCONV_VERBOSE=1.
+    verbose : bool or callable
+        One line on standard error for each kernel that runs; also FASTCONV_VERBOSE=1. A callable is called instead,
+        with (kernel name, problem, threads, workspace bytes, milliseconds).
 
     Raises
     ------
