@@ -191,13 +191,17 @@ class Plan:
     def __call__(self, *arrays: Any) -> None:
         count = self.num_threads()
         workspace = _workspace_of(self.workspace_nbytes(count))
-        if not settings.current().verbose:
+        listener = settings.current().verbose
+        if not listener:
             self._run(self._lowered, *arrays, workspace, count)
             return
         start = time.perf_counter()
         self._run(self._lowered, *arrays, workspace, count)
         milliseconds = 1e3 * (time.perf_counter() - start)
         used = 0 if workspace is None else workspace.size
+        if callable(listener):
+            listener(self.kernel.name, self.problem, count, used, milliseconds)
+            return
         sys.stderr.write(
             f"fastconv: {self.kernel.name} {self.problem} threads={count} workspace={used} {milliseconds:.3f} ms\n"
         )
