@@ -82,7 +82,8 @@ def main() -> None:
     known = dict(layers())
     rows = []
     print("ratio = PyTorch's time / ours (better of its two layouts), minimum and median of interleaved repeats")
-    print(f"{'layer':<26}thr  {'NCHW min':>8} {'med':>5}  {'NHWC min':>8} {'med':>5}  {'GFLOP/s ours':>14}  torch   error: ours    torch")
+    columns = f"{'NCHW min':>8} {'med':>5}  {'NHWC min':>8} {'med':>5}  {'GFLOP/s ours':>14}  torch"
+    print(f"{'layer':<26}thr  {columns}   error: ours    torch")
     for threads in args.threads:
         for name in args.layers:
             row = measure(known[name], threads, args.seconds)
