@@ -9,17 +9,12 @@ import numpy as np
 
 from fastconv import threads as threading
 from fastconv._numba import CLIP, NO_CLAMP, Conv
+from fastconv._numba.arrays import optional
 from fastconv._numba.compile import jit, kernel
 
 Array = np.ndarray
 
-_NOTHING = {name: np.zeros(0, name) for name in ("float32", "float64", "int64")}
 _ZERO = {"float32": 0.0, "float64": 0.0, "int64": 0}
-
-
-def _optional(array: Array | None, dims: int, dtype: str) -> Array:
-    """`array`, or an empty one of that rank: a compiled kernel has one type for each argument."""
-    return _NOTHING[dtype].reshape((0,) * dims) if array is None else array
 
 
 @jit
@@ -112,7 +107,7 @@ def conv2d_forward_naive__numba(
     p: Conv, x: Array, w: Array, bias: Array | None, residual: Array | None, y: Array, workspace: object, threads: int
 ) -> None:
     run = _forward[p.dtype]
-    arrays = x, w, _optional(bias, 1, p.dtype), _optional(residual, 4, p.dtype), y, _ZERO[p.dtype]
+    arrays = x, w, optional(bias, 1, p.dtype), optional(residual, 4, p.dtype), y, _ZERO[p.dtype]
     numbers = p.g, p.sh, p.sw, p.ph, p.pw, p.dh, p.dw, p.clamp, p.low, p.high
     threading.parallel_for(p.mb * p.g * p.ocg, threads, lambda start, stop, _: run(*arrays, *numbers, start, stop))
 
@@ -121,7 +116,7 @@ def conv2d_backward_input_naive__numba(
     p: Conv, dy: Array, w: Array, bias: Array | None, residual: Array | None, dx: Array, workspace: object, threads: int
 ) -> None:
     run = _backward_input[p.dtype]
-    arrays = dy, w, _optional(bias, 1, p.dtype), _optional(residual, 4, p.dtype), dx, _ZERO[p.dtype]
+    arrays = dy, w, optional(bias, 1, p.dtype), optional(residual, 4, p.dtype), dx, _ZERO[p.dtype]
     numbers = p.g, p.sh, p.sw, p.ph, p.pw, p.dh, p.dw, p.clamp, p.low, p.high
     threading.parallel_for(p.mb * p.g * p.icg, threads, lambda start, stop, _: run(*arrays, *numbers, start, stop))
 

@@ -116,10 +116,6 @@ def _suffix(vector: ir.VectorType) -> str:
     return f"v{vector.count}f{32 if isinstance(vector.element, ir.FloatType) else 64}"
 
 
-def _void(*arguments: types.Type) -> Any:
-    return types.void(*arguments)
-
-
 # --------------------------------------------------------------------------------------------------------
 # The GEMM micro-kernel
 
@@ -199,7 +195,7 @@ def gemm_tile(typingctx, a, a_start, rs_a, b, b_start, c, c_start, rs_c, rows, d
     one after the other. C : full rows of as many elements every rs_c elements, all written.
     """
     i8 = types.int64
-    signature = _void(a, i8, i8, b, i8, c, i8, i8, i8, i8, types.boolean)
+    signature = types.void(a, i8, i8, b, i8, c, i8, i8, i8, i8, types.boolean)
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
         a, a_start, rs_a, b, b_start, c, c_start, rs_c, rows, depth, accumulate = args
@@ -225,40 +221,102 @@ def gemm_tile(typingctx, a, a_start, rs_a, b, b_start, c, c_start, rs_c, rows, d
 # Data movement
 
 
-def _first(builder: ir.IRBuilder, count: ir.Value, start: int, vector: ir.VectorType) -> ir.Value:
-    """Mask of the lanes start + l < count."""
-    numbers = ir.Constant(ir.VectorType(I64, vector.count), [I64(start + n) for n in range(vector.count)])
-    limit = broadcast(builder, count, ir.VectorType(I64, vector.count))
-    return builder.icmp_signed("<", numbers, limit)
+class _Masked:
+    """Loads and stores of the first `count` elements of a run: no element beyond them is touched."""
+
+    def __init__(self, builder: ir.IRBuilder, vector: ir.VectorType) -> None:
+        self.builder = builder
+        self.vector = vector
+        self.align = I32(4 if isinstance(vector.element, ir.FloatType) else 8)
+        pointer, mask = vector.as_pointer(), ir.VectorType(BIT, vector.count)
+        suffix = f"{_suffix(vector)}.p0"
+        self._load = _external(
+            builder.module, f"llvm.masked.load.{suffix}", vector, [pointer, I32, mask, vector]
+        )
+        self._store = _external(
+            builder.module, f"llvm.masked.store.{suffix}", ir.VoidType(), [vector, pointer, I32, mask]
+        )
+
+    def mask(self, count: ir.Value, start: int) -> ir.Value:
+        """Lanes l with start + l < count."""
+        wide = ir.VectorType(I64, self.vector.count)
+        numbers = ir.Constant(wide, [I64(start + n) for n in range(wide.count)])
+        return self.builder.icmp_signed("<", numbers, broadcast(self.builder, count, wide))
+
+    def _at(self, base: ir.Value, start: int) -> ir.Value:
+        return self.builder.bitcast(self.builder.gep(base, [I64(start)]), self.vector.as_pointer())
+
+    def load(self, base: ir.Value, start: int, mask: ir.Value) -> ir.Value:
+        zero = ir.Constant(self.vector, None)
+        return self.builder.call(self._load, [self._at(base, start), self.align, mask, zero])
+
+    def store(self, value: ir.Value, base: ir.Value, start: int, mask: ir.Value) -> None:
+        self.builder.call(self._store, [value, self._at(base, start), self.align, mask])
 
 
 @intrinsic
 def copy_run(typingctx, source, source_start, target, target_start, count):  # type: ignore[no-untyped-def]
     """target[i] = source[i] for i < count <= TILE_VECTORS vectors, with masks in place of a loop."""
-    signature = _void(source, types.int64, target, types.int64, types.int64)
+    signature = types.void(source, types.int64, target, types.int64, types.int64)
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        source, source_start, target, target_start, count = args
         vector = vector_type(scalar_type(sig.args[0]))
-        size = 4 if isinstance(vector.element, ir.FloatType) else 8
-        mask_type = ir.VectorType(BIT, vector.count)
-        pointer = vector.as_pointer()
-        suffix = f"{_suffix(vector)}.p0"
-        masked_load = _external(
-            builder.module, f"llvm.masked.load.{suffix}", vector, [pointer, I32, mask_type, vector]
-        )
-        masked_store = _external(
-            builder.module, f"llvm.masked.store.{suffix}", ir.VoidType(), [vector, pointer, I32, mask_type]
-        )
-        ps = address(context, builder, sig.args[0], source, source_start)
-        pt = address(context, builder, sig.args[2], target, target_start)
-        for j in range(TILE_VECTORS):
-            start = j * vector.count
-            mask = _first(builder, count, start, vector)
-            s = builder.bitcast(builder.gep(ps, [I64(start)]), pointer)
-            t = builder.bitcast(builder.gep(pt, [I64(start)]), pointer)
-            value = builder.call(masked_load, [s, I32(size), mask, ir.Constant(vector, None)])
-            builder.call(masked_store, [value, t, I32(size), mask])
+        masked = _Masked(builder, vector)
+        from_ = address(context, builder, sig.args[0], args[0], args[1])
+        to = address(context, builder, sig.args[2], args[2], args[3])
+        for start in range(0, TILE_VECTORS * vector.count, vector.count):
+            mask = masked.mask(args[4], start)
+            masked.store(masked.load(from_, start, mask), to, start, mask)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def zero_run(typingctx, target, target_start, count):  # type: ignore[no-untyped-def]
+    """target[i] = 0 for i < count <= TILE_VECTORS vectors."""
+    signature = types.void(target, types.int64, types.int64)
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        vector = vector_type(scalar_type(sig.args[0]))
+        masked = _Masked(builder, vector)
+        to = address(context, builder, sig.args[0], args[0], args[1])
+        for start in range(0, TILE_VECTORS * vector.count, vector.count):
+            masked.store(ir.Constant(vector, None), to, start, masked.mask(args[2], start))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def finish_run(  # type: ignore[no-untyped-def]
+    typingctx, sums, s, bias, b, bias_count, addend, residual, r, residual_count, y, d, count, low, high
+):
+    """y[i] = clamp(sums[i] + bias[i] + addend + residual[i], low, high) for i < count <= TILE_VECTORS vectors.
+
+    bias[i] and residual[i] count as 0 from bias_count and residual_count on, and are not read there. NaN stays NaN.
+    """
+    i8 = types.int64
+    real = sums.dtype
+    signature = types.void(sums, i8, bias, i8, i8, real, residual, i8, i8, y, i8, i8, real, real)
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        sums, s, bias, b, bias_count, addend, residual, r, residual_count, y, d, count, low, high = args
+        vector = vector_type(scalar_type(sig.args[0]))
+        masked = _Masked(builder, vector)
+        ps = address(context, builder, sig.args[0], sums, s)
+        pb = address(context, builder, sig.args[2], bias, b)
+        pr = address(context, builder, sig.args[6], residual, r)
+        py = address(context, builder, sig.args[9], y, d)
+        addend, low, high = (broadcast(builder, v, vector) for v in (addend, low, high))
+        for start in range(0, TILE_VECTORS * vector.count, vector.count):
+            value = load(builder, builder.gep(ps, [I64(start)]), vector)
+            value = builder.fadd(value, masked.load(pb, start, masked.mask(bias_count, start)))
+            value = builder.fadd(value, addend)
+            value = builder.fadd(value, masked.load(pr, start, masked.mask(residual_count, start)))
+            value = builder.select(builder.fcmp_ordered("<", value, low), low, value)
+            value = builder.select(builder.fcmp_ordered(">", value, high), high, value)
+            masked.store(value, py, start, masked.mask(count, start))
         return context.get_dummy_value()
 
     return signature, codegen
@@ -267,7 +325,7 @@ def copy_run(typingctx, source, source_start, target, target_start, count):  # t
 @intrinsic
 def transpose_block(typingctx, source, source_start, source_row, target, target_start, target_row):  # type: ignore[no-untyped-def]
     """target[j * target_row + i] = source[i * source_row + j] for i, j < lanes, in registers."""
-    signature = _void(source, types.int64, types.int64, target, types.int64, types.int64)
+    signature = types.void(source, types.int64, types.int64, target, types.int64, types.int64)
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
         source, source_start, source_row, target, target_start, target_row = args

@@ -1,0 +1,188 @@
+"""Block sizes of the Numba kernels and the workspace that follows from them; plain Python, Numba is not imported.
+
+Sizes do not depend on the host's vector length: a panel is counted at MAX_COLUMNS, the width it has with AVX-512.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from fastconv._numba import Conv
+
+LINE_BYTES = 64
+ITEMSIZE = {"float32": 4, "float64": 8}
+
+# Columns of the widest micro-kernel tile, and a multiple of every tile's (2 vectors of 512 bits of float32).
+MAX_COLUMNS = 32
+# Rows of the tallest micro-kernel tile.
+MAX_ROWS = 14
+
+# What one thread keeps in the second-level cache (1 MB on the EPYC Zen 4 where these were measured): a panel of
+# pixels, beside the panel of weights that streams by.
+PANEL_BYTES = 512 * 1024
+# Depth of one pass over the reduction, in bytes of one row.
+DEPTH_BYTES = 18 * 1024
+# Pixels of a block: the bounds, multiples of the tile's rows (14) and of its columns (32).
+NHWC_PIXELS = (28, 168)
+NCHW_PIXELS = (32, 192)
+
+# Weight gradient: pixels summed in one go (short partial sums round less), output channels and elements of the
+# sums that a task keeps.
+GRADIENT_PIXELS = 256
+GRADIENT_CHANNELS = 512
+GRADIENT_SUMS = 128 * 1024
+# Tasks that are enough to occupy the threads evenly.
+ENOUGH_TASKS = 8
+
+# Tiles of a block of Winograd: two micro-kernel tiles of rows.
+WINOGRAD_TILES = 28
+# Up to so many tiles in all, their transforms are kept together and the threads share the output channels.
+WINOGRAD_SHARED_TILES = 56
+
+
+def ceil_div(n: int, d: int) -> int:
+    return -(-n // d)
+
+
+def round_up(n: int, multiple: int) -> int:
+    return ceil_div(n, multiple) * multiple
+
+
+def row_stride(depth: int, itemsize: int) -> int:
+    """Elements from row to row of a panel: an odd number of cache lines, so that the rows of a tile spread over the
+    sets of the first-level cache."""
+    per_line = LINE_BYTES // itemsize
+    return (ceil_div(max(depth, 1), per_line) | 1) * per_line
+
+
+def lines(elements: int, itemsize: int) -> int:
+    """`elements` rounded up to whole cache lines."""
+    return round_up(elements, LINE_BYTES // itemsize)
+
+
+class GatherBlocks(NamedTuple):
+    """Blocking of the gather convolution; sizes in elements, `table` in int64."""
+
+    pixels: int  # output pixels of a block
+    channels: int  # input channels of a block of the reduction
+    taps: int  # filter taps of a block of the reduction
+    weights: int  # packed weights, shared by all threads
+    panel: int  # packed pixels of one thread
+    sums: int  # its unfinished outputs
+    table: int  # its table of where pixels lie
+
+
+def gather_blocks(nhwc: int, itemsize: int, g: int, outs: int, ins: int, taps: int, pixels: int) -> GatherBlocks:
+    """Blocks of a gather convolution with `outs` output and `ins` input channels a group, `pixels` outputs in all."""
+    most = DEPTH_BYTES // itemsize
+    taps_block = max(1, min(taps, most))
+    channels_block = max(1, min(ins, most // taps_block))
+    depth = taps_block * channels_block
+    stride = row_stride(depth, itemsize)
+    low, high = NHWC_PIXELS if nhwc else NCHW_PIXELS
+    block = min(high, max(low, PANEL_BYTES // (stride * itemsize) // low * low))
+    blocks = ceil_div(max(pixels, 1), block)
+    block = ceil_div(max(pixels, 1), blocks)  # blocks of one size
+    one_pass = depth >= taps * ins
+    if nhwc:
+        weights = g * round_up(outs, MAX_COLUMNS) * taps * ins
+        panel = block * stride
+        sums = block * (MAX_COLUMNS if one_pass else round_up(outs, MAX_COLUMNS))
+    else:
+        block = round_up(block, MAX_COLUMNS)
+        weights = g * outs * row_stride(taps * ins, itemsize)
+        panel = block * depth
+        sums = block * (MAX_ROWS if one_pass else outs)
+    return GatherBlocks(
+        block, channels_block, taps_block,
+        lines(weights, itemsize), lines(panel, itemsize), lines(sums, itemsize), 4 * block,
+    )  # fmt: skip
+
+
+class Axis(NamedTuple):
+    """One residue class of output positions r, r + step, ... along an axis, and the taps that reach it."""
+
+    first: int
+    count: int
+    taps: tuple[int, ...]  # filter positions
+    offsets: tuple[int, ...]  # of the source position, at output number 0
+
+
+def forward_axis(o: int, k: int, pad: int, d: int) -> list[Axis]:
+    return [Axis(0, o, tuple(range(k)), tuple(a * d - pad for a in range(k)))]
+
+
+def backward_axes(i: int, k: int, s: int, pad: int, d: int) -> list[Axis]:
+    """Input position r + s q receives filter tap a from output position q + (r + pad - a d) / s, if that is whole.
+
+    Residue classes that no tap reaches are left out.
+    """
+    reached = sorted({(a * d - pad) % s for a in range(k)})
+    found = []
+    for r in (r for r in reached if r < i):
+        taps = tuple(a for a in range(k) if (r + pad - a * d) % s == 0)
+        found.append(Axis(r, ceil_div(i - r, s), taps, tuple((r + pad - a * d) // s for a in taps)))
+    return found
+
+
+def axes(p: Conv, backward: bool) -> tuple[list[Axis], list[Axis]]:
+    if backward:
+        return backward_axes(p.ih, p.kh, p.sh, p.ph, p.dh), backward_axes(p.iw, p.kw, p.sw, p.pw, p.dw)
+    return forward_axis(p.oh, p.kh, p.ph, p.dh), forward_axis(p.ow, p.kw, p.pw, p.dw)
+
+
+def class_blocks(p: Conv, backward: bool, rows: Axis, cols: Axis) -> GatherBlocks:
+    outs, ins = (p.icg, p.ocg) if backward else (p.ocg, p.icg)
+    return gather_blocks(
+        p.nhwc, ITEMSIZE[p.dtype], p.g, outs, ins, len(rows.taps) * len(cols.taps), p.mb * rows.count * cols.count
+    )
+
+
+class GradientBlocks(NamedTuple):
+    """Blocking of the weight gradient; sizes in elements, `table` in int64."""
+
+    pixels: int
+    outs: int  # output channels of a task
+    columns: int  # (tap, input channel) columns of a task, a multiple of MAX_COLUMNS
+    gradients: int  # packed output gradient of one thread
+    panel: int  # packed input of one thread
+    sums: int
+    table: int
+
+
+def gradient_blocks(p: Conv) -> GradientBlocks:
+    itemsize = ITEMSIZE[p.dtype]
+    outs = min(p.ocg, GRADIENT_CHANNELS)
+    panels = ceil_div(p.icg * p.kh * p.kw, MAX_COLUMNS)
+    most = max(1, GRADIENT_SUMS // (max(outs, 1) * MAX_COLUMNS))
+    others = p.g * ceil_div(p.ocg, max(outs, 1))
+    share = ceil_div(panels * others, ENOUGH_TASKS)
+    columns = max(1, min(panels, most, share)) * MAX_COLUMNS
+    pixels = max(1, min(GRADIENT_PIXELS, p.mb * p.oh * p.ow))
+    return GradientBlocks(
+        pixels, outs, columns,
+        lines(outs * row_stride(pixels, itemsize), itemsize), lines(pixels * MAX_COLUMNS, itemsize),
+        lines(outs * columns, itemsize), 4 * pixels,
+    )  # fmt: skip
+
+
+def gather_thread_bytes(b: GatherBlocks, itemsize: int) -> int:
+    return (b.panel + b.sums) * itemsize + lines(b.table, 8) * 8
+
+
+def gradient_thread_bytes(b: GradientBlocks, itemsize: int) -> int:
+    return (b.gradients + b.panel + b.sums) * itemsize + lines(b.table, 8) * 8
+
+
+def im2col_bytes(p: Conv, pass_: str, threads: int) -> int:
+    """Workspace of the im2col kernels."""
+    itemsize = ITEMSIZE[p.dtype]
+    if pass_ == "backward_weight":
+        return threads * gradient_thread_bytes(gradient_blocks(p), itemsize)
+    need = 0
+    row_axes, column_axes = axes(p, pass_ == "backward_input")
+    for rows in row_axes:
+        for cols in column_axes:
+            b = class_blocks(p, pass_ == "backward_input", rows, cols)
+            need = max(need, b.weights * itemsize + threads * gather_thread_bytes(b, itemsize))
+    return need

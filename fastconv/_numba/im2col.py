@@ -1,0 +1,598 @@
+"""im2col and GEMM, a block of pixels at a time: forward, input gradient and weight gradient, float32 and float64.
+
+Forward and input gradient are the same gather convolution,
+
+    out[o][i][j] = sum over taps t and channels c of w[o][c][t] * in[c][i * sh + th[t]][j * sw + tw[t]],
+
+once for the forward pass, once for each residue class (row mod sh, column mod sw) of the input gradient. A block of
+pixels is unrolled into a panel of cache size, never the whole matrix (CONVGEMM, San Juan et al. 2020). NHWC: rows of
+the micro-kernel are pixels, columns are output channels. NCHW: rows are output channels, columns are pixels.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba.np.unsafe.ndarray import to_fixed_tuple
+
+from fastconv._numba import Conv, blocking
+from fastconv._numba.arrays import carve, flat, limits, optional, optional_flat, strides
+from fastconv._numba.compile import CONTRACT, jit, kernel
+from fastconv._numba.gemm import TILE_ROWS, columns, multiply, panel_columns
+from fastconv._numba.vector import copy_run, finish_run, zero_run
+from fastconv.threads import parallel_for
+
+Array = np.ndarray
+
+# Weights that are worth packing with a second thread.
+PARALLEL_PACKING = 1 << 16
+
+
+class Gather(NamedTuple):
+    """The numbers of one gather convolution; strides (s_ source, d_ destination) in elements."""
+
+    mb: int
+    groups: int
+    outs: int  # output channels of a group
+    ins: int  # input channels of a group
+    taps: int
+    ih: int  # source rows and columns
+    iw: int
+    s_n: int
+    s_c: int
+    s_h: int
+    s_w: int
+    oh: int  # destination rows and columns, of this residue class
+    ow: int
+    d_n: int
+    d_c: int
+    d_h: int
+    d_w: int
+    first: int  # where the class begins
+    sh: int
+    sw: int
+    block: int  # pixels of a block
+    channels: int  # input channels and taps of a block of the reduction
+    taps_block: int
+
+
+GATHER_NUMBERS = len(Gather._fields)
+
+
+@jit
+def gather_numbers(shape):
+    """The Gather of a kernel's array of numbers."""
+    return Gather(*to_fixed_tuple(shape, GATHER_NUMBERS))
+
+
+@jit
+def odd_lines(depth, itemsize):
+    """blocking.row_stride."""
+    per_line = 64 // itemsize
+    return (((depth if depth > 1 else 1) + per_line - 1) // per_line | 1) * per_line
+
+
+@jit
+def get(array, index):
+    """array[index] without a check for negative indices."""
+    return array[np.uintp(index)]
+
+
+@jit
+def put(array, index, value):
+    array[np.uintp(index)] = value
+
+
+# --------------------------------------------------------------------------------------------------------
+# Packing the weights. The reduction runs over blocks of channels, blocks of taps, taps, channels.
+
+
+@jit
+def packed_index(p, t, c):
+    """Place of (tap, channel) in the order of the reduction."""
+    c0 = c // p.channels * p.channels
+    t0 = t // p.taps_block * p.taps_block
+    channels = min(p.channels, p.ins - c0)
+    return c0 * p.taps + t0 * channels + (t - t0) * channels + (c - c0)
+
+
+@kernel("in5 out1 ints1 ints1 int int")
+def _pack_columns(w, packed, shape, taps, start, stop):
+    """NHWC: packed[group][panel][k][column], output channels as columns, zeros beyond the last."""
+    p = gather_numbers(shape)
+    nr = panel_columns(packed)
+    panels = (p.outs + nr - 1) // nr
+    depth = p.taps * p.ins
+    for task in range(start, stop):
+        group, panel = task // panels, task % panels
+        begin = task * depth * nr
+        o0 = panel * nr
+        count = min(nr, p.outs - o0)
+        if count < nr:
+            for k in range(depth):
+                zero_run(packed, begin + k * nr, nr)
+        for t in range(p.taps):
+            a, b = taps[4 * t], taps[4 * t + 1]
+            if w.strides[1] <= w.strides[2]:  # output channels lie closest: HWIO
+                for c in range(p.ins):
+                    to = begin + packed_index(p, t, c) * nr
+                    for o in range(count):
+                        put(packed, to + o, w[group, o0 + o, c, a, b])
+            else:
+                for o in range(count):
+                    for c in range(p.ins):
+                        put(packed, begin + packed_index(p, t, c) * nr + o, w[group, o0 + o, c, a, b])
+
+
+@kernel("in5 out1 ints1 ints1 int int")
+def _pack_rows(w, packed, shape, taps, start, stop):
+    """NCHW: packed[group][output channel][k], rows spread over the cache by odd_lines."""
+    p = gather_numbers(shape)
+    stride = odd_lines(p.taps * p.ins, packed.itemsize)
+    for task in range(start, stop):
+        group, o = task // p.outs, task % p.outs
+        for t in range(p.taps):
+            a, b = taps[4 * t], taps[4 * t + 1]
+            for c in range(p.ins):
+                put(packed, task * stride + packed_index(p, t, c), w[group, o, c, a, b])
+
+
+# --------------------------------------------------------------------------------------------------------
+# Unrolling pixels
+
+# Columns of the table of pixels.
+BASE, ROW, COLUMN, TARGET = 0, 1, 2, 3
+
+
+@jit
+def locate(table, p, first, count):
+    """For the output pixels first, ... (image, row, column): source image, row and column of tap 0, destination."""
+    plane = p.oh * p.ow
+    n, rest = first // plane, first % plane
+    i, j = rest // p.ow, rest % p.ow
+    for q in range(count):
+        put(table, 4 * q + BASE, n * p.s_n)
+        put(table, 4 * q + ROW, i * p.sh)
+        put(table, 4 * q + COLUMN, j * p.sw)
+        put(table, 4 * q + TARGET, p.first + n * p.d_n + i * p.d_h + j * p.d_w)
+        j += 1
+        if j == p.ow:
+            i, j = i + 1, 0
+            if i == p.oh:
+                n, i = n + 1, 0
+
+
+@jit
+def source(table, p, q, th, tw):
+    """Where pixel q finds its input under a tap, channel 0; -1 in the padding."""
+    row, column = get(table, 4 * q + ROW) + th, get(table, 4 * q + COLUMN) + tw
+    if 0 <= row < p.ih and 0 <= column < p.iw:
+        return get(table, 4 * q + BASE) + row * p.s_h + column * p.s_w
+    return -1
+
+
+@jit
+def unroll_rows(x, panel, table, p, taps, t0, t1, channel, count_c, pixels):
+    """NHWC: panel[pixel][tap][channel], from `channel` on; rows spread over the cache by odd_lines."""
+    nr = panel_columns(panel)
+    stride = odd_lines((t1 - t0) * count_c, panel.itemsize)
+    for q in range(pixels):
+        for t in range(t0, t1):
+            to = q * stride + (t - t0) * count_c
+            at = source(table, p, q, taps[4 * t + 2], taps[4 * t + 3])
+            for c in range(0, count_c, nr):
+                if at < 0:
+                    zero_run(panel, to + c, count_c - c)
+                else:
+                    copy_run(x, at + channel + c, panel, to + c, count_c - c)
+
+
+@jit
+def unroll_columns(x, panel, table, p, taps, t0, t1, channel, count_c, pixels):
+    """NCHW: panel[strip][tap][channel][pixel], strips of panel_columns pixels, zeros beyond the last."""
+    nr = panel_columns(panel)
+    depth = (t1 - t0) * count_c
+    for strip in range((pixels + nr - 1) // nr):
+        first = strip * nr
+        count = min(nr, pixels - first)
+        for t in range(t0, t1):
+            to = strip * depth * nr + (t - t0) * count_c * nr
+            th, tw = taps[4 * t + 2], taps[4 * t + 3]
+            # Runs of pixels whose inputs are neighbours in memory (or all in the padding).
+            q = 0
+            while q < nr:
+                at = source(table, p, first + q, th, tw) if q < count else -1
+                end = q + 1
+                if at >= 0:
+                    while end < count and source(table, p, first + end, th, tw) == at + end - q:
+                        end += 1
+                    at += channel * p.s_c
+                    if end - q == 1:
+                        for c in range(count_c):
+                            put(panel, to + c * nr + q, get(x, at + c * p.s_c))
+                    else:
+                        for c in range(count_c):
+                            copy_run(x, at + c * p.s_c, panel, to + c * nr + q, end - q)
+                else:
+                    while end < nr and (end >= count or source(table, p, first + end, th, tw) < 0):
+                        end += 1
+                    for c in range(count_c):
+                        zero_run(panel, to + c * nr + q, end - q)
+                q = end
+
+
+# --------------------------------------------------------------------------------------------------------
+# The gather convolution
+
+
+@kernel("in1 in1 in1 in1 out1 out1 out1 outints1 ints1 ints1 scalar scalar int int")
+def _gather_nhwc(x, packed, bias, residual, y, panel, sums, table, shape, taps, low, high, start, stop):
+    p = gather_numbers(shape)
+    nr = panel_columns(panel)
+    panels = (p.outs + nr - 1) // nr
+    pixels = p.mb * p.oh * p.ow
+    depth = p.taps * p.ins
+    one_pass = p.channels >= p.ins and p.taps_block >= p.taps
+    zero = sums.dtype.type(0)
+    for task in range(start, stop):
+        group, first = task % p.groups, task // p.groups * p.block
+        count = min(p.block, pixels - first)
+        locate(table, p, first, count)
+        c0, t0, k0 = 0, 0, 0
+        while True:
+            count_c, t1 = min(p.channels, p.ins - c0), min(t0 + p.taps_block, p.taps)
+            k = (t1 - t0) * count_c
+            unroll_rows(x, panel, table, p, taps, t0, t1, group * p.ins + c0, count_c, count)
+            last = k0 + k >= depth
+            for s in range(panels):
+                at = 0 if one_pass else s * p.block * nr
+                multiply(
+                    panel, 0, odd_lines(k, panel.itemsize), packed, ((group * panels + s) * depth + k0) * nr,
+                    sums, at, nr, count, k, k0 > 0,
+                )  # fmt: skip
+                if last:
+                    o = group * p.outs + s * nr
+                    width = min(nr, p.outs - s * nr)
+                    with_bias = width if bias.size > 0 else 0
+                    with_residual = width if residual.size > 0 else 0
+                    for q in range(count):
+                        to = get(table, 4 * q + TARGET) + o
+                        finish_run(
+                            sums, at + q * nr, bias, o, with_bias, zero, residual, to, with_residual,
+                            y, to, width, low, high,
+                        )  # fmt: skip
+            if last:
+                break
+            k0 += k
+            t0 = t1
+            if t0 == p.taps:
+                t0, c0 = 0, c0 + count_c
+
+
+@kernel("in1 in1 in1 in1 out1 out1 out1 outints1 ints1 ints1 scalar scalar int int")
+def _gather_nchw(x, packed, bias, residual, y, panel, sums, table, shape, taps, low, high, start, stop):
+    p = gather_numbers(shape)
+    nr = panel_columns(panel)
+    pixels = p.mb * p.oh * p.ow
+    depth = p.taps * p.ins
+    stride = odd_lines(depth, packed.itemsize)
+    one_pass = p.channels >= p.ins and p.taps_block >= p.taps
+    for task in range(start, stop):
+        group, first = task % p.groups, task // p.groups * p.block
+        count = min(p.block, pixels - first)
+        strips = (count + nr - 1) // nr
+        locate(table, p, first, count)
+        c0, t0, k0 = 0, 0, 0
+        while True:
+            count_c, t1 = min(p.channels, p.ins - c0), min(t0 + p.taps_block, p.taps)
+            k = (t1 - t0) * count_c
+            unroll_columns(x, panel, table, p, taps, t0, t1, group * p.ins + c0, count_c, count)
+            last = k0 + k >= depth
+            for o in range(0, p.outs, TILE_ROWS):
+                rows = min(TILE_ROWS, p.outs - o)
+                for strip in range(strips):
+                    at = (0 if one_pass else o * p.block) + strip * nr
+                    multiply(
+                        packed, (group * p.outs + o) * stride + k0, stride, panel, strip * k * nr,
+                        sums, at, p.block, rows, k, k0 > 0,
+                    )  # fmt: skip
+                    if last:
+                        q, end = strip * nr, min(strip * nr + nr, count)
+                        store_columns(
+                            sums, at, bias, residual, y, table, p, group * p.outs + o, rows, q, end, low, high
+                        )
+            if last:
+                break
+            k0 += k
+            t0 = t1
+            if t0 == p.taps:
+                t0, c0 = 0, c0 + count_c
+
+
+@jit
+def store_columns(sums, at, bias, residual, y, table, p, o, rows, q, end, low, high):
+    """NCHW: finish pixels q..end of `rows` output channels from o on, by runs that are neighbours in y."""
+    zero = sums.dtype.type(0)
+    begin = q
+    while q < end:
+        to = get(table, 4 * q + TARGET)
+        stop = q + 1
+        while stop < end and get(table, 4 * stop + TARGET) == to + stop - q:
+            stop += 1
+        with_residual = stop - q if residual.size > 0 else 0
+        for r in range(rows):
+            target = to + (o + r) * p.d_c
+            addend = get(bias, o + r) if bias.size > 0 else zero
+            finish_run(
+                sums, at + r * p.block + q - begin, bias, 0, 0, addend, residual, target, with_residual,
+                y, target, stop - q, low, high,
+            )  # fmt: skip
+        q = stop
+
+
+@lru_cache(maxsize=256)
+def _gathers(p: Conv, backward: bool) -> tuple[tuple[Array, Array, blocking.GatherBlocks, int, int], ...]:
+    """For each residue class: its Gather as an array, its taps (filter row, column, source row, column), its blocks,
+    tasks, and elements to pack."""
+    outs, ins = (p.icg, p.ocg) if backward else (p.ocg, p.icg)
+    source_hw, target_hw = ((p.oh, p.ow), (p.ih, p.iw)) if backward else ((p.ih, p.iw), (p.oh, p.ow))
+    step_h, step_w = (p.sh, p.sw) if backward else (1, 1)
+    d_n, d_c, d_h, d_w = strides(p.nhwc, p.g * outs, *target_hw)
+    found = []
+    row_axes, column_axes = blocking.axes(p, backward)
+    for rows in row_axes:
+        for cols in column_axes:
+            b = blocking.class_blocks(p, backward, rows, cols)
+            taps = [
+                (ta, tb, th, tw)
+                for ta, th in zip(rows.taps, rows.offsets)
+                for tb, tw in zip(cols.taps, cols.offsets)
+            ]
+            gather = Gather(
+                p.mb, p.g, outs, ins, len(taps), *source_hw, *strides(p.nhwc, p.g * ins, *source_hw),
+                rows.count, cols.count, d_n, d_c, d_h * step_h, d_w * step_w, rows.first * d_h + cols.first * d_w,
+                1 if backward else p.sh, 1 if backward else p.sw, b.pixels, b.channels, b.taps,
+            )  # fmt: skip
+            tasks = p.g * blocking.ceil_div(p.mb * rows.count * cols.count, b.pixels)
+            found.append((
+                np.array(gather, np.int64), np.array(taps, np.int64).reshape(-1), b, tasks, outs * ins * len(taps) * p.g
+            ))  # fmt: skip
+    return tuple(found)
+
+
+def _empty_class(p: Conv) -> bool:
+    """Whether some cells of the input gradient are reached by no tap."""
+    rows, cols = blocking.axes(p, True)
+    return len(rows) < min(p.sh, p.ih) or len(cols) < min(p.sw, p.iw)
+
+
+def _fill(p: Conv, y: Array, bias: Array | None, residual: Array | None) -> None:
+    """The value of an empty sum everywhere."""
+    y[...] = 0
+    if bias is not None:
+        y += bias[:, None, None]
+    if residual is not None:
+        y += residual
+    low, high = limits(p)
+    np.maximum(y, low, out=y)
+    np.minimum(y, high, out=y)
+
+
+def _convolve(
+    p: Conv, backward: bool, x: Array, w: Array, bias: Any, residual: Any, y: Array, workspace: Any, threads: int
+) -> None:
+    if y.size == 0:
+        return
+    if backward and _empty_class(p):
+        _fill(p, y, bias, residual)
+    w5 = w.reshape(p.g, p.ocg, p.icg, p.kh, p.kw)  # splits an axis: a view for any strides
+    if backward:
+        w5 = w5.transpose(0, 2, 1, 3, 4)
+    outs = p.icg if backward else p.ocg
+    low, high = limits(p)
+    x_flat, y_flat = flat(x, p.nhwc), flat(y, p.nhwc)
+    bias_flat, residual_flat = optional(bias, 1, p.dtype), optional_flat(residual, p.nhwc, p.dtype)
+    pack = (_pack_columns if p.nhwc else _pack_rows)[p.dtype]
+    gather = (_gather_nhwc if p.nhwc else _gather_nchw)[p.dtype]
+    units = p.g * (blocking.ceil_div(outs, columns(p.dtype)) if p.nhwc else outs)
+    for shape, taps, b, tasks, weights in _gathers(p, backward):
+        (packed,), (panel, sums), table = carve(
+            workspace, p.dtype, [b.weights], threads, [b.panel, b.sums], blocking.lines(b.table, 8)
+        )
+
+        def pack_range(start: int, stop: int, worker: int, packed=packed, shape=shape, taps=taps) -> None:
+            pack(w5, packed, shape, taps, start, stop)
+
+        def gather_range(
+            start: int, stop: int, worker: int,
+            packed=packed, panel=panel, sums=sums, table=table, shape=shape, taps=taps,
+        ) -> None:  # fmt: skip
+            gather(
+                x_flat, packed, bias_flat, residual_flat, y_flat, panel[worker], sums[worker], table[worker],
+                shape, taps, low, high, start, stop,
+            )  # fmt: skip
+
+        parallel_for(units, threads if weights > PARALLEL_PACKING else 1, pack_range)
+        parallel_for(tasks, threads, gather_range)
+
+
+def conv2d_forward_im2col__numba(
+    p: Conv, x: Array, w: Array, bias: Any, residual: Any, y: Array, workspace: Any, threads: int
+) -> None:
+    _convolve(p, False, x, w, bias, residual, y, workspace, threads)
+
+
+def conv2d_backward_input_im2col__numba(
+    p: Conv, dy: Array, w: Array, bias: Any, residual: Any, dx: Array, workspace: Any, threads: int
+) -> None:
+    _convolve(p, True, dy, w, bias, residual, dx, workspace, threads)
+
+
+# --------------------------------------------------------------------------------------------------------
+# Weight gradient: dw[o][t, c] = sum over pixels of dy[o][pixel] * x[pixel][t, c], a GEMM whose depth is the pixels
+
+
+class Gradient(NamedTuple):
+    """The numbers of one weight gradient; strides (x_, y_) in elements."""
+
+    mb: int
+    groups: int
+    outs: int
+    ins: int
+    kh: int
+    kw: int
+    ih: int
+    iw: int
+    s_n: int
+    s_c: int
+    s_h: int
+    s_w: int
+    oh: int
+    ow: int
+    y_n: int
+    y_c: int
+    y_h: int
+    y_w: int
+    sh: int
+    sw: int
+    ph: int
+    pw: int
+    dh: int
+    dw: int
+    block: int  # pixels
+    outs_block: int
+    columns_block: int
+
+
+GRADIENT_NUMBERS = len(Gradient._fields)
+
+
+@jit
+def unroll_gradients(dy, rows, table, p, o, outs, pixels):
+    """rows[output channel][pixel] of the pixels in the table; rows spread over the cache by odd_lines."""
+    stride = odd_lines(p.block, rows.itemsize)
+    nr = panel_columns(rows)
+    if p.y_c == 1:
+        for q in range(pixels):
+            at = get(table, 4 * q + TARGET) + o
+            for r in range(outs):
+                put(rows, r * stride + q, get(dy, at + r))
+        return
+    q = 0
+    while q < pixels:
+        at = get(table, 4 * q + TARGET)
+        end = q + 1
+        while end < pixels and end < q + nr and get(table, 4 * end + TARGET) == at + end - q:
+            end += 1
+        for r in range(outs):
+            copy_run(dy, at + (o + r) * p.y_c, rows, r * stride + q, end - q)
+        q = end
+
+
+@jit
+def unroll_inputs(x, panel, table, p, group, first, width, pixels):
+    """panel[pixel][column] of columns first, ... = (tap, input channel), zeros beyond `width`."""
+    nr = panel_columns(panel)
+    if width < nr:
+        for q in range(pixels):
+            zero_run(panel, q * nr, nr)
+    column = 0
+    while column < width:
+        t, c = (first + column) // p.ins, (first + column) % p.ins
+        count = min(width - column, p.ins - c)  # channels of one tap
+        th, tw = t // p.kw * p.dh - p.ph, t % p.kw * p.dw - p.pw
+        channel = (group * p.ins + c) * p.s_c
+        for q in range(pixels):
+            at = source(table, p, q, th, tw)
+            to = q * nr + column
+            if at < 0:
+                zero_run(panel, to, count)
+            elif p.s_c == 1:
+                copy_run(x, at + channel, panel, to, count)
+            else:
+                for m in range(count):
+                    put(panel, to + m, get(x, at + channel + m * p.s_c))
+        column += count
+
+
+@kernel("in1 in1 out4 out1 out1 out1 outints1 ints1 int int", fastmath=CONTRACT)
+def _gradient(x, dy, dw, rows, panel, sums, table, shape, start, stop):
+    p = Gradient(*to_fixed_tuple(shape, GRADIENT_NUMBERS))
+    nr = panel_columns(panel)
+    pixels = p.mb * p.oh * p.ow
+    width = p.kh * p.kw * p.ins
+    column_tasks = (width + p.columns_block - 1) // p.columns_block
+    out_tasks = (p.outs + p.outs_block - 1) // p.outs_block
+    for task in range(start, stop):
+        group, rest = task // (column_tasks * out_tasks), task % (column_tasks * out_tasks)
+        o, column = rest // column_tasks * p.outs_block, rest % column_tasks * p.columns_block
+        outs = min(p.outs_block, p.outs - o)
+        end = min(column + p.columns_block, width)
+        for first in range(0, pixels, p.block):
+            count = min(p.block, pixels - first)
+            locate_gradient(table, p, first, count)
+            unroll_gradients(dy, rows, table, p, group * p.outs + o, outs, count)
+            for at in range(column, end, nr):
+                unroll_inputs(x, panel, table, p, group, at, min(nr, end - at), count)
+                multiply(
+                    rows, 0, odd_lines(p.block, rows.itemsize), panel, 0,
+                    sums, at - column, p.columns_block, outs, count, first > 0,
+                )  # fmt: skip
+        for r in range(outs):
+            for at in range(column, end):
+                t, c = at // p.ins, at % p.ins
+                value = get(sums, r * p.columns_block + at - column)
+                dw[group * p.outs + o + r, c, t // p.kw, t % p.kw] = value
+
+
+@jit
+def locate_gradient(table, p, first, count):
+    """As `locate`: source image, row and column of the tap at the origin, and place in dy."""
+    plane = p.oh * p.ow
+    n, rest = first // plane, first % plane
+    i, j = rest // p.ow, rest % p.ow
+    for q in range(count):
+        put(table, 4 * q + BASE, n * p.s_n)
+        put(table, 4 * q + ROW, i * p.sh)
+        put(table, 4 * q + COLUMN, j * p.sw)
+        put(table, 4 * q + TARGET, n * p.y_n + i * p.y_h + j * p.y_w)
+        j += 1
+        if j == p.ow:
+            i, j = i + 1, 0
+            if i == p.oh:
+                n, i = n + 1, 0
+
+
+@lru_cache(maxsize=256)
+def _gradient_numbers(p: Conv) -> tuple[Array, blocking.GradientBlocks, int]:
+    b = blocking.gradient_blocks(p)
+    numbers = Gradient(
+        p.mb, p.g, p.ocg, p.icg, p.kh, p.kw, p.ih, p.iw, *strides(p.nhwc, p.g * p.icg, p.ih, p.iw),
+        p.oh, p.ow, *strides(p.nhwc, p.g * p.ocg, p.oh, p.ow), p.sh, p.sw, p.ph, p.pw, p.dh, p.dw,
+        b.pixels, b.outs, b.columns,
+    )  # fmt: skip
+    tasks = p.g * blocking.ceil_div(p.ocg, b.outs) * blocking.ceil_div(p.icg * p.kh * p.kw, b.columns)
+    return np.array(numbers, np.int64), b, tasks
+
+
+def conv2d_backward_weight_im2col__numba(
+    p: Conv, x: Array, dy: Array, dw: Array, workspace: Any, threads: int
+) -> None:
+    if x.size == 0 or dy.size == 0 or dw.size == 0:
+        dw[...] = 0
+        return
+    shape, b, tasks = _gradient_numbers(p)
+    _, (rows, panel, sums), table = carve(
+        workspace, p.dtype, [], threads, [b.gradients, b.panel, b.sums], blocking.lines(b.table, 8)
+    )
+    run = _gradient[p.dtype]
+    x_flat, dy_flat = flat(x, p.nhwc), flat(dy, p.nhwc)
+    parallel_for(
+        tasks,
+        threads,
+        lambda start, stop, worker: run(
+            x_flat, dy_flat, dw, rows[worker], panel[worker], sums[worker], table[worker], shape, start, stop
+        ),
+    )
