@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -52,8 +50,14 @@ def generation() -> tuple[int, int]:
 def _load() -> dict[str, str]:
     global _choices
     if _choices is None:
+        file = path()
+        if not file.exists():
+            _choices = {}
+            return _choices
+        import json  # imported on use: most processes have tuned nothing
+
         try:
-            stored = json.loads(path().read_text(encoding="utf-8"))
+            stored = json.loads(file.read_text(encoding="utf-8"))
             _choices = {k: v for k, v in stored.items() if isinstance(v, str)} if isinstance(stored, dict) else {}
         except (OSError, ValueError):
             _choices = {}
@@ -68,6 +72,9 @@ def remembered(problem: Any) -> str | None:
 
 def remember(problem: Any, name: str) -> None:
     """Keep a measured choice, in this process and on disk (written to a new file and moved: never half a file)."""
+    import json
+    import tempfile
+
     global _generation
     with _lock:
         _load()[key(problem)] = name

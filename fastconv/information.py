@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -24,6 +22,8 @@ class Info(dict[str, Any]):
 
 
 def _version(package: str) -> str:
+    from importlib import metadata
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -38,6 +38,8 @@ def info() -> Info:
     dict of str to printable values: versions, cpu, isa (in use) and isas (available), threads, one entry for each
         backend ("ready" or what is missing), kernels (rows of the table), and the cache folder.
     """
+    import platform
+
     found = Info(
         fastconv=__version__,
         python=platform.python_version(),

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from fastconv import host
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 # Work that one thread finishes in this time never leaves the calling thread.
 SMALL_WORK_SECONDS = 10e-6
@@ -76,6 +79,8 @@ def _executor() -> ThreadPoolExecutor:
     global _pool
     with _pool_lock:
         if _pool is None:
+            from concurrent.futures import ThreadPoolExecutor  # on use: it costs 5 ms at import
+
             _pool = ThreadPoolExecutor(max_workers=max(1, host.cores()), thread_name_prefix="fastconv")
         return _pool
 
