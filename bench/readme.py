@@ -40,11 +40,19 @@ def _speed(results: dict[str, Any]) -> str:
 
 
 def _training(results: dict[str, Any]) -> str:
-    """Images a second of one training run for each thread count, and the accuracies."""
-    lines = ["| threads | fastconv, images/s | PyTorch (better layout), images/s | ratio |", "|---|---|---|---|"]
+    """Images a second for each thread count, and the ratio to PyTorch."""
+    c = results["conditions"]
+    lines = [
+        f"{c['cpu']} ({c['isa']}), PyTorch {c['versions']['torch']} in the better of its two layouts, commit "
+        f"{c['commit']}; turns interleaved, images a second at the median turn.",
+        "",
+        "| batch | threads | fastconv | PyTorch | ratio, fastest turns | ratio, median |",
+        "|---|---|---|---|---|---|",
+    ]
     for r in results["rows"]:
         lines.append(
-            f"| {r['threads']} | {r['fastconv']:.0f} | {r['torch']:.0f} | {r['fastconv'] / r['torch']:.1f}x |"
+            f"| {r['batch_size']} | {r['threads']} | {r['fastconv']:.0f} | {r['torch']:.0f} | {r['ratio_min']:.1f}x "
+            f"| {r['ratio_median']:.1f}x |"
         )
     return "\n".join(lines)
 
