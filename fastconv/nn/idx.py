@@ -5,6 +5,7 @@ import gzip
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 IMAGES, LABELS = 0x00000803, 0x00000801  # magic numbers: unsigned bytes in 3 axes, in 1 axis
 CLASSES = 10
 SIDE = 28
+_PIECE = 1 << 24
 NPZ_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 
@@ -42,11 +44,18 @@ def read_idx(file: Any, name: str, magic: int) -> np.ndarray:
     if magic == IMAGES and sizes[1:] != (SIDE, SIDE):
         raise _fault(name, f"images are {sizes[1]}x{sizes[2]}, expected {SIDE}x{SIDE}")
     need = sizes[0] * (SIDE * SIDE if magic == IMAGES else 1)
-    data = file.read(need)
+    data = b"".join(_pieces(file, need))
     if len(data) < need:
         raise _fault(name, f"truncated: the header announces {sizes[0]:,} items, {need:,} bytes of data; "
                            f"the file has {len(data):,}")
     return np.frombuffer(data, np.uint8).reshape(sizes)
+
+
+def _pieces(file: Any, need: int) -> Iterator[bytes]:
+    """`need` bytes in pieces, or as many as there are: a false header must not make us ask for its size at once."""
+    while need and (piece := file.read(min(need, _PIECE))):
+        need -= len(piece)
+        yield piece
 
 
 def read_idx_file(path: Path, magic: int) -> np.ndarray:
@@ -84,9 +93,10 @@ def read_npz(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray
     """(x_train, y_train, x_test, y_test) of a file in the layout of Keras's mnist.npz."""
     name = str(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise _fault(name, "is not an npz archive")
+        opened = np.load(path, allow_pickle=False)
+        if not isinstance(opened, np.lib.npyio.NpzFile):
+            raise _fault(name, "is not an npz archive")
+        with opened as file:
             missing = [key for key in NPZ_ARRAYS if key not in file.files]
             if missing:
                 raise _fault(name, f"has no array {', '.join(missing)}; it has {', '.join(file.files) or 'none'}")

@@ -18,7 +18,7 @@ _HEADER = "fastconv"
 def write(path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     """Write header and arrays to `path` (.npz or .safetensors); an old file is replaced only by a whole new one."""
     path = Path(path)
-    kind = _kind(path)
+    kind = file_kind(path)
     text = json.dumps({"format": FORMAT, **header})
     handle, temporary = tempfile.mkstemp(prefix=path.name, suffix=".tmp", dir=path.parent)
     try:
@@ -41,7 +41,7 @@ def write(path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """(header, arrays) of a file that `write` made; ValueError naming the file and the fault otherwise."""
     path = Path(path)
-    kind = _kind(path)
+    kind = file_kind(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file")
     try:
@@ -54,7 +54,9 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.nda
     return header, arrays
 
 
-def _kind(path: Path) -> str:
+def file_kind(path: str | os.PathLike[str]) -> str:
+    """"npz" or "safetensors", by the name of the file; ValueError for another."""
+    path = Path(path)
     if path.suffix not in (".npz", ".safetensors"):
         raise ValueError(f"{path}: a model is saved as .npz or .safetensors")
     return path.suffix[1:]
