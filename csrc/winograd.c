@@ -6,6 +6,9 @@
  * channels-last strips of one vector of channels on the way in and back on the way out. Nothing is as large as a tensor
  * but U. The fused order is that of Gelashvili et al. 2019 (arXiv 1912.02165).
  *
+ * Few tiles and many channels (by_channel): U is larger than the data, so all of V is made first and every task takes one
+ * panel of nr output channels instead, packing its own part of U, which then never leaves the cache.
+ *
  * A non-finite value spreads over its tile, and large finite ones may overflow in the transforms only, so tiles with a
  * non-finite result are computed again by the plain sum. */
 #include "winograd.h"
@@ -15,11 +18,15 @@
 
 enum {
     ALIGNMENT = 64,
-    ROW_PAD = 16,         /* elements after each row of V: rows a power of two apart would share cache sets */
+    PAD = 16,             /* elements after rows and points: a power of two apart they would share cache sets */
     CHANNEL_BLOCK = 64,   /* output channels of M; with T tiles and 36 points it fits beside V in L2 */
+    BLOCK_TILES = 42,     /* T at most: three register tiles of rows share each panel of U */
+    INPUT_TILES = 14,     /* tiles of one task of the input transform, by channel */
+    FEW_TILES = 98,       /* by channel up to here: V of 98 tiles and 512 channels takes 7 MB, */
+    MANY_CHANNELS = 128,  /* from here: enough panels for the threads, */
+    LARGE_U = 4 << 20,    /* and from here: a smaller U stays in cache beside one block (Zen 4, L2 1 MB, L3 32 MB) */
     PATCH_CHANNELS = 64,  /* input channels gathered at a time for a tile on the rim, NHWC */
     PACK_CHANNELS = 16,   /* input channels of one packing task */
-    MAX_TILES = 84,       /* tiles in a block, at most */
     LANES_MAX = 16,
 };
 
@@ -31,10 +38,12 @@ typedef struct plan {
     int64_t tile, alpha, points;
     int64_t tiles_h, tiles_w, tiles;  /* tiles of the batch */
     int64_t blocks, block_tiles;      /* blocks of at most block_tiles */
+    int by_channel;
     int64_t panels;                   /* of nr output channels, in one group */
-    int64_t v_row, v_point, m_point;  /* elements */
+    int64_t u_point, v_row, v_point, m_point; /* elements */
     int64_t bias_bytes, u_bytes, v_bytes, m_bytes, scratch_bytes;
-    char *u, *bias, *workers;
+    int64_t worker_bytes;
+    char *u, *v, *bias, *workers; /* u NULL: packed by each task; v: by channel */
     int nchw;
 } plan;
 
@@ -86,31 +95,51 @@ static plan make_plan(const fc_conv2d_shape *shape, int tile)
     s.tiles_w = ceil_div(p->ow, tile);
     s.tiles = p->mb * s.tiles_h * s.tiles_w;
 
-    /* Three register tiles of rows share each panel of U; four blocks at least, for the threads. */
-    int64_t t = max64(14, min64(42, ceil_div(s.tiles, 4)));
-    s.blocks = max64(1, ceil_div(s.tiles, t));
+    /* By tile there are four blocks at least, for the threads. */
+    s.by_channel =
+        s.tiles <= FEW_TILES && p->k >= MANY_CHANNELS && s.points * p->c * p->k * s.size >= LARGE_U;
+    const int64_t wanted = s.by_channel ? BLOCK_TILES : max64(14, min64(BLOCK_TILES, ceil_div(s.tiles, 4)));
+    s.blocks = max64(1, ceil_div(s.tiles, wanted));
     s.block_tiles = ceil_div(s.tiles, s.blocks);
 
-    s.v_row = ceil_div(p->c, LANES_MAX) * LANES_MAX + ROW_PAD;
-    s.v_point = s.block_tiles * s.v_row + ROW_PAD;
-    s.m_point = s.block_tiles * CHANNEL_BLOCK + ROW_PAD;
-    const int64_t strip = min64(s.block_tiles, s.tiles_w) * tile + 2;
+    s.v_row = ceil_div(p->c, LANES_MAX) * LANES_MAX + PAD;
+    s.v_point = (s.by_channel ? s.tiles : s.block_tiles) * s.v_row + PAD;
+    s.m_point = s.block_tiles * CHANNEL_BLOCK + PAD;
+    const int64_t strip = min64(max64(s.block_tiles, INPUT_TILES), s.tiles_w) * tile + 2;
     int64_t scratch = s.points * PATCH_CHANNELS;
     scratch = max64(scratch, s.alpha * strip * LANES_MAX);
     scratch = max64(scratch, tile * (strip + LANES_MAX) * LANES_MAX);
     s.bias_bytes = aligned(p->g * (p->k + FC_NR_MAX - 1) * s.size);
-    s.u_bytes = aligned(p->g * s.points * p->c * (p->k + FC_NR_MAX - 1) * s.size);
+    s.u_bytes = aligned(p->g * s.points * (p->c * (p->k + FC_NR_MAX - 1) + PAD) * s.size);
     s.v_bytes = aligned(s.points * s.v_point * s.size);
     s.m_bytes = aligned(s.points * s.m_point * s.size);
     s.scratch_bytes = aligned(scratch * s.size);
     return s;
 }
 
+/* The part of U of one panel, where a task packs its own. */
+static int64_t panel_bytes(const plan *s)
+{
+    return aligned(s->points * (s->problem.c * FC_NR_MAX + PAD) * s->size);
+}
+
+/* Bytes of U, V and the bias that all workers share, and those of each worker. */
+static int64_t shared_bytes(const plan *s, int packed)
+{
+    if (s->by_channel)
+        return s->bias_bytes + s->problem.g * s->v_bytes;
+    return s->bias_bytes + (packed ? 0 : s->u_bytes);
+}
+
+static int64_t worker_bytes(const plan *s, int packed)
+{
+    return s->m_bytes + s->scratch_bytes + (!s->by_channel ? s->v_bytes : packed ? 0 : panel_bytes(s));
+}
+
 int64_t fc_conv2d_winograd_workspace(const fc_conv2d_shape *shape, int tile, int packed, int threads)
 {
     const plan s = make_plan(shape, tile);
-    const int64_t workers = min64(threads, s.problem.g * s.blocks);
-    return s.bias_bytes + (packed ? 0 : s.u_bytes) + workers * (s.v_bytes + s.m_bytes + s.scratch_bytes);
+    return s.tiles ? shared_bytes(&s, packed) + threads * worker_bytes(&s, packed) : 0;
 }
 
 int64_t fc_conv2d_winograd_packed(const fc_conv2d_shape *shape, int tile)
@@ -128,6 +157,7 @@ static void choose_kernels(plan *s, int tile)
     else
         s->kernel = single ? table->winograd_f4x3_f32 : table->winograd_f4x3_f64;
     s->panels = ceil_div(s->problem.k, s->gemm->nr);
+    s->u_point = s->panels * s->problem.c * s->gemm->nr + PAD;
 }
 
 static void set_weights(plan *s, const fc_conv2d_shape *shape, const fc_view *w)
@@ -152,22 +182,36 @@ static void set_weights(plan *s, const fc_conv2d_shape *shape, const fc_view *w)
 
 /* ---- Weights ------------------------------------------------------------------------------------------------- */
 
-/* One task: PACK_CHANNELS input channels of one panel of one group. */
+/* Input channels [c, end) of one panel of one group; end - c <= PACK_CHANNELS. u is the panel's first channel. */
+static void pack_channels(const plan *s, int64_t g, int64_t panel, int64_t c, int64_t end, char *u, int64_t u_point)
+{
+    const fc_winograd_problem *p = &s->problem;
+    const int64_t nr = s->gemm->nr, lanes = s->kernel->lanes, o = panel * nr, filled = min64(nr, p->k - o);
+    const char *w = p->w + (g * p->w_g + o * p->w_o + c * p->w_c) * s->size;
+    double taps[9 * PACK_CHANNELS * LANES_MAX];
+    if (p->w_c == 9 && p->w_a == 3 && p->w_b == 1) { /* dense OIHW: channels and cells are one run, transposed by vectors */
+        for (int64_t j = 0; j < nr; j += lanes) {
+            s->kernel->gather(w + j * p->w_o * s->size, p->w_o, max64(0, min64(lanes, filled - j)), 9 * (end - c), taps);
+            for (int64_t k = c; k < end; k++)
+                s->kernel->weights((char *)taps + 9 * (k - c) * lanes * s->size, lanes, u + (k * nr + j) * s->size,
+                                   u_point);
+        }
+        return;
+    }
+    for (int64_t k = c; k < end; k++) {
+        s->kernel->taps(p, w + (k - c) * p->w_c * s->size, filled, nr, taps);
+        s->kernel->weights(taps, nr, u + k * nr * s->size, u_point);
+    }
+}
+
 static void pack_task(void *ctx, int64_t task, int worker)
 {
     (void)worker;
     const plan *s = ctx;
-    const fc_winograd_problem *p = &s->problem;
-    const int64_t nr = s->gemm->nr, chunks = ceil_div(p->c, PACK_CHANNELS);
-    const int64_t chunk = task % chunks, panel = task / chunks % s->panels, g = task / chunks / s->panels;
-    const int64_t o = panel * nr, filled = min64(nr, p->k - o);
-    const int64_t stride = s->panels * p->c * nr;
-    char *const u = s->u + ((g * s->points * s->panels + panel) * p->c * nr) * s->size;
-    double taps[9 * FC_NR_MAX];
-    for (int64_t c = chunk * PACK_CHANNELS; c < min64(p->c, (chunk + 1) * PACK_CHANNELS); c++) {
-        s->kernel->taps(p, p->w + (g * p->w_g + o * p->w_o + c * p->w_c) * s->size, filled, nr, taps);
-        s->kernel->weights(taps, nr, u + c * nr * s->size, stride);
-    }
+    const int64_t chunks = ceil_div(s->problem.c, PACK_CHANNELS);
+    const int64_t c = task % chunks * PACK_CHANNELS, panel = task / chunks % s->panels, g = task / chunks / s->panels;
+    pack_channels(s, g, panel, c, min64(s->problem.c, c + PACK_CHANNELS),
+                  s->u + (g * s->points * s->u_point + panel * s->problem.c * s->gemm->nr) * s->size, s->u_point);
 }
 
 static void pack(plan *s, int threads)
@@ -353,8 +397,9 @@ static void recompute(const plan *s, int64_t g, int64_t o, int64_t count, int64_
                 s->kernel->plain(p, seg.n, g, k, i, j);
 }
 
-/* Rows split evenly: 16 rows are 8 + 8, not 14 + 2, so that no register tile is nearly empty. */
-static void multiply(const plan *s, int64_t g, int64_t panel, int64_t panels, int64_t tiles, const char *v, char *m)
+/* M of `panels` panels from rows of V. Rows split evenly: 16 are 8 + 8, not 14 + 2, so that no register tile is nearly
+ * empty. */
+static void multiply(const plan *s, const char *u, int64_t u_point, int64_t panels, int64_t tiles, const char *v, char *m)
 {
     const fc_winograd_problem *p = &s->problem;
     const int64_t nr = s->gemm->nr, pieces = ceil_div(tiles, s->gemm->mr);
@@ -362,7 +407,7 @@ static void multiply(const plan *s, int64_t g, int64_t panel, int64_t panels, in
         .n = nr, .kc = p->c, .taps = 1, .rs_a = s->v_row, .cs_a = 1, .rs_b = nr, .rs_c = CHANNEL_BLOCK};
     for (int64_t point = 0; point < s->points; point++)
         for (int64_t q = 0; q < panels; q++) {
-            args.b = s->u + ((g * s->points + point) * s->panels + panel + q) * p->c * nr * s->size;
+            args.b = u + (point * u_point + q * p->c * nr) * s->size;
             for (int64_t piece = 0; piece < pieces; piece++) {
                 const int64_t row = tiles * piece / pieces;
                 args.m = tiles * (piece + 1) / pieces - row;
@@ -373,27 +418,61 @@ static void multiply(const plan *s, int64_t g, int64_t panel, int64_t panels, in
         }
 }
 
+/* Output channels of `panels` panels for tiles [start, end), whose V is given. */
+static void channels_of_block(const plan *s, int64_t g, int64_t panel, int64_t panels, const char *u, int64_t u_point,
+                              int64_t start, int64_t end, const char *v, char *m, char *scratch)
+{
+    const int64_t nr = s->gemm->nr, o = panel * nr, count = min64(panels * nr, s->problem.k - o);
+    char bad[BLOCK_TILES] = {0};
+    multiply(s, u, u_point, panels, end - start, v, m);
+    (s->nchw ? output_nchw : output_nhwc)(s, g, o, count, start, end, m, scratch, bad);
+    for (int64_t t = start; t < end; t++)
+        if (bad[t - start])
+            recompute(s, g, o, count, t);
+}
+
+/* By tile: one block of tiles of one group, all channels. */
 static void block_task(void *ctx, int64_t task, int worker)
 {
     const plan *s = ctx;
-    const fc_winograd_problem *p = &s->problem;
     const int64_t g = task / s->blocks, block = task % s->blocks;
     const int64_t start = s->tiles * block / s->blocks, end = s->tiles * (block + 1) / s->blocks;
-    char *const v = s->workers + worker * (s->v_bytes + s->m_bytes + s->scratch_bytes);
-    char *const m = v + s->v_bytes;
-    char *const scratch = m + s->m_bytes;
+    char *const m = s->workers + worker * s->worker_bytes, *const scratch = m + s->m_bytes;
+    char *const v = scratch + s->scratch_bytes;
     const int64_t nr = s->gemm->nr, step = CHANNEL_BLOCK / nr;
 
     (s->nchw ? input_nchw : input_nhwc)(s, g, start, end, v, scratch);
-    for (int64_t panel = 0; panel < s->panels; panel += step) {
-        const int64_t panels = min64(step, s->panels - panel), o = panel * nr;
-        const int64_t count = min64(panels * nr, p->k - o);
-        char bad[MAX_TILES] = {0};
-        multiply(s, g, panel, panels, end - start, v, m);
-        (s->nchw ? output_nchw : output_nhwc)(s, g, o, count, start, end, m, scratch, bad);
-        for (int64_t t = start; t < end; t++)
-            if (bad[t - start])
-                recompute(s, g, o, count, t);
+    for (int64_t panel = 0; panel < s->panels; panel += step)
+        channels_of_block(s, g, panel, min64(step, s->panels - panel),
+                          s->u + (g * s->points * s->u_point + panel * s->problem.c * nr) * s->size, s->u_point, start, end,
+                          v, m, scratch);
+}
+
+/* By channel, first: V of some tiles of one group. */
+static void input_task(void *ctx, int64_t task, int worker)
+{
+    const plan *s = ctx;
+    const int64_t chunks = ceil_div(s->tiles, INPUT_TILES), g = task / chunks, chunk = task % chunks;
+    const int64_t start = s->tiles * chunk / chunks, end = s->tiles * (chunk + 1) / chunks;
+    char *const scratch = s->workers + worker * s->worker_bytes + s->m_bytes;
+    (s->nchw ? input_nchw : input_nhwc)(s, g, start, end, s->v + g * s->v_bytes + start * s->v_row * s->size, scratch);
+}
+
+/* By channel, second: one panel of output channels of one group, all tiles. */
+static void panel_task(void *ctx, int64_t task, int worker)
+{
+    const plan *s = ctx;
+    const int64_t g = task / s->panels, panel = task % s->panels, c = s->problem.c, nr = s->gemm->nr;
+    char *const m = s->workers + worker * s->worker_bytes, *const scratch = m + s->m_bytes;
+    const int64_t u_point = s->u ? s->u_point : c * nr + PAD;
+    char *u = s->u ? s->u + (g * s->points * s->u_point + panel * c * nr) * s->size : scratch + s->scratch_bytes;
+    if (!s->u)
+        for (int64_t k = 0; k < c; k += PACK_CHANNELS)
+            pack_channels(s, g, panel, k, min64(c, k + PACK_CHANNELS), u, u_point);
+    for (int64_t block = 0; block < s->blocks; block++) {
+        const int64_t start = s->tiles * block / s->blocks, end = s->tiles * (block + 1) / s->blocks;
+        channels_of_block(s, g, panel, 1, u, u_point, start, end, s->v + g * s->v_bytes + start * s->v_row * s->size, m,
+                          scratch);
     }
 }
 
@@ -428,12 +507,17 @@ static void run(const fc_conv2d_shape *shape, int tile, const fc_view *in, const
     if (p->bias)
         for (int64_t g = 0; g < p->g; g++)
             memcpy(s.bias + g * (p->k + FC_NR_MAX - 1) * s.size, p->bias + g * p->k * s.size, (size_t)(p->k * s.size));
-    s.workers = s.bias + s.bias_bytes;
-    if (u)
-        s.u = (char *)u;
-    else {
-        s.u = s.workers;
-        s.workers += s.u_bytes;
+    s.u = (char *)u;
+    s.workers = s.bias + shared_bytes(&s, u != NULL);
+    s.worker_bytes = worker_bytes(&s, u != NULL);
+    if (s.by_channel) {
+        s.v = s.bias + s.bias_bytes;
+        fc_parallel_for(p->g * ceil_div(s.tiles, INPUT_TILES), threads, input_task, &s);
+        fc_parallel_for(p->g * s.panels, threads, panel_task, &s);
+        return;
+    }
+    if (!u) {
+        s.u = s.bias + s.bias_bytes;
         pack(&s, threads);
     }
     fc_parallel_for(p->g * s.blocks, threads, block_task, &s);

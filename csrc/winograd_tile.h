@@ -25,11 +25,18 @@
 
 typedef FC_T FC_V __attribute__((vector_size(FC_WINOGRAD_LANES * sizeof(FC_T)), aligned(sizeof(FC_T)), may_alias));
 
+/* Weights are transformed in double, in half vectors when T is float: as many doubles fill a register. */
+#define FC_HALF ((int)(FC_WINOGRAD_LANES * sizeof(FC_T) / sizeof(double)))
+#define FC_D FC_NAMED(_doubles)
+#define FC_N FC_NAMED(_narrow)
+typedef double FC_D __attribute__((vector_size(FC_WINOGRAD_LANES * sizeof(FC_T)), may_alias));
+typedef FC_T FC_N __attribute__((vector_size(FC_HALF * sizeof(FC_T)), aligned(sizeof(FC_T)), may_alias));
+
 #if FC_WINOGRAD_TILE == 2
 
-FC_WINOGRAD_INLINE void FC_NAMED(_g)(const double *w, double *u) /* G w, w and u of stride 1 */
+FC_WINOGRAD_INLINE void FC_NAMED(_g)(const FC_D *w, FC_D *u) /* G w */
 {
-    const double even = 0.5 * (w[0] + w[2]), odd = 0.5 * w[1];
+    const FC_D even = 0.5 * (w[0] + w[2]), odd = 0.5 * w[1];
     u[0] = w[0];
     u[1] = even + odd;
     u[2] = even - odd;
@@ -52,12 +59,12 @@ FC_WINOGRAD_INLINE void FC_NAMED(_at)(const FC_V *m, FC_V *y) /* A^T m */
 
 #else
 
-FC_WINOGRAD_INLINE void FC_NAMED(_g)(const double *w, double *u)
+FC_WINOGRAD_INLINE void FC_NAMED(_g)(const FC_D *w, FC_D *u)
 {
     const double a = 5.0 / 8, b = 3.0 / 2;
     const double na = 2048.0 / 2975, nb = 128.0 / 1071; /* 1 / |2 p^2 (a^2 - b^2)| at p = a and p = b */
-    const double even_a = na * w[0] + na * a * a * w[2], odd_a = na * a * w[1];
-    const double even_b = nb * w[0] + nb * b * b * w[2], odd_b = nb * b * w[1];
+    const FC_D even_a = na * w[0] + na * a * a * w[2], odd_a = na * a * w[1];
+    const FC_D even_b = nb * w[0] + nb * b * b * w[2], odd_b = nb * b * w[1];
     u[0] = 256.0 / 225 * w[0]; /* 1 / (a^2 b^2) */
     u[1] = even_a + odd_a;
     u[2] = even_a - odd_a;
@@ -96,22 +103,25 @@ FC_WINOGRAD_INLINE void FC_NAMED(_at)(const FC_V *m, FC_V *y)
 
 static void FC_WINOGRAD_WEIGHTS(const void *taps, int64_t n, void *u, int64_t stride)
 {
-    const FC_T *restrict w = taps;
-    FC_T *restrict out = u;
-    for (int64_t j = 0; j < n; j++) { /* vectorised over j */
-        double rows[3][FC_ALPHA], result[FC_ALPHA];
+    for (int64_t j = 0; j < n; j += FC_HALF) {
+        const FC_T *w = (const FC_T *)taps + j;
+        FC_T *out = (FC_T *)u + j;
+        FC_D rows[3][FC_ALPHA], result[FC_ALPHA];
 #pragma GCC unroll 3
         for (int a = 0; a < 3; a++) {
-            const double cell[3] = {w[(3 * a) * n + j], w[(3 * a + 1) * n + j], w[(3 * a + 2) * n + j]};
-            FC_NAMED(_g)(cell, rows[a]);
+            FC_D cells[3];
+#pragma GCC unroll 3
+            for (int b = 0; b < 3; b++)
+                cells[b] = __builtin_convertvector(*(const FC_N *)(w + (3 * a + b) * n), FC_D);
+            FC_NAMED(_g)(cells, rows[a]);
         }
 #pragma GCC unroll 6
         for (int s = 0; s < FC_ALPHA; s++) {
-            const double column[3] = {rows[0][s], rows[1][s], rows[2][s]};
+            const FC_D column[3] = {rows[0][s], rows[1][s], rows[2][s]};
             FC_NAMED(_g)(column, result);
 #pragma GCC unroll 6
             for (int r = 0; r < FC_ALPHA; r++)
-                out[(r * FC_ALPHA + s) * stride + j] = (FC_T)result[r];
+                *(FC_N *)(out + (r * FC_ALPHA + s) * stride) = __builtin_convertvector(result[r], FC_N);
         }
     }
 }
@@ -199,6 +209,9 @@ static int FC_WINOGRAD_OUTPUT(const fc_winograd_problem *problem, const void *m,
 #undef FC_ALPHA
 #undef FC_V
 #undef FC_NAMED
+#undef FC_HALF
+#undef FC_D
+#undef FC_N
 #undef FC_WINOGRAD_WEIGHTS
 #undef FC_WINOGRAD_INPUT
 #undef FC_WINOGRAD_OUTPUT
