@@ -196,7 +196,7 @@ def _check_bytes(where: str, what: str, itemsize: int, *sizes: int) -> None:
 
 ITEMSIZE = {"float32": 4, "float64": 8, "int64": 8}
 
-_TOKEN = re.compile(r"(mb|ic|ih|iw|oc|oh|ow|kh|kw|sh|sw|ph_r|pw_r|ph|pw|dh|dw|g)(\d+)")
+_TOKEN = re.compile(r"(mb|ic|ih|iw|oc|oh|ow|kh|kw|sh|sw|ph_r|pw_r|ph|pw|dh|dw|g)(?:(\d+)|(?<=_r)(-\d+))")
 
 
 def _tokens(text: str) -> dict[str, int]:
@@ -206,7 +206,7 @@ def _tokens(text: str) -> dict[str, int]:
         match = _TOKEN.match(text, position)
         if match is None:
             raise ValueError(f"cannot read problem {text!r} from {text[position:]!r}: expected e.g. mb2ic3ih9oc5kh3ph1")
-        key, value = match.group(1), int(match.group(2))
+        key, value = match.group(1), int(match.group(2) or match.group(3))
         if key in found:
             raise ValueError(f"cannot read problem {text!r}: {key} is given twice")
         found[key] = value
@@ -230,7 +230,7 @@ class ConvProblem:
     """One convolution, or one of its gradients. The geometry is that of the forward convolution in every pass.
 
     `ph_r` and `pw_r` can be negative in the pass backward_input only (a transposed convolution whose output padding
-    is at least its stride).
+    makes rows and columns that no filter cell reaches).
     """
 
     op: ClassVar[str] = "conv2d"
@@ -341,6 +341,7 @@ class ConvProblem:
         ih, kh = t["ih"], t["kh"]
         sh, ph, dh = t.get("sh", 1), t.get("ph", 0), t.get("dh", 1)
         pw = t.get("pw", ph)
+        ph_r, pw_r = t.get("ph_r", ph), t.get("pw_r", pw)
         problem = conv_problem(
             text,
             pass_=options.pop("pass_", "forward"),
@@ -352,15 +353,26 @@ class ConvProblem:
             kh=kh,
             kw=t.get("kw", kh),
             stride=(sh, t.get("sw", sh)),
-            padding=(ph, t.get("ph_r", ph), pw, t.get("pw_r", pw)),
+            padding=(ph, max(ph_r, 0), pw, max(pw_r, 0)),
             dilation=(dh, t.get("dw", dh)),
             groups=t.get("g", 1),
             **options,
         )
+        if ph_r < 0 or pw_r < 0:
+            problem = problem._cut(ph_r, pw_r)
         for key in ("oh", "ow"):
             if key in t and t[key] != getattr(problem, key):
                 raise ValueError(f"cannot read problem {text!r}: {key} is {getattr(problem, key)}, not {t[key]}")
         return problem
+
+    def _cut(self, ph_r: int, pw_r: int) -> ConvProblem:
+        """The same problem with a negative padding at the end: rows and columns that no filter cell reaches."""
+        if self.pass_ != "backward_input":
+            raise ValueError(f"{self.text}: only the pass backward_input takes a negative padding, got {ph_r}, {pw_r}")
+        where = self.text
+        oh = output_size(where, "height", self.ih, self.kh, self.sh, self.ph, ph_r, self.dh)
+        ow = output_size(where, "width", self.iw, self.kw, self.sw, self.pw, pw_r, self.dw)
+        return replace(self, oh=oh, ow=ow, ph_r=ph_r, pw_r=pw_r)
 
     def with_pass(self, pass_: str) -> ConvProblem:
         """The same geometry in another pass, without epilogue."""
