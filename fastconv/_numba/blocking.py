@@ -38,6 +38,10 @@ ENOUGH_TASKS = 8
 WINOGRAD_TILES = 28
 # Up to so many tiles in all, their transforms are kept together and the threads share the output channels.
 WINOGRAD_SHARED_TILES = 56
+# Tiles of one row of tiles whose outputs are stored together: 8 tiles of 4 are 32 columns.
+WINOGRAD_RUN = 8
+# Elements of the longest vector; staged rows have this slack.
+MAX_LANES = 16
 
 
 def ceil_div(n: int, d: int) -> int:
@@ -186,3 +190,50 @@ def im2col_bytes(p: Conv, pass_: str, threads: int) -> int:
             b = class_blocks(p, pass_ == "backward_input", rows, cols)
             need = max(need, b.weights * itemsize + threads * gather_thread_bytes(b, itemsize))
     return need
+
+
+class WinogradBlocks(NamedTuple):
+    """Blocking of a Winograd convolution; sizes in elements."""
+
+    shared: bool  # all tiles are transformed first, then the threads share the output channels
+    tiles: int  # of a block
+    weights: int  # transformed weights, shared by all threads
+    inputs: int  # transformed inputs, of one thread or (shared) of all tiles and groups
+    products: int  # of one panel of output channels, of one thread
+    stage: int  # a strip of input, lanes of channels together
+    outputs: int  # a strip of output, a panel of channels together
+    columns: int  # the same, channel by channel
+
+    def private(self) -> list[int]:
+        """What each thread has for itself."""
+        own = [self.products, self.stage, self.outputs, self.columns]
+        return own if self.shared else [*own, self.inputs]
+
+
+def winograd_blocks(p: Conv, backward: bool, m: int) -> WinogradBlocks:
+    """Blocks of F(m x m, 3 x 3)."""
+    itemsize = ITEMSIZE[p.dtype]
+    outs, ins = (p.icg, p.ocg) if backward else (p.ocg, p.icg)
+    oh, ow = (p.ih, p.iw) if backward else (p.oh, p.ow)
+    alpha = m + 2
+    tiles = max(1, p.mb * ceil_div(oh, m) * ceil_div(ow, m))
+    shared = tiles <= WINOGRAD_SHARED_TILES
+    block = tiles if shared else ceil_div(tiles, ceil_div(tiles, WINOGRAD_TILES))
+    inputs = alpha * alpha * block * row_stride(ins, itemsize)
+    run = m * WINOGRAD_RUN + MAX_LANES
+    sizes = (
+        p.g * round_up(outs, MAX_COLUMNS) * ins * alpha * alpha,
+        inputs * (p.g if shared else 1),
+        alpha * alpha * block * MAX_COLUMNS,
+        alpha * (m * block + 2 + MAX_LANES) * MAX_LANES,
+        m * run * MAX_COLUMNS,
+        run * MAX_COLUMNS,
+    )
+    return WinogradBlocks(shared, block, *(lines(size, itemsize) for size in sizes))
+
+
+def winograd_bytes(p: Conv, pass_: str, m: int, threads: int) -> int:
+    """Workspace of the Winograd kernels."""
+    b = winograd_blocks(p, pass_ == "backward_input", m)
+    elements = b.weights + threads * sum(b.private()) + (b.inputs if b.shared else 0)
+    return elements * ITEMSIZE[p.dtype]

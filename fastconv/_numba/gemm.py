@@ -1,6 +1,8 @@
-"""A block of rows through the micro-kernel: how many rows a tile takes, and the width of a panel of B."""
+"""What im2col and Winograd share: a block of rows through the micro-kernel, panel widths, row strides, indexing."""
 
 from __future__ import annotations
+
+import numpy as np
 
 from fastconv._numba import vector
 from fastconv._numba.compile import jit
@@ -44,3 +46,21 @@ def multiply(a, a_start, rs_a, b, b_start, c, c_start, rs_c, rows, depth, accumu
             a, a_start + row * rs_a, rs_a, b, b_start, c, c_start + row * rs_c, rs_c, count, depth, accumulate
         )
         row += count
+
+
+@jit
+def odd_lines(depth, itemsize):
+    """blocking.row_stride."""
+    per_line = 64 // itemsize
+    return (((depth if depth > 1 else 1) + per_line - 1) // per_line | 1) * per_line
+
+
+@jit
+def get(array, index):
+    """array[index] without a check for negative indices."""
+    return array[np.uintp(index)]
+
+
+@jit
+def put(array, index, value):
+    array[np.uintp(index)] = value

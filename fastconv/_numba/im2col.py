@@ -20,7 +20,7 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 from fastconv._numba import Conv, blocking
 from fastconv._numba.arrays import carve, flat, limits, optional, optional_flat, strides
 from fastconv._numba.compile import CONTRACT, jit, kernel
-from fastconv._numba.gemm import TILE_ROWS, columns, multiply, panel_columns
+from fastconv._numba.gemm import TILE_ROWS, columns, get, multiply, odd_lines, panel_columns, put
 from fastconv._numba.vector import copy_run, finish_run, zero_run
 from fastconv.threads import parallel_for
 
@@ -65,24 +65,6 @@ GATHER_NUMBERS = len(Gather._fields)
 def gather_numbers(shape):
     """The Gather of a kernel's array of numbers."""
     return Gather(*to_fixed_tuple(shape, GATHER_NUMBERS))
-
-
-@jit
-def odd_lines(depth, itemsize):
-    """blocking.row_stride."""
-    per_line = 64 // itemsize
-    return (((depth if depth > 1 else 1) + per_line - 1) // per_line | 1) * per_line
-
-
-@jit
-def get(array, index):
-    """array[index] without a check for negative indices."""
-    return array[np.uintp(index)]
-
-
-@jit
-def put(array, index, value):
-    array[np.uintp(index)] = value
 
 
 # --------------------------------------------------------------------------------------------------------

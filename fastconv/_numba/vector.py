@@ -322,30 +322,43 @@ def finish_run(  # type: ignore[no-untyped-def]
     return signature, codegen
 
 
+def _transposed(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
+    """Transpose a square of n vectors of n: exchange the off-diagonal squares of size 1, 2, 4, ..."""
+    n = len(rows)
+    step = 1
+    while step < n:
+        for i in (i for i in range(n) if not i & step):
+            low = [n + j - step if j & step else j for j in range(n)]
+            high = [n + j if j & step else j + step for j in range(n)]
+            a, b = rows[i], rows[i | step]
+            rows[i] = builder.shuffle_vector(a, b, _indices(low))
+            rows[i | step] = builder.shuffle_vector(a, b, _indices(high))
+        step *= 2
+    return rows
+
+
 @intrinsic
-def transpose_block(typingctx, source, source_start, source_row, target, target_start, target_row):  # type: ignore[no-untyped-def]
-    """target[j * target_row + i] = source[i * source_row + j] for i, j < lanes, in registers."""
-    signature = types.void(source, types.int64, types.int64, target, types.int64, types.int64)
+def transpose_run(typingctx, source, s, source_row, rows, count, target, t, target_row):  # type: ignore[no-untyped-def]
+    """target[j * target_row + i] = source[i * source_row + j] for i < rows, j < count; zeros for the other i, j < lanes.
+
+    Nothing beyond `rows` and `count` is read; lanes rows of lanes elements are written.
+    """
+    i8 = types.int64
+    signature = types.void(source, i8, i8, i8, i8, target, i8, i8)
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        source, source_start, source_row, target, target_start, target_row = args
+        source, s, source_row, rows, count, target, t, target_row = args
         vector = vector_type(scalar_type(sig.args[0]))
-        n = vector.count
-        ps = address(context, builder, sig.args[0], source, source_start)
-        pt = address(context, builder, sig.args[3], target, target_start)
-        rows = [load(builder, builder.gep(ps, [builder.mul(I64(i), source_row)]), vector) for i in range(n)]
-        # Exchange the off-diagonal squares of size 1, 2, 4, ... of every pair of rows that far apart.
-        step = 1
-        while step < n:
-            for i in (i for i in range(n) if not i & step):
-                low = [n + j - step if j & step else j for j in range(n)]
-                high = [n + j if j & step else j + step for j in range(n)]
-                a, b = rows[i], rows[i | step]
-                rows[i] = builder.shuffle_vector(a, b, _indices(low))
-                rows[i | step] = builder.shuffle_vector(a, b, _indices(high))
-            step *= 2
-        for j in range(n):
-            store(builder, rows[j], builder.gep(pt, [builder.mul(I64(j), target_row)]))
+        masked = _Masked(builder, vector)
+        ps = address(context, builder, sig.args[0], source, s)
+        pt = address(context, builder, sig.args[5], target, t)
+        square = []
+        for i in range(vector.count):
+            readable = builder.select(builder.icmp_signed("<", I64(i), rows), count, I64(0))
+            row = builder.gep(ps, [builder.mul(I64(i), source_row)])
+            square.append(masked.load(row, 0, masked.mask(readable, 0)))
+        for j, value in enumerate(_transposed(builder, square)):
+            store(builder, value, builder.gep(pt, [builder.mul(I64(j), target_row)]))
         return context.get_dummy_value()
 
     return signature, codegen
