@@ -46,7 +46,32 @@ def im2col_workspace(p: ConvProblem, threads: int) -> int:
 
 
 def winograd_workspace(p: ConvProblem, threads: int, tile: int) -> int:
-    raise AssertionError("owned by the Winograd engineer")
+    """Bytes of the Winograd kernels in C: mirrors make_plan in csrc/winograd.c, for any ISA."""
+    backward = p.pass_ == "backward_input"
+    c, k, oh, ow = (p.ocg, p.icg, p.ih, p.iw) if backward else (p.icg, p.ocg, p.oh, p.ow)
+    pad, lanes, nr = 16, 16, 32
+    alpha, points = tile + 2, (tile + 2) ** 2
+    tiles_w = -(-ow // tile)
+    tiles = p.mb * -(-oh // tile) * tiles_w
+    if tiles == 0:
+        return 0
+
+    def nbytes(elements: int) -> int:
+        return -(-elements * p.itemsize // 64) * 64
+
+    by_channel = tiles <= 98 and k >= 128 and points * c * k * p.itemsize >= 4 << 20
+    blocks = -(-tiles // (42 if by_channel else max(14, min(42, -(-tiles // 4)))))
+    block_tiles = -(-tiles // blocks)
+    v_row = -(-c // lanes) * lanes + pad
+    v = nbytes(points * ((tiles if by_channel else block_tiles) * v_row + pad))
+    m = nbytes(points * (block_tiles * 64 + pad))
+    strip = min(max(block_tiles, 14), tiles_w) * tile + 2
+    scratch = nbytes(max(points * 64, alpha * strip * lanes, tile * (strip + lanes) * lanes))
+    bias = nbytes(p.g * (k + nr - 1))
+    if by_channel:
+        return bias + p.g * v + threads * (m + scratch + nbytes(points * (c * nr + pad)))
+    u = nbytes(p.g * points * (c * (k + nr - 1) + pad))
+    return bias + u + threads * (m + scratch + v)
 
 
 def winograd_f2x3_workspace(p: ConvProblem, threads: int) -> int:
