@@ -89,6 +89,28 @@ typedef struct fc_gemm_kernel {
 /* No tile of any ISA is larger: sizes of stack tiles and of workspaces that must not depend on the ISA. */
 enum { FC_MR_MAX = 14, FC_NR_MAX = 32 };
 
+/* What a pooling kernel reads and writes, dense in shape->layout: in is x or dy, out is y or dx; indices are flat in a
+ * plane (row * iw + column), written by the forward pass (NULL: not wanted) and read by the backward pass of a maximum.
+ * block: channels of a unit of max_backward in NHWC. */
+typedef struct fc_pool2d_args {
+    const fc_pool2d_shape *shape;
+    const void *in;
+    void *out;
+    int64_t *indices;
+    int64_t block;
+} fc_pool2d_args;
+
+/* For each layout, a function that does the units begin..end of the work and writes nothing else. Units are planes
+ * (mb * c) in NCHW; in NHWC output rows (mb * oh) forward, input rows (mb * ih) for avg_backward, and blocks of channels
+ * of an image for max_backward. Every result depends on its own window only, so any split gives the same bits.
+ * Of equal maxima the first wins, a NaN over any number, the last of several; a window of -inf names its first cell. */
+typedef struct fc_pool2d_kernels {
+    void (*max_forward[2])(const fc_pool2d_args *args, int64_t begin, int64_t end);
+    void (*max_backward[2])(const fc_pool2d_args *args, int64_t begin, int64_t end);
+    void (*avg_forward[2])(const fc_pool2d_args *args, int64_t begin, int64_t end);
+    void (*avg_backward[2])(const fc_pool2d_args *args, int64_t begin, int64_t end);
+} fc_pool2d_kernels;
+
 struct fc_winograd_kernel; /* csrc/winograd.h */
 
 /* One table per ISA. Every slot is filled by portable, then overridden upwards (dispatch.c). */
@@ -96,6 +118,7 @@ typedef struct fc_kernels_table {
     const char *isa;
     fc_gemm_kernel gemm_f32, gemm_f64;
     const struct fc_winograd_kernel *winograd_f2x3_f32, *winograd_f4x3_f32, *winograd_f2x3_f64, *winograd_f4x3_f64;
+    const fc_pool2d_kernels *pool2d_f32, *pool2d_f64;
 } fc_kernels_table;
 
 enum { FC_PORTABLE = 0, FC_AVX2 = 1, FC_AVX512 = 2, FC_NEON = 3, FC_ISA_COUNT = 4 };
@@ -145,6 +168,14 @@ void fc_conv2d_forward_winograd(const fc_conv2d_shape *shape, int tile, const fc
 void fc_conv2d_backward_input_winograd(const fc_conv2d_shape *shape, int tile, const fc_view *dy, const fc_view *w,
                                        const void *u, const fc_epilogue *epilogue, const fc_view *dx, void *workspace,
                                        int threads);
+
+/* ---- Pooling (pooling.c) --------------------------------------------------------------------------------------- */
+
+/* dtype float32 or float64, arrays dense in shape->layout, planes of fewer than 2^31 cells. No workspace. */
+void fc_max_pool2d_forward(const fc_pool2d_shape *shape, const void *x, void *y, int64_t *indices, int threads);
+void fc_max_pool2d_backward(const fc_pool2d_shape *shape, const void *dy, const int64_t *indices, void *dx, int threads);
+void fc_avg_pool2d_forward(const fc_pool2d_shape *shape, const void *x, void *y, int threads);
+void fc_avg_pool2d_backward(const fc_pool2d_shape *shape, const void *dy, void *dx, int threads);
 
 #ifdef __cplusplus
 }

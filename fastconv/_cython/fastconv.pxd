@@ -93,3 +93,9 @@ cdef extern from "fastconv.h" nogil:
     void fc_conv2d_backward_input_winograd(const fc_conv2d_shape *shape, int tile, const fc_view *dy, const fc_view *w,
                                            const void *u, const fc_epilogue *epilogue, const fc_view *dx,
                                            void *workspace, int threads)
+
+    void fc_max_pool2d_forward(const fc_pool2d_shape *shape, const void *x, void *y, int64_t *indices, int threads)
+    void fc_max_pool2d_backward(const fc_pool2d_shape *shape, const void *dy, const int64_t *indices, void *dx,
+                                int threads)
+    void fc_avg_pool2d_forward(const fc_pool2d_shape *shape, const void *x, void *y, int threads)
+    void fc_avg_pool2d_backward(const fc_pool2d_shape *shape, const void *dy, void *dx, int threads)

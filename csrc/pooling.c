@@ -1,0 +1,88 @@
+/* Pooling: splits the work into tasks that depend on the problem only, and runs the kernels of the ISA in use. */
+#include "fastconv.h"
+
+#include <stddef.h>
+
+enum {
+    TASK_BYTES = 32768,      /* moved by one task: some microseconds, far more than handing it out costs */
+    SMALL_BYTES = 131072,    /* moved in about 10 microseconds: not worth a second thread */
+    CHANNEL_BLOCK = 32,      /* two cache lines of floats, so that two threads never write one line for long */
+    ENOUGH_TASKS = 16,
+};
+
+typedef void (*run_units)(const fc_pool2d_args *args, int64_t begin, int64_t end);
+
+typedef struct job {
+    fc_pool2d_args args;
+    run_units run;
+    int64_t units, units_per_task;
+} job;
+
+static void run_task(void *ctx, int64_t task, int worker)
+{
+    const job *j = ctx;
+    const int64_t begin = task * j->units_per_task, end = begin + j->units_per_task;
+    (void)worker;
+    j->run(&j->args, begin, end < j->units ? end : j->units);
+}
+
+static void run(job *j, int threads)
+{
+    const fc_pool2d_shape *s = j->args.shape;
+    const int64_t element = s->dtype == FC_F32 ? 4 : 8;
+    const int64_t cells = s->mb * s->c * (s->ih * s->iw + s->oh * s->ow);
+    if (j->units == 0 || s->c == 0)
+        return;
+    const int64_t bytes = cells * element + (j->args.indices ? s->mb * s->c * s->oh * s->ow * 8 : 0);
+    if (threads <= 1 || bytes <= SMALL_BYTES) {
+        j->run(&j->args, 0, j->units);
+        return;
+    }
+    const int64_t unit_bytes = bytes / j->units + 1;
+    j->units_per_task = 1 + TASK_BYTES / unit_bytes;
+    fc_parallel_for((j->units + j->units_per_task - 1) / j->units_per_task, threads, run_task, j);
+}
+
+static const fc_pool2d_kernels *kernels_for(const fc_pool2d_shape *s)
+{
+    return s->dtype == FC_F32 ? fc_kernels()->pool2d_f32 : fc_kernels()->pool2d_f64;
+}
+
+/* One channel is the same bytes in both layouts, and planes have the longer rows. */
+static int layout_of(const fc_pool2d_shape *s) { return s->c == 1 ? FC_NCHW : s->layout; }
+
+void fc_max_pool2d_forward(const fc_pool2d_shape *s, const void *x, void *y, int64_t *indices, int threads)
+{
+    const int layout = layout_of(s);
+    job j = {{s, x, y, indices, 0}, kernels_for(s)->max_forward[layout], 0, 0};
+    j.units = s->mb * (layout == FC_NCHW ? s->c : s->oh);
+    run(&j, threads);
+}
+
+void fc_max_pool2d_backward(const fc_pool2d_shape *s, const void *dy, const int64_t *indices, void *dx, int threads)
+{
+    const int layout = layout_of(s);
+    job j = {{s, dy, dx, (int64_t *)indices, s->c}, kernels_for(s)->max_backward[layout], s->mb * s->c, 0};
+    if (layout == FC_NHWC) {
+        /* Whole images while there are enough of them: their rows are contiguous. */
+        j.args.block = s->mb >= ENOUGH_TASKS || s->c < 2 * CHANNEL_BLOCK ? s->c : CHANNEL_BLOCK;
+        j.units = s->mb * ((s->c + j.args.block - 1) / j.args.block);
+    }
+    run(&j, threads);
+}
+
+void fc_avg_pool2d_forward(const fc_pool2d_shape *s, const void *x, void *y, int threads)
+{
+    const int layout = layout_of(s);
+    job j = {{s, x, y, NULL, 0}, kernels_for(s)->avg_forward[layout], 0, 0};
+    j.units = s->mb * (layout == FC_NCHW ? s->c : s->oh);
+    run(&j, threads);
+}
+
+void fc_avg_pool2d_backward(const fc_pool2d_shape *s, const void *dy, void *dx, int threads)
+{
+    const int layout = layout_of(s);
+    job j = {{s, dy, dx, NULL, 0}, kernels_for(s)->avg_backward[layout], 0, 0};
+    j.units = s->mb * (layout == FC_NCHW ? s->c : s->ih);
+    run(&j, threads);
+}

@@ -1,0 +1,903 @@
+/* Template of the pooling kernels (contract: fc_pool2d_kernels in fastconv.h). Before including, define
+ *   FC_POOL_NAME    the table's full symbol, e.g. fc_f32_pool2d__avx512
+ *   FC_POOL_TYPE    float or double
+ *   FC_POOL_INT     the signed integer of the same size: flat indices inside a plane are tracked in it
+ *   FC_POOL_LANES   elements of a vector, and FC_POOL_IOTA, the list 0, 1, ... of that many
+ * and, where the ISA has masks, FC_POOL_LOAD_PART, FC_POOL_STORE_PART, FC_POOL_LARGER and FC_POOL_TAKE_LARGER.
+ *
+ * NHWC: vectors along the channels, accumulators in registers over the window. NCHW: vectors along the width, a window
+ * is reduced down its columns into a row buffer and then along that row; strides of 2 are split by shuffles. Full
+ * vectors and tails go through the same expressions, so that a NaN wins in both. */
+#include "fastconv.h"
+
+#include <math.h>
+#include <string.h>
+
+#ifndef FC_POOL_ONCE
+#define FC_POOL_ONCE
+#define FC_INLINE static inline __attribute__((always_inline))
+#define FC_JOIN2(a, b) a##b
+#define FC_JOIN(a, b) FC_JOIN2(a, b)
+
+enum {
+    SPAN = 1024,      /* input columns of a row buffer: 4 or 8 KB of stack, inside L1 beside the rows it reads */
+    SPAN_SLACK = 64,  /* vectors that start inside a row buffer may end past it */
+};
+
+/* One axis of a pooling: input and output size, window, and where the divisor stops counting. */
+typedef struct axis {
+    int64_t in, out, k, s, low, d, count_end;
+    int adaptive, include_pad;
+} axis;
+
+/* Cells first, first + step, ... below end: those of a window that lie inside the input; how many the divisor counts. */
+typedef struct window {
+    int64_t first, end, step, counted;
+} window;
+
+typedef struct range {
+    int64_t first, end;
+} range;
+
+FC_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+FC_INLINE int64_t greater(int64_t a, int64_t b) { return a > b ? a : b; }
+
+FC_INLINE axis rows_of(const fc_pool2d_shape *s)
+{
+    return (axis){s->ih, s->oh, s->kh, s->sh, s->ph, s->dh, s->count_h, s->adaptive, s->count_include_pad};
+}
+
+FC_INLINE axis columns_of(const fc_pool2d_shape *s)
+{
+    return (axis){s->iw, s->ow, s->kw, s->sw, s->pw, s->dw, s->count_w, s->adaptive, s->count_include_pad};
+}
+
+FC_INLINE window window_at(const axis *a, int64_t o)
+{
+    window w;
+    if (a->adaptive) {
+        w.first = o * a->in / a->out;
+        w.end = ((o + 1) * a->in + a->out - 1) / a->out;
+        w.step = 1;
+        w.counted = w.end - w.first;
+        return w;
+    }
+    const int64_t start = o * a->s - a->low;
+    w.first = start >= 0 ? start : a->d == 1 ? 0 : start + (a->d - 1 - start) / a->d * a->d;
+    w.end = smaller(start + (a->k - 1) * a->d + 1, a->in);
+    w.step = a->d;
+    w.counted = a->include_pad ? smaller(start + a->k, a->count_end - a->low) - start : w.end - w.first;
+    return w;
+}
+
+/* The windows that hold input cell i (undilated ones). */
+FC_INLINE range windows_over(const axis *a, int64_t i)
+{
+    if (a->adaptive)
+        return (range){i * a->out / a->in, ((i + 1) * a->out + a->in - 1) / a->in};
+    const int64_t reach = i + a->low - a->k;
+    return (range){reach < 0 ? 0 : reach / a->s + 1, smaller((i + a->low) / a->s + 1, a->out)};
+}
+
+/* From the windows over cell i - 1 to those over cell i: no division. */
+FC_INLINE range windows_over_next(const axis *a, range before, int64_t i)
+{
+    if (a->adaptive)
+        return windows_over(a, i);
+    while (before.first < a->out && before.first * a->s + a->k <= i + a->low)
+        before.first++;
+    while (before.end < a->out && before.end * a->s <= i + a->low)
+        before.end++;
+    return before;
+}
+
+/* Whether every window counts the same number of cells: those at the two ends decide. */
+FC_INLINE int counts_alike(const axis *a)
+{
+    if (a->adaptive)
+        return a->in % a->out == 0;
+    return window_at(a, 0).counted == a->k && window_at(a, a->out - 1).counted == a->k;
+}
+
+FC_INLINE int all_inside(const axis *a) { return a->low == 0 && (a->out - 1) * a->s + (a->k - 1) * a->d < a->in; }
+
+/* 2x2 windows side by side, none of them padded. */
+FC_INLINE int is_2x2(const axis *rows, const axis *columns)
+{
+    return !rows->adaptive && rows->k == 2 && columns->k == 2 && rows->s == 2 && columns->s == 2 && rows->d == 1 &&
+           columns->d == 1 && all_inside(rows) && all_inside(columns);
+}
+#endif
+
+#define T FC_POOL_TYPE
+#define INT FC_POOL_INT
+#define L FC_POOL_LANES
+#define P(name) FC_JOIN(FC_POOL_NAME, _##name)
+#define V P(vector)
+#define I P(integers)
+
+typedef T V __attribute__((vector_size(sizeof(T) * L), aligned(sizeof(T)), may_alias));
+typedef INT I __attribute__((vector_size(sizeof(T) * L), aligned(sizeof(T)), may_alias));
+
+#define IOTA ((I){FC_POOL_IOTA})
+#define SPLAT(value) ((T)(value) - (V){0})
+#define SPLAT_INT(value) ((I){0} + (INT)(value))
+#define LOWEST SPLAT(-INFINITY)
+
+/* ---- Vectors ------------------------------------------------------------------------------------------------- */
+
+/* The first n lanes from memory, the others from fill. */
+FC_INLINE V P(load)(const T *p, int n, V fill)
+{
+    if (n == L)
+        return *(const V *)p;
+#ifdef FC_POOL_LOAD_PART
+    return (V)FC_POOL_LOAD_PART(p, n, fill);
+#else
+    for (int l = 0; l < n; l++)
+        fill[l] = p[l];
+    return fill;
+#endif
+}
+
+FC_INLINE void P(store)(T *p, V v, int n)
+{
+    if (n == L) {
+        *(V *)p = v;
+        return;
+    }
+#ifdef FC_POOL_STORE_PART
+    FC_POOL_STORE_PART(p, n, v);
+#else
+    for (int l = 0; l < n; l++)
+        p[l] = v[l];
+#endif
+}
+
+/* The larger of both, a NaN of either before any number. */
+FC_INLINE V P(larger)(V best, V v)
+{
+#ifdef FC_POOL_LARGER
+    return (V)FC_POOL_LARGER(best, v);
+#else
+    const I wins = (I)(v > best) | (I)(v != v);
+    return (V)((wins & (I)v) | (~wins & (I)best));
+#endif
+}
+
+/* The same with the index it came from; best stays where both are equal, v wins where both are NaN. */
+FC_INLINE void P(take_larger)(V *best, I *where, V v, I index)
+{
+#ifdef FC_POOL_TAKE_LARGER
+    FC_POOL_TAKE_LARGER(best, where, v, index);
+#else
+    const I wins = (I)(v > *best) | (I)(v != v);
+    *best = (V)((wins & (I)v) | (~wins & (I)*best));
+    *where = (wins & index) | (~wins & *where);
+#endif
+}
+
+FC_INLINE V P(combine)(const int op, V a, V b)
+{
+    if (op == FC_MAX_POOL)
+        return P(larger)(a, b);
+    return a + b;
+}
+
+FC_INLINE V P(identity)(const int op) { return SPLAT(op == FC_MAX_POOL ? -INFINITY : 0); }
+
+FC_INLINE void P(store_indices)(int64_t *p, I where, int n)
+{
+    INT lanes[L];
+    memcpy(lanes, &where, sizeof lanes);
+    for (int l = 0; l < n; l++)
+        p[l] = lanes[l];
+}
+
+/* Lanes past n are -1: no cell. */
+FC_INLINE I P(load_indices)(const int64_t *p, int n)
+{
+    INT lanes[L];
+    for (int l = 0; l < L; l++)
+        lanes[l] = l < n ? (INT)p[l] : -1;
+    I where;
+    memcpy(&where, lanes, sizeof lanes);
+    return where;
+}
+
+/* p[0], p[stride], ..., n of them. For a stride of 2 and n = L reads p[2 L - 1] too. */
+FC_INLINE V P(load_strided)(const T *p, int64_t stride, int n)
+{
+    if (stride == 1)
+        return *(const V *)p;
+    if (stride == 2)
+        return __builtin_shuffle(*(const V *)p, *(const V *)(p + L), 2 * IOTA);
+    T lanes[L] = {0};
+    for (int l = 0; l < n; l++)
+        lanes[l] = p[l * stride];
+    V v;
+    memcpy(&v, lanes, sizeof v);
+    return v;
+}
+
+/* Writes even[0], odd[0], even[1], ...: 2 n elements. */
+FC_INLINE void P(store_interleaved)(T *p, V even, V odd, int64_t n)
+{
+    const I low = (IOTA >> 1) + (IOTA & 1) * L;
+    P(store)(p, __builtin_shuffle(even, odd, low), (int)smaller(n, L));
+    if (n > L)
+        P(store)(p + L, __builtin_shuffle(even, odd, low + L / 2), (int)(n - L));
+}
+
+FC_INLINE T P(reduce)(const int op, V v)
+{
+    T lanes[L];
+    memcpy(lanes, &v, sizeof lanes);
+    for (int half = L / 2; half > 0; half /= 2)
+        for (int l = 0; l < half; l++) {
+            const T a = lanes[l], b = lanes[l + half];
+            lanes[l] = op == FC_MAX_POOL ? (b > a || b != b ? b : a) : a + b;
+        }
+    return lanes[0];
+}
+
+/* acc combined with n contiguous elements. */
+FC_INLINE V P(segment)(const int op, V acc, const T *p, int64_t n)
+{
+    if (n >= 4 * L) {
+        V a1 = P(identity)(op), a2 = a1, a3 = a1;
+        for (; n >= 4 * L; n -= 4 * L, p += 4 * L) {
+            acc = P(combine)(op, acc, *(const V *)p);
+            a1 = P(combine)(op, a1, *(const V *)(p + L));
+            a2 = P(combine)(op, a2, *(const V *)(p + 2 * L));
+            a3 = P(combine)(op, a3, *(const V *)(p + 3 * L));
+        }
+        acc = P(combine)(op, P(combine)(op, acc, a1), P(combine)(op, a2, a3));
+    }
+    for (; n >= L; n -= L, p += L)
+        acc = P(combine)(op, acc, *(const V *)p);
+    if (n > 0)
+        acc = P(combine)(op, acc, P(load)(p, (int)n, P(identity)(op)));
+    return acc;
+}
+
+/* ---- Forward, NHWC ------------------------------------------------------------------------------------------- */
+
+/* nv vectors of channels of one output pixel; n lanes of the last (only vector) when not full. */
+FC_INLINE void P(pixel)(const int op, const int indexed, const fc_pool2d_shape *s, const T *x, window rows,
+                        window columns, T divisor, T *y, int64_t *indices, const int nv, const int n)
+{
+    V acc[4];
+    I where[4];
+    for (int v = 0; v < nv; v++) {
+        acc[v] = P(identity)(op);
+        if (indexed)
+            where[v] = SPLAT_INT(rows.first * s->iw + columns.first);
+    }
+    for (int64_t i = rows.first; i < rows.end; i += rows.step) {
+        V row[4]; /* a sum in two levels: its error grows with kh + kw, not kh * kw */
+        for (int v = 0; v < nv; v++)
+            row[v] = (V){0};
+        for (int64_t j = columns.first; j < columns.end; j += columns.step) {
+            const T *cell = x + (i * s->iw + j) * s->c;
+            for (int v = 0; v < nv; v++) {
+                const V value = P(load)(cell + v * L, n, P(identity)(op));
+                if (indexed)
+                    P(take_larger)(&acc[v], &where[v], value, SPLAT_INT(i * s->iw + j));
+                else if (op == FC_MAX_POOL)
+                    acc[v] = P(larger)(acc[v], value);
+                else
+                    row[v] += value;
+            }
+        }
+        if (op == FC_AVG_POOL)
+            for (int v = 0; v < nv; v++)
+                acc[v] += row[v];
+    }
+    for (int v = 0; v < nv; v++) {
+        if (op == FC_AVG_POOL)
+            acc[v] /= SPLAT(divisor);
+        P(store)(y + v * L, acc[v], n);
+        if (indexed)
+            P(store_indices)(indices + v * L, where[v], n);
+    }
+}
+
+/* Output rows begin..end of the mb * oh of all images. */
+FC_INLINE void P(forward_nhwc)(const int op, const int indexed, const fc_pool2d_args *args, int64_t begin, int64_t end)
+{
+    const fc_pool2d_shape *s = args->shape;
+    const axis down = rows_of(s), along = columns_of(s);
+    const int64_t c = s->c;
+    for (int64_t unit = begin; unit < end; unit++) {
+        const T *x = (const T *)args->in + unit / s->oh * s->ih * s->iw * c;
+        const window rows = window_at(&down, unit % s->oh);
+        for (int64_t o = 0; o < s->ow; o++) {
+            const window columns = window_at(&along, o);
+            const int64_t counted = s->divisor_override ? s->divisor_override : rows.counted * columns.counted;
+            T *y = (T *)args->out + (unit * s->ow + o) * c;
+            int64_t *indices = indexed ? args->indices + (unit * s->ow + o) * c : NULL;
+            int64_t k = 0;
+#define PIXEL(nv, n) \
+    P(pixel)(op, indexed, s, x + k, rows, columns, (T)counted, y + k, indexed ? indices + k : NULL, nv, n)
+            for (; k + 4 * L <= c; k += 4 * L)
+                PIXEL(4, L);
+            if (k + 2 * L <= c) {
+                PIXEL(2, L);
+                k += 2 * L;
+            }
+            if (k + L <= c) {
+                PIXEL(1, L);
+                k += L;
+            }
+            if (k < c)
+                PIXEL(1, (int)(c - k));
+#undef PIXEL
+        }
+    }
+}
+
+/* ---- Forward, NCHW ------------------------------------------------------------------------------------------- */
+
+/* One window of a plane, along its rows. */
+FC_INLINE T P(whole_window)(const int op, const T *x, int64_t iw, window rows, window columns)
+{
+    V acc = P(identity)(op);
+    if (columns.step == 1) {
+        if (columns.first == 0 && columns.end == iw && rows.step == 1)
+            return P(reduce)(op, P(segment)(op, acc, x + rows.first * iw, (rows.end - rows.first) * iw));
+        for (int64_t i = rows.first; i < rows.end; i += rows.step)
+            acc = P(segment)(op, acc, x + i * iw + columns.first, columns.end - columns.first);
+        return P(reduce)(op, acc);
+    }
+    T best = -INFINITY; /* only maxima are dilated */
+    for (int64_t i = rows.first; i < rows.end; i += rows.step)
+        for (int64_t j = columns.first; j < columns.end; j += columns.step) {
+            const T v = x[i * iw + j];
+            best = v > best || v != v ? v : best;
+        }
+    return best;
+}
+
+/* The same with the index of the maximum: each lane keeps its own first maximum, or last NaN, then they are compared. */
+static T P(whole_window_indexed)(const T *x, int64_t iw, window rows, window columns, int64_t *index)
+{
+    V best = LOWEST;
+    I where = SPLAT_INT(rows.first * iw + columns.first);
+    for (int64_t i = rows.first; i < rows.end; i += rows.step)
+        if (columns.step == 1)
+            for (int64_t j = columns.first; j < columns.end; j += L)
+                P(take_larger)(&best, &where, P(load)(x + i * iw + j, (int)smaller(L, columns.end - j), LOWEST),
+                               SPLAT_INT(i * iw + j) + IOTA);
+        else
+            for (int64_t j = columns.first; j < columns.end; j += columns.step) {
+                V v = LOWEST;
+                v[0] = x[i * iw + j];
+                P(take_larger)(&best, &where, v, SPLAT_INT(i * iw + j));
+            }
+    T largest = best[0];
+    INT at = where[0];
+    for (int l = 1; l < L; l++) {
+        const T v = best[l];
+        const INT w = where[l];
+        const int wins = v != v ? largest == largest || w > at : v > largest || (v == largest && w < at);
+        largest = wins ? v : largest;
+        at = wins ? w : at;
+    }
+    *index = at;
+    return largest;
+}
+
+/* 2x2, stride 2: rows a and b of the input give one row of n outputs; index0 is the flat index of a[0]. */
+FC_INLINE void P(row_2x2)(const int op, const int indexed, const T *a, const T *b, int64_t n, T divisor, T *y,
+                          int64_t *indices, int64_t index0, int64_t iw)
+{
+    for (int64_t o = 0; o < n; o += L) {
+        const int outputs = (int)smaller(L, n - o);
+        const int first = smaller(L, 2 * outputs), second = 2 * outputs - first;
+        const V a0 = P(load)(a + 2 * o, first, (V){0}), b0 = P(load)(b + 2 * o, first, (V){0});
+        V a1 = a0, b1 = b0;
+        if (second > 0) {
+            a1 = P(load)(a + 2 * o + L, second, (V){0});
+            b1 = P(load)(b + 2 * o + L, second, (V){0});
+        }
+        V result;
+        if (indexed) {
+            I where = SPLAT_INT(index0 + 2 * o) + 2 * IOTA;
+            const I corner = where;
+            result = __builtin_shuffle(a0, a1, 2 * IOTA);
+            P(take_larger)(&result, &where, __builtin_shuffle(a0, a1, 2 * IOTA + 1), corner + 1);
+            P(take_larger)(&result, &where, __builtin_shuffle(b0, b1, 2 * IOTA), corner + SPLAT_INT(iw));
+            P(take_larger)(&result, &where, __builtin_shuffle(b0, b1, 2 * IOTA + 1), corner + SPLAT_INT(iw + 1));
+            if (outputs == L)
+                P(store_indices)(indices + o, where, L);
+            else
+                P(store_indices)(indices + o, where, outputs);
+        } else {
+            const V c0 = P(combine)(op, a0, b0), c1 = P(combine)(op, a1, b1);
+            result = P(combine)(op, __builtin_shuffle(c0, c1, 2 * IOTA), __builtin_shuffle(c0, c1, 2 * IOTA + 1));
+        }
+        if (op == FC_AVG_POOL)
+            result /= SPLAT(divisor);
+        P(store)(y + o, result, outputs);
+    }
+}
+
+/* Row buffer of the input columns start..start + span of a block: `identity` where they lie outside the input. */
+FC_INLINE void P(pad_row)(T *buffer, int64_t start, int64_t span, int64_t iw, T identity)
+{
+    for (int64_t j = 0; j < smaller(span, -start); j++)
+        buffer[j] = identity;
+    for (int64_t j = smaller(span, greater(0, iw - start)); j < span + SPAN_SLACK; j++)
+        buffer[j] = identity;
+}
+
+/* Columns down: buffer[j] = the rows of the window combined at column start + j. */
+FC_INLINE void P(reduce_rows)(const int op, T *buffer, const T *x, int64_t start, int64_t span, int64_t iw, window rows)
+{
+    const int64_t end = smaller(start + span, iw);
+    for (int64_t j = greater(start, 0); j < end; j += L) {
+        const int n = (int)smaller(L, end - j);
+        V acc = P(identity)(op);
+        if (n == L)
+            for (int64_t i = rows.first; i < rows.end; i += rows.step)
+                acc = P(combine)(op, acc, *(const V *)(x + i * iw + j));
+        else
+            for (int64_t i = rows.first; i < rows.end; i += rows.step)
+                acc = P(combine)(op, acc, P(load)(x + i * iw + j, n, P(identity)(op)));
+        P(store)(buffer + (j - start), acc, n);
+    }
+}
+
+FC_INLINE void P(rows_buffered)(const int op, const fc_pool2d_shape *s, const T *x, T *y, const int64_t sw)
+{
+    const axis down = rows_of(s), along = columns_of(s);
+    const int64_t extent = (s->kw - 1) * s->dw + 1;
+    const int64_t block = 1 + (SPAN - extent) / sw;
+    T buffer[SPAN + SPAN_SLACK], counted[SPAN + SPAN_SLACK];
+    for (int64_t o0 = 0; o0 < s->ow; o0 += block) {
+        const int64_t outputs = smaller(block, s->ow - o0);
+        const int64_t start = o0 * sw - s->pw, span = (outputs - 1) * sw + extent;
+        P(pad_row)(buffer, start, span, s->iw, op == FC_MAX_POOL ? -INFINITY : 0);
+        if (op == FC_AVG_POOL)
+            for (int64_t o = 0; o < outputs + L; o++)
+                counted[o] = o < outputs && !s->divisor_override ? (T)window_at(&along, o0 + o).counted : 1;
+        for (int64_t i = 0; i < s->oh; i++) {
+            const window rows = window_at(&down, i);
+            P(reduce_rows)(op, buffer, x, start, span, s->iw, rows);
+            for (int64_t o = 0; o < outputs; o += L) {
+                const int n = (int)smaller(L, outputs - o);
+                V acc = P(load_strided)(buffer + o * sw, sw, n);
+                for (int64_t k = 1; k < s->kw; k++)
+                    acc = P(combine)(op, acc, P(load_strided)(buffer + o * sw + k * s->dw, sw, n));
+                if (op == FC_AVG_POOL)
+                    acc /= *(const V *)(counted + o) * SPLAT(s->divisor_override ? s->divisor_override : rows.counted);
+                P(store)(y + i * s->ow + o0 + o, acc, n);
+            }
+        }
+    }
+}
+
+FC_INLINE void P(rows_buffered_indexed)(const fc_pool2d_shape *s, const T *x, T *y, int64_t *indices, const int64_t sw)
+{
+    const axis down = rows_of(s), along = columns_of(s);
+    const int64_t extent = (s->kw - 1) * s->dw + 1;
+    const int64_t block = 1 + (SPAN - extent) / sw;
+    T buffer[SPAN + SPAN_SLACK], best[SPAN + SPAN_SLACK];
+    INT first[SPAN + SPAN_SLACK], where[SPAN + SPAN_SLACK];
+    for (int64_t o0 = 0; o0 < s->ow; o0 += block) {
+        const int64_t outputs = smaller(block, s->ow - o0);
+        const int64_t start = o0 * sw - s->pw, span = (outputs - 1) * sw + extent;
+        P(pad_row)(buffer, start, span, s->iw, -INFINITY);
+        for (int64_t o = 0; o < outputs + L; o++)
+            first[o] = o < outputs ? (INT)window_at(&along, o0 + o).first : 0;
+        for (int64_t i = 0; i < s->oh; i++) {
+            const window rows = window_at(&down, i);
+            for (int64_t o = 0; o < outputs; o += L) {
+                *(V *)(best + o) = LOWEST;
+                *(I *)(where + o) = *(const I *)(first + o) + SPLAT_INT(rows.first * s->iw);
+            }
+            for (int64_t row = rows.first; row < rows.end; row += rows.step) {
+                P(reduce_rows)(FC_MAX_POOL, buffer, x, start, span, s->iw, (window){row, row + 1, 1, 1});
+                for (int64_t o = 0; o < outputs; o += L) {
+                    const int n = (int)smaller(L, outputs - o);
+                    V acc = *(const V *)(best + o);
+                    I at = *(const I *)(where + o);
+                    const I cell = SPLAT_INT(row * s->iw + start + o * sw) + IOTA * (INT)sw;
+                    for (int64_t k = 0; k < s->kw; k++)
+                        P(take_larger)(&acc, &at, P(load_strided)(buffer + o * sw + k * s->dw, sw, n),
+                                       cell + SPLAT_INT(k * s->dw));
+                    *(V *)(best + o) = acc;
+                    *(I *)(where + o) = at;
+                }
+            }
+            memcpy(y + i * s->ow + o0, best, (size_t)outputs * sizeof(T));
+            for (int64_t o = 0; o < outputs; o++)
+                indices[i * s->ow + o0 + o] = where[o];
+        }
+    }
+}
+
+/* Planes begin..end of the mb * c. */
+FC_INLINE void P(forward_nchw)(const int op, const int indexed, const fc_pool2d_args *args, int64_t begin, int64_t end)
+{
+    const fc_pool2d_shape *s = args->shape;
+    const axis down = rows_of(s), along = columns_of(s);
+    const int by_window = s->adaptive || (s->kw - 1) * s->dw >= SPAN / 2 || s->ow == 1;
+    const int by_2x2 = is_2x2(&down, &along);
+    for (int64_t plane = begin; plane < end; plane++) {
+        const T *x = (const T *)args->in + plane * s->ih * s->iw;
+        T *y = (T *)args->out + plane * s->oh * s->ow;
+        int64_t *indices = indexed ? args->indices + plane * s->oh * s->ow : NULL;
+        if (by_2x2) {
+            const T divisor = (T)(s->divisor_override ? s->divisor_override : 4);
+            for (int64_t i = 0; i < s->oh; i++)
+                P(row_2x2)(op, indexed, x + 2 * i * s->iw, x + (2 * i + 1) * s->iw, s->ow, divisor, y + i * s->ow,
+                           indexed ? indices + i * s->ow : NULL, 2 * i * s->iw, s->iw);
+        } else if (by_window) {
+            for (int64_t i = 0; i < s->oh; i++) {
+                const window rows = window_at(&down, i);
+                for (int64_t o = 0; o < s->ow; o++) {
+                    const window columns = window_at(&along, o);
+                    const int64_t at = i * s->ow + o;
+                    if (indexed) {
+                        y[at] = P(whole_window_indexed)(x, s->iw, rows, columns, &indices[at]);
+                        continue;
+                    }
+                    y[at] = P(whole_window)(op, x, s->iw, rows, columns);
+                    if (op == FC_AVG_POOL)
+                        y[at] /= (T)(s->divisor_override ? s->divisor_override : rows.counted * columns.counted);
+                }
+            }
+        } else if (indexed) {
+            if (s->sw == 1)
+                P(rows_buffered_indexed)(s, x, y, indices, 1);
+            else if (s->sw == 2)
+                P(rows_buffered_indexed)(s, x, y, indices, 2);
+            else
+                P(rows_buffered_indexed)(s, x, y, indices, s->sw);
+        } else {
+            if (s->sw == 1)
+                P(rows_buffered)(op, s, x, y, 1);
+            else if (s->sw == 2)
+                P(rows_buffered)(op, s, x, y, 2);
+            else
+                P(rows_buffered)(op, s, x, y, s->sw);
+        }
+    }
+}
+
+/* ---- Backward of the maximum --------------------------------------------------------------------------------- */
+
+/* dx of one plane, by scattering; cells are `step` elements apart. An index outside the plane adds nothing. */
+static void P(scatter)(const fc_pool2d_shape *s, const T *dy, const int64_t *indices, T *dx, int64_t step)
+{
+    const uint64_t cells = (uint64_t)(s->ih * s->iw);
+    for (int64_t o = 0; o < s->oh * s->ow; o++) {
+        const uint64_t cell = (uint64_t)indices[o * step];
+        if (cell < cells)
+            dx[(int64_t)cell * step] += dy[o * step];
+    }
+}
+
+/* 2x2, stride 2: each dy goes to one of its own four cells, so nothing is scattered. Returns 0 if an index names
+ * another cell (it came from elsewhere): the caller then scatters. */
+FC_INLINE int P(plane_2x2)(const fc_pool2d_shape *s, const T *dy, const int64_t *indices, T *dx)
+{
+    I hits = {0};
+    const int64_t width = 2 * s->ow;
+    for (int64_t i = 0; i < s->oh; i++) {
+        T *a = dx + 2 * i * s->iw, *b = a + s->iw;
+        for (int64_t o = 0; o < s->ow; o += L) {
+            const int n = (int)smaller(L, s->ow - o);
+            const V value = P(load)(dy + i * s->ow + o, n, (V){0});
+            const I where = n == L ? P(load_indices)(indices + i * s->ow + o, L)
+                                   : P(load_indices)(indices + i * s->ow + o, n);
+            const I cell = where - (SPLAT_INT(2 * i * s->iw + 2 * o) + 2 * IOTA);
+            const I a0 = cell == 0, a1 = cell == 1, b0 = cell == SPLAT_INT(s->iw), b1 = cell == SPLAT_INT(s->iw + 1);
+            hits -= a0 + a1 + b0 + b1;
+            P(store_interleaved)(a + 2 * o, (V)(a0 & (I)value), (V)(a1 & (I)value), 2 * n);
+            P(store_interleaved)(b + 2 * o, (V)(b0 & (I)value), (V)(b1 & (I)value), 2 * n);
+        }
+        for (int64_t j = width; j < s->iw; j++)
+            a[j] = b[j] = 0;
+    }
+    memset(dx + 2 * s->oh * s->iw, 0, (size_t)((s->ih - 2 * s->oh) * s->iw) * sizeof(T));
+    int64_t total = 0;
+    for (int l = 0; l < L; l++)
+        total += hits[l];
+    return total == s->oh * s->ow;
+}
+
+/* Planes begin..end of the mb * c. */
+static void P(max_backward_nchw)(const fc_pool2d_args *args, int64_t begin, int64_t end)
+{
+    const fc_pool2d_shape *s = args->shape;
+    const axis down = rows_of(s), along = columns_of(s);
+    const int by_2x2 = is_2x2(&down, &along);
+    for (int64_t plane = begin; plane < end; plane++) {
+        const T *dy = (const T *)args->in + plane * s->oh * s->ow;
+        const int64_t *indices = args->indices + plane * s->oh * s->ow;
+        T *dx = (T *)args->out + plane * s->ih * s->iw;
+        if (by_2x2 && P(plane_2x2)(s, dy, indices, dx))
+            continue;
+        memset(dx, 0, (size_t)(s->ih * s->iw) * sizeof(T));
+        P(scatter)(s, dy, indices, dx, 1);
+    }
+}
+
+/* n <= L channels of one input cell: the dy of every window over it whose index names it. */
+FC_INLINE void P(cell)(const fc_pool2d_shape *s, const T *dy, const int64_t *indices, int64_t cell, range rows,
+                       range columns, T *dx, I *hits, const int n)
+{
+    V acc = {0};
+    for (int64_t i = rows.first; i < rows.end; i++)
+        for (int64_t o = columns.first; o < columns.end; o++) {
+            const int64_t at = (i * s->ow + o) * s->c;
+            const I here = P(load_indices)(indices + at, n) == SPLAT_INT(cell);
+            *hits -= here;
+            acc += (V)(here & (I)P(load)(dy + at, n, (V){0}));
+        }
+    P(store)(dx + cell * s->c, acc, n);
+}
+
+/* Units begin..end of the mb * blocks: an image's block of channels, gathered cell by cell. */
+static void P(max_backward_nhwc)(const fc_pool2d_args *args, int64_t begin, int64_t end)
+{
+    const fc_pool2d_shape *s = args->shape;
+    const axis down = rows_of(s), along = columns_of(s);
+    const int64_t c = s->c, blocks = (c + args->block - 1) / args->block;
+    for (int64_t unit = begin; unit < end; unit++) {
+        const int64_t image = unit / blocks, k0 = unit % blocks * args->block, k1 = smaller(k0 + args->block, c);
+        const T *dy = (const T *)args->in + image * s->oh * s->ow * c;
+        const int64_t *indices = args->indices + image * s->oh * s->ow * c;
+        T *dx = (T *)args->out + image * s->ih * s->iw * c;
+        int64_t total = 0;
+        if (s->dh == 1 && s->dw == 1)
+            for (int64_t i = 0; i < s->ih; i++) {
+                const range rows = windows_over(&down, i);
+                I hits = {0};
+                range columns = windows_over(&along, 0);
+                for (int64_t j = 0; j < s->iw; j++) {
+                    columns = windows_over_next(&along, columns, j);
+                    const int64_t cell = i * s->iw + j;
+                    int64_t k = k0;
+                    for (; k + L <= k1; k += L)
+                        P(cell)(s, dy + k, indices + k, cell, rows, columns, dx + k, &hits, L);
+                    if (k < k1)
+                        P(cell)(s, dy + k, indices + k, cell, rows, columns, dx + k, &hits, (int)(k1 - k));
+                }
+                for (int l = 0; l < L; l++)
+                    total += hits[l];
+            }
+        if (total == s->oh * s->ow * (k1 - k0))
+            continue;
+        /* Dilated windows, or an index outside its own window (it came from elsewhere). */
+        for (int64_t cell = 0; cell < s->ih * s->iw; cell++)
+            memset(dx + cell * c + k0, 0, (size_t)(k1 - k0) * sizeof(T));
+        for (int64_t k = k0; k < k1; k++)
+            P(scatter)(s, dy + k, indices + k, dx + k, c);
+    }
+}
+
+/* ---- Backward of the average --------------------------------------------------------------------------------- */
+
+/* shares[o] = what each cell of a row covered by windows `rows` gets from those of column first + o, o < n. */
+FC_INLINE void P(shares)(const fc_pool2d_shape *s, const T *dy, const axis *down, range rows, int64_t first, int64_t n,
+                         const T *counted, const int alike, T *shares)
+{
+    for (int64_t o = 0; o < n; o += L) {
+        const int lanes = (int)smaller(L, n - o);
+        const V columns = *(const V *)(counted + o);
+        V acc = {0};
+        for (int64_t i = rows.first; i < rows.end; i++) {
+            const V value = P(load)(dy + i * s->ow + first + o, lanes, (V){0});
+            if (alike)
+                acc += value;
+            else
+                acc += value / (columns * SPLAT(window_at(down, i).counted));
+        }
+        if (alike)
+            acc /= columns;
+        P(store)(shares + o, acc, lanes);
+    }
+}
+
+/* Planes begin..end of the mb * c: per block of columns, the windows' shares row by row, then spread along the row. */
+static void P(avg_backward_nchw)(const fc_pool2d_args *args, int64_t begin, int64_t end)
+{
+    enum { BLOCK = SPAN / 2, EDGE = SPAN_SLACK };
+    const fc_pool2d_shape *s = args->shape;
+    const axis down = rows_of(s), along = columns_of(s);
+    const int alike = s->divisor_override || (counts_alike(&down) && counts_alike(&along));
+    const int64_t rows_counted = window_at(&down, 0).counted;
+    const int fast = !s->adaptive && s->sw <= 2 && s->kw <= EDGE / 2;
+    T counted[SPAN + SPAN_SLACK], padded[EDGE + SPAN + SPAN_SLACK + EDGE];
+    T *const shares = padded + EDGE;
+    range over[BLOCK];
+    for (int64_t plane = begin; plane < end; plane++) {
+        const T *dy = (const T *)args->in + plane * s->oh * s->ow;
+        T *dx = (T *)args->out + plane * s->ih * s->iw;
+        int64_t width = 0;
+        for (int64_t j0 = 0; j0 < s->iw; j0 += width) {
+            /* As many columns as have windows that fit the buffer. */
+            width = smaller(BLOCK, s->iw - j0);
+            const int64_t first = windows_over(&along, j0).first;
+            while (windows_over(&along, j0 + width - 1).end - first > SPAN && width > 1)
+                width /= 2;
+            const int64_t n = greater(0, windows_over(&along, j0 + width - 1).end - first);
+            if (n > SPAN) { /* one cell under more windows than the buffer holds */
+                for (int64_t i = 0; i < s->ih; i++) {
+                    const range rows = windows_over(&down, i), columns = windows_over(&along, j0);
+                    T total = 0;
+                    for (int64_t a = rows.first; a < rows.end; a++) {
+                        T row = 0;
+                        for (int64_t b = columns.first; b < columns.end; b++)
+                            row += dy[a * s->ow + b] /
+                                   (T)(s->divisor_override
+                                           ? s->divisor_override
+                                           : window_at(&down, a).counted * window_at(&along, b).counted);
+                        total += row;
+                    }
+                    dx[i * s->iw + j0] = total;
+                }
+                continue;
+            }
+            for (int64_t o = 0; o < n + L; o++)
+                counted[o] = s->divisor_override ? (T)s->divisor_override
+                             : o < n             ? (T)(window_at(&along, first + o).counted * (alike ? rows_counted : 1))
+                                                 : 1;
+            for (int64_t o = 0; o < EDGE; o++)
+                padded[o] = shares[n + o] = 0;
+            if (!fast)
+                for (int64_t j = 0; j < width; j++)
+                    over[j] = windows_over(&along, j0 + j);
+            range before = {-1, -1};
+            for (int64_t i = 0; i < s->ih; i++) {
+                T *row = dx + i * s->iw + j0;
+                const range rows = windows_over(&down, i);
+                if (rows.first == before.first && rows.end == before.end) {
+                    memcpy(row, row - s->iw, (size_t)width * sizeof(T));
+                    continue;
+                }
+                before = rows;
+                P(shares)(s, dy, &down, rows, first, n, counted, alike, shares);
+                if (fast && s->sw == 1) {
+                    /* dx[j] = sum over taps of shares[j + pw - tap - first] */
+                    for (int64_t j = 0; j < width; j += L) {
+                        const T *last = shares + (j0 + j + s->pw - first);
+                        V acc = {0};
+                        for (int64_t k = s->kw - 1; k >= 0; k--)
+                            acc += *(const V *)(last - k);
+                        P(store)(row + j, acc, (int)smaller(L, width - j));
+                    }
+                } else if (fast) {
+                    /* Column j + pw = 2 q + r lies under taps r, r + 2, ... of windows q, q - 1, ... */
+                    const int64_t odd = (j0 + s->pw) % 2;
+                    for (int64_t j = 0; j < width; j += 2 * L) {
+                        const T *last = shares + ((j0 + j + s->pw) / 2 - first);
+                        V phase[2] = {{0}, {0}};
+                        for (int r = 0; r < 2; r++)
+                            for (int64_t k = (r + odd) % 2; k < s->kw; k += 2)
+                                phase[r] += *(const V *)(last + (r & odd) - k / 2);
+                        P(store_interleaved)(row + j, phase[0], phase[1], smaller(2 * L, width - j));
+                    }
+                } else {
+                    for (int64_t j = 0; j < width; j++) {
+                        T acc = 0;
+                        for (int64_t o = over[j].first; o < over[j].end; o++)
+                            acc += shares[o - first];
+                        row[j] = acc;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/* n <= L channels of one input cell: its share of every window over it. */
+FC_INLINE void P(spread)(const fc_pool2d_shape *s, const T *dy, const axis *down, const axis *along, range rows,
+                         range columns, T divisor, const int alike, T *dx, const int n)
+{
+    V acc = {0};
+    for (int64_t i = rows.first; i < rows.end; i++)
+        for (int64_t o = columns.first; o < columns.end; o++) {
+            const V value = P(load)(dy + (i * s->ow + o) * s->c, n, (V){0});
+            if (alike)
+                acc += value;
+            else
+                acc += value / SPLAT(window_at(down, i).counted * window_at(along, o).counted);
+        }
+    if (alike)
+        acc /= SPLAT(divisor);
+    P(store)(dx, acc, n);
+}
+
+FC_INLINE void P(avg_backward_rows)(const fc_pool2d_args *args, int64_t begin, int64_t end, const int alike)
+{
+    const fc_pool2d_shape *s = args->shape;
+    const axis down = rows_of(s), along = columns_of(s);
+    const int64_t c = s->c;
+    const T divisor = (T)(s->divisor_override ? s->divisor_override
+                                              : window_at(&down, 0).counted * window_at(&along, 0).counted);
+    for (int64_t unit = begin; unit < end; unit++) {
+        const T *dy = (const T *)args->in + unit / s->ih * s->oh * s->ow * c;
+        const range rows = windows_over(&down, unit % s->ih);
+        range columns = windows_over(&along, 0);
+        for (int64_t j = 0; j < s->iw; j++) {
+            columns = windows_over_next(&along, columns, j);
+            T *dx = (T *)args->out + (unit * s->iw + j) * c;
+            int64_t k = 0;
+            for (; k + L <= c; k += L)
+                P(spread)(s, dy + k, &down, &along, rows, columns, divisor, alike, dx + k, L);
+            if (k < c)
+                P(spread)(s, dy + k, &down, &along, rows, columns, divisor, alike, dx + k, (int)(c - k));
+        }
+    }
+}
+
+/* Input rows begin..end of the mb * ih. */
+static void P(avg_backward_nhwc)(const fc_pool2d_args *args, int64_t begin, int64_t end)
+{
+    const fc_pool2d_shape *s = args->shape;
+    const axis down = rows_of(s), along = columns_of(s);
+    if (s->divisor_override || (counts_alike(&down) && counts_alike(&along)))
+        P(avg_backward_rows)(args, begin, end, 1);
+    else
+        P(avg_backward_rows)(args, begin, end, 0);
+}
+
+/* ---- The table ----------------------------------------------------------------------------------------------- */
+
+static void P(max_forward_nchw)(const fc_pool2d_args *args, int64_t begin, int64_t end)
+{
+    if (args->indices)
+        P(forward_nchw)(FC_MAX_POOL, 1, args, begin, end);
+    else
+        P(forward_nchw)(FC_MAX_POOL, 0, args, begin, end);
+}
+
+static void P(max_forward_nhwc)(const fc_pool2d_args *args, int64_t begin, int64_t end)
+{
+    if (args->indices)
+        P(forward_nhwc)(FC_MAX_POOL, 1, args, begin, end);
+    else
+        P(forward_nhwc)(FC_MAX_POOL, 0, args, begin, end);
+}
+
+static void P(avg_forward_nchw)(const fc_pool2d_args *args, int64_t begin, int64_t end)
+{
+    P(forward_nchw)(FC_AVG_POOL, 0, args, begin, end);
+}
+
+static void P(avg_forward_nhwc)(const fc_pool2d_args *args, int64_t begin, int64_t end)
+{
+    P(forward_nhwc)(FC_AVG_POOL, 0, args, begin, end);
+}
+
+static const fc_pool2d_kernels FC_POOL_NAME = {
+    .max_forward = {P(max_forward_nchw), P(max_forward_nhwc)},
+    .max_backward = {P(max_backward_nchw), P(max_backward_nhwc)},
+    .avg_forward = {P(avg_forward_nchw), P(avg_forward_nhwc)},
+    .avg_backward = {P(avg_backward_nchw), P(avg_backward_nhwc)},
+};
+
+#undef T
+#undef INT
+#undef L
+#undef P
+#undef V
+#undef I
+#undef IOTA
+#undef SPLAT
+#undef SPLAT_INT
+#undef LOWEST
+#undef FC_POOL_NAME
+#undef FC_POOL_TYPE
+#undef FC_POOL_INT
+#undef FC_POOL_LANES
+#undef FC_POOL_IOTA
+#undef FC_POOL_LOAD_PART
+#undef FC_POOL_STORE_PART
+#undef FC_POOL_LARGER
+#undef FC_POOL_TAKE_LARGER
