@@ -9,11 +9,16 @@ import numpy as np
 # Computed in the second, rounded once to the first. Everything else that is a float is native.
 _WIDENED = {"float16": "float32", "bfloat16": "float32"}
 _NATIVE = ("float32", "float64")
+# dtype.name costs microseconds: the dtypes of nearly all calls are looked up.
+_PLAIN = (np.dtype(np.float32), np.dtype(np.float64))
+NAMES = {np.dtype(name): name for name in (*_NATIVE, "int64")}
 
 
 def as_array(where: str, name: str, value: Any) -> np.ndarray:
     """A plain ndarray that shows the values of `value`; no copy where the buffer can be shared."""
     if type(value) is np.ndarray:
+        if value.dtype in _PLAIN:
+            return value
         array = value
     else:
         if isinstance(value, np.ma.MaskedArray):
@@ -36,6 +41,10 @@ def as_array(where: str, name: str, value: Any) -> np.ndarray:
 def common_dtype(where: str, **arrays: np.ndarray) -> tuple[np.dtype, np.dtype]:
     """(dtype of the result, dtype of the computation). Integers and bools are computed and returned in int64."""
     kinds = {a.dtype for a in arrays.values()}
+    if len(kinds) == 1:
+        (only,) = kinds
+        if only in _PLAIN and only.isnative:
+            return only, only
     try:
         result = np.result_type(*kinds)
     except TypeError:

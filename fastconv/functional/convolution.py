@@ -11,6 +11,7 @@ import numpy as np
 from fastconv import dispatch
 from fastconv.autotune import generation
 from fastconv.functional.arrays import (
+    NAMES,
     Output,
     as_array,
     cast,
@@ -158,7 +159,7 @@ def conv2d(
     plan = conv_plan(
         where, "forward",
         batch.shape if pads is None else padded_shape(batch.shape, pads, layout),
-        w.shape, compute.name, stride, padding if pads is None else 0, dilation, groups, layout, bias is not None,
+        w.shape, NAMES[compute], stride, padding if pads is None else 0, dilation, groups, layout, bias is not None,
         hashable(activation), residual is not None, precision_of(precision),
         request_of(where, algorithm, backend, max_workspace), generation(),
     )  # fmt: skip
@@ -238,7 +239,7 @@ def conv2d_input(
     stride, padding, dilation = hashable(stride), hashable(padding), hashable(dilation)
     pads = resolve_mode(where, padding_mode, size, w.shape, stride, padding, dilation, layout)
     plan = conv_plan(
-        where, "backward_input", size if pads is None else padded_shape(size, pads, layout), w.shape, compute.name,
+        where, "backward_input", size if pads is None else padded_shape(size, pads, layout), w.shape, NAMES[compute],
         stride, padding if pads is None else 0, dilation, groups, layout, False, None, False,
         precision_of(precision), request_of(where, algorithm, backend, max_workspace), generation(),
     )  # fmt: skip
@@ -316,7 +317,7 @@ def conv2d_weight(
     pads = resolve_mode(where, padding_mode, batch.shape, w_shape, stride, padding, dilation, layout)
     plan = conv_plan(
         where, "backward_weight", batch.shape if pads is None else padded_shape(batch.shape, pads, layout), w_shape,
-        compute.name, stride, padding if pads is None else 0, dilation, groups, layout, False, None, False,
+        NAMES[compute], stride, padding if pads is None else 0, dilation, groups, layout, False, None, False,
         precision_of(precision), request_of(where, algorithm, backend, max_workspace), generation(),
     )  # fmt: skip
     p: ConvProblem = plan.problem  # type: ignore[assignment]
@@ -513,7 +514,7 @@ def conv_transpose2d(
     check_rank(where, "weight", w, (4,), "(in_channels, out_channels / groups, height, width) or HWIO with NHWC")
     result, compute = common_dtype(where, input=x, weight=w)
     plan = _transpose_plan(
-        batched4(x).shape, w.shape, compute.name, hashable(stride), hashable(padding), hashable(output_padding),
+        batched4(x).shape, w.shape, NAMES[compute], hashable(stride), hashable(padding), hashable(output_padding),
         groups, hashable(dilation), layout, bias is not None, hashable(activation), residual is not None,
         precision_of(precision), request_of(where, algorithm, backend, max_workspace), generation(),
     )  # fmt: skip

@@ -9,6 +9,7 @@ import numpy as np
 from fastconv import dispatch
 from fastconv.autotune import generation
 from fastconv.functional.arrays import (
+    NAMES,
     Output,
     as_array,
     check_out,
@@ -227,7 +228,7 @@ def plan_conv2d(
         bool(residual), algorithm, backend, precision, max_workspace,
     )  # fmt: skip
     plan = conv_plan(
-        where, "forward", size, w.shape, compute.name, *arguments[:5], bias is not None, arguments[5], bool(residual),
+        where, "forward", size, w.shape, NAMES[compute], *arguments[:5], bias is not None, arguments[5], bool(residual),
         precision_of(precision), request_of(where, algorithm, backend, max_workspace), generation(),
     )  # fmt: skip
     b = check_bias(where, bias, plan.problem.oc, compute)  # type: ignore[union-attr]

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastconv import dispatch
 from fastconv.autotune import generation
-from fastconv.functional.arrays import Output, as_array, check_out, check_rank, common_dtype, contiguous, logical
+from fastconv.functional.arrays import NAMES, Output, as_array, check_out, check_rank, common_dtype, contiguous, logical
 from fastconv.functional.intake import AXES, batched4, hashable, image_sizes, request_of, size4
 from fastconv.problem import PoolProblem, check_int, check_layout, check_pair, pool_problem
 
@@ -56,7 +56,7 @@ def _forward(
         raise TypeError(f"{where}: input has dtype {x.dtype}; an average of integers is not one: convert it first")
     batch = batched4(x)
     plan = _plan(
-        where, op, "forward", batch.shape, compute.name, layout,
+        where, op, "forward", batch.shape, NAMES[compute], layout,
         _options(return_indices=return_indices, **options), request_of(where, algorithm, backend, None), generation(),
     )  # fmt: skip
     p: PoolProblem = plan.problem  # type: ignore[assignment]
@@ -85,7 +85,7 @@ def _backward(
     if compute.kind == "i" and "avg" in op:
         raise TypeError(f"{where}: grad_output has dtype {dy.dtype}; an average of integers is not one: convert it")
     plan = _plan(
-        where, op, "backward", size, compute.name, layout, _options(**options),
+        where, op, "backward", size, NAMES[compute], layout, _options(**options),
         request_of(where, algorithm, backend, None), generation(),
     )  # fmt: skip
     p: PoolProblem = plan.problem  # type: ignore[assignment]
