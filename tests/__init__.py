@@ -1,0 +1,1 @@
+"""The test suite of fastconv; `cases` names the problems, `rows` runs a kernel on one, `compare` holds the rules."""
