@@ -15,6 +15,12 @@
 #define FC_WINOGRAD_INLINE static inline __attribute__((always_inline))
 #define FC_WINOGRAD_JOIN2(a, b) a##b
 #define FC_WINOGRAD_JOIN(a, b) FC_WINOGRAD_JOIN2(a, b)
+
+/* Hides where a pointer comes from: else all 36 addresses become loop invariants, far more than there are registers. */
+#define FC_WINOGRAD_OPAQUE(p) __asm__("" : "+r"(p))
+
+/* base + i * stride for i < 6 out of two registers and the scaled addressing modes. */
+#define FC_WINOGRAD_AT(base, base3, i, stride) ((i) < 3 ? (base) + (i) * (stride) : (base3) + ((i) - 3) * (stride))
 #endif
 
 #define FC_T FC_WINOGRAD_TYPE
@@ -128,17 +134,24 @@ static void FC_WINOGRAD_WEIGHTS(const void *taps, int64_t n, void *u, int64_t st
 
 static void FC_WINOGRAD_INPUT(const void *d, int64_t row, int64_t col, int64_t n, void *v, int64_t stride)
 {
+    row *= sizeof(FC_T);
+    col *= sizeof(FC_T);
+    stride *= sizeof(FC_T);
     for (int64_t j = 0; j < n; j += FC_WINOGRAD_LANES) {
-        const FC_T *in = (const FC_T *)d + j;
-        FC_T *out = (FC_T *)v + j;
+        const char *in = (const char *)d + j * sizeof(FC_T);
+        char *out = (char *)v + j * sizeof(FC_T);
         FC_V columns[FC_ALPHA][FC_ALPHA]; /* [s][r]: B^T applied to column s */
 #pragma GCC unroll 6
         for (int s = 0; s < FC_ALPHA; s++) {
             FC_V cells[FC_ALPHA];
+            const char *in3 = in + 3 * row;
+            FC_WINOGRAD_OPAQUE(in3);
 #pragma GCC unroll 6
             for (int r = 0; r < FC_ALPHA; r++)
-                cells[r] = *(const FC_V *)(in + r * row + s * col);
+                cells[r] = *(const FC_V *)FC_WINOGRAD_AT(in, in3, r, row);
             FC_NAMED(_bt)(cells, columns[s]);
+            in += col;
+            FC_WINOGRAD_OPAQUE(in);
         }
 #pragma GCC unroll 6
         for (int r = 0; r < FC_ALPHA; r++) {
@@ -147,30 +160,44 @@ static void FC_WINOGRAD_INPUT(const void *d, int64_t row, int64_t col, int64_t n
             for (int s = 0; s < FC_ALPHA; s++)
                 cells[s] = columns[s][r];
             FC_NAMED(_bt)(cells, result);
+            char *out3 = out + 3 * stride;
+            FC_WINOGRAD_OPAQUE(out3);
 #pragma GCC unroll 6
             for (int s = 0; s < FC_ALPHA; s++)
-                *(FC_V *)(out + (r * FC_ALPHA + s) * stride) = result[s];
+                *(FC_V *)FC_WINOGRAD_AT(out, out3, s, stride) = result[s];
+            out += FC_ALPHA * stride;
+            FC_WINOGRAD_OPAQUE(out);
         }
     }
 }
 
-static int FC_WINOGRAD_OUTPUT(const fc_winograd_problem *problem, const void *m, int64_t stride, int64_t n,
-                              const void *bias, const void *residual, int clamp, void *y, int64_t row, int64_t col)
+/* epilogue 0: neither residual nor clamp. */
+FC_WINOGRAD_INLINE int FC_NAMED(_inverse)(const fc_winograd_problem *problem, const void *m, int64_t stride, int64_t n,
+                                          const void *bias, const void *residual, int clamp, void *y, int64_t row,
+                                          int64_t col, const int epilogue)
 {
     const FC_V lo = (FC_T)(clamp ? problem->lo : 0) - (FC_V){0}, hi = (FC_T)(clamp ? problem->hi : 0) - (FC_V){0};
     FC_V probe = {0}; /* stays 0 while all values are finite, else NaN */
+    stride *= sizeof(FC_T);
+    row *= sizeof(FC_T);
+    col *= sizeof(FC_T);
     for (int64_t j = 0; j < n; j += FC_WINOGRAD_LANES) {
-        const FC_T *in = (const FC_T *)m + j;
+        const char *in = (const char *)m + j * sizeof(FC_T);
         const FC_V start = *(const FC_V *)((const FC_T *)bias + j);
         FC_V columns[FC_ALPHA][FC_M];
 #pragma GCC unroll 6
         for (int s = 0; s < FC_ALPHA; s++) {
             FC_V cells[FC_ALPHA];
+            const char *in3 = in + 3 * FC_ALPHA * stride;
+            FC_WINOGRAD_OPAQUE(in3);
 #pragma GCC unroll 6
             for (int r = 0; r < FC_ALPHA; r++)
-                cells[r] = *(const FC_V *)(in + (r * FC_ALPHA + s) * stride);
+                cells[r] = *(const FC_V *)FC_WINOGRAD_AT(in, in3, r, FC_ALPHA * stride);
             FC_NAMED(_at)(cells, columns[s]);
+            in += stride;
+            FC_WINOGRAD_OPAQUE(in);
         }
+        int64_t at = j * sizeof(FC_T);
 #pragma GCC unroll 4
         for (int r = 0; r < FC_M; r++) {
             FC_V cells[FC_ALPHA], result[FC_M];
@@ -178,22 +205,25 @@ static int FC_WINOGRAD_OUTPUT(const fc_winograd_problem *problem, const void *m,
             for (int s = 0; s < FC_ALPHA; s++)
                 cells[s] = columns[s][r];
             FC_NAMED(_at)(cells, result);
+            char *out = (char *)y + at, *out3 = out + 3 * col;
+            FC_WINOGRAD_OPAQUE(out);
+            FC_WINOGRAD_OPAQUE(out3);
 #pragma GCC unroll 4
             for (int s = 0; s < FC_M; s++) {
-                const int64_t at = r * row + s * col + j;
                 FC_V value = result[s];
                 probe += value * (FC_T)0;
                 value += start;
-                if (residual)
-                    value += *(const FC_V *)((const FC_T *)residual + at);
-                if (clamp) {
+                if (epilogue && residual)
+                    value += *(const FC_V *)((const char *)residual + at + s * col);
+                if (epilogue && clamp) {
                     __typeof__(value < lo) below = value < lo;
                     value = (FC_V)((below & (__typeof__(below))lo) | (~below & (__typeof__(below))value));
                     __typeof__(value > hi) above = value > hi;
                     value = (FC_V)((above & (__typeof__(above))hi) | (~above & (__typeof__(above))value));
                 }
-                *(FC_V *)((FC_T *)y + at) = value;
+                *(FC_V *)FC_WINOGRAD_AT(out, out3, s, col) = value;
             }
+            at += row;
         }
     }
     __typeof__(probe != probe) bad = probe != probe;
@@ -202,6 +232,14 @@ static int FC_WINOGRAD_OUTPUT(const fc_winograd_problem *problem, const void *m,
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         any |= words[i];
     return any != 0;
+}
+
+static int FC_WINOGRAD_OUTPUT(const fc_winograd_problem *problem, const void *m, int64_t stride, int64_t n,
+                              const void *bias, const void *residual, int clamp, void *y, int64_t row, int64_t col)
+{
+    if (!residual && !clamp)
+        return FC_NAMED(_inverse)(problem, m, stride, n, bias, NULL, 0, y, row, col, 0);
+    return FC_NAMED(_inverse)(problem, m, stride, n, bias, residual, clamp, y, row, col, 1);
 }
 
 #undef FC_T
