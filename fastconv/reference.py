@@ -153,7 +153,8 @@ def _max_forward(p: PoolProblem, x: Array, y: Array, indices: Array | None) -> N
 def _max_backward(p: PoolProblem, dy: Array, indices: Array, dx: Array) -> None:
     acc = np.zeros((p.mb * p.c, p.ih * p.iw), _accumulator(dx.dtype))
     planes = np.arange(p.mb * p.c)[:, None]
-    np.add.at(acc, (planes, indices.reshape(p.mb * p.c, -1)), dy.reshape(p.mb * p.c, -1))
+    flat = (p.mb * p.c, p.oh * p.ow)
+    np.add.at(acc, (planes, indices.reshape(flat)), dy.reshape(flat))
     dx[...] = acc.reshape(p.mb, p.c, p.ih, p.iw)
 
 
