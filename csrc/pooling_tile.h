@@ -3,13 +3,15 @@
  *   FC_POOL_TYPE    float or double
  *   FC_POOL_INT     the signed integer of the same size: flat indices inside a plane are tracked in it
  *   FC_POOL_LANES   elements of a vector, and FC_POOL_IOTA, the list 0, 1, ... of that many
- * and, where the ISA has masks, FC_POOL_LOAD_PART, FC_POOL_STORE_PART, FC_POOL_LARGER and FC_POOL_TAKE_LARGER.
+ * and, where the ISA does better than plain C, FC_POOL_LOAD_PART, FC_POOL_STORE_PART, FC_POOL_LARGER,
+ * FC_POOL_TAKE_LARGER, FC_POOL_LOAD_INDICES and FC_POOL_STORE_INDICES.
  *
  * NHWC: vectors along the channels, accumulators in registers over the window. NCHW: vectors along the width, a window
  * is reduced down its columns into a row buffer and then along that row; strides of 2 are split by shuffles. Full
  * vectors and tails go through the same expressions, so that a NaN wins in both. */
 #include "fastconv.h"
 
+#include <limits.h>
 #include <math.h>
 #include <string.h>
 
@@ -22,6 +24,9 @@
 enum {
     SPAN = 1024,      /* input columns of a row buffer: 4 or 8 KB of stack, inside L1 beside the rows it reads */
     SPAN_SLACK = 64,  /* vectors that start inside a row buffer may end past it */
+    WINDOWS = 64,     /* bounds of an axis' windows that are kept: computing an adaptive one takes divisions */
+    GATHER_CELLS = 9, /* the largest window whose maximum's gradient is gathered cell by cell (NHWC) */
+    ZERO_BYTES = 16384, /* cleared at once, then scattered into while in L1 */
 };
 
 /* One axis of a pooling: input and output size, window, and where the divisor stops counting. */
@@ -69,6 +74,24 @@ FC_INLINE window window_at(const axis *a, int64_t o)
     w.counted = a->include_pad ? smaller(start + a->k, a->count_end - a->low) - start : w.end - w.first;
     return w;
 }
+
+/* The windows of an axis, the first WINDOWS of them computed beforehand. */
+typedef struct windows {
+    axis a;
+    window kept[WINDOWS];
+} windows;
+
+FC_INLINE void keep_windows(windows *w, axis a)
+{
+    w->a = a;
+    for (int64_t o = 0; o < smaller(a.out, WINDOWS); o++)
+        w->kept[o] = window_at(&a, o);
+}
+
+FC_INLINE window kept_window(const windows *w, int64_t o) { return o < WINDOWS ? w->kept[o] : window_at(&w->a, o); }
+
+/* 1 / divisor where that is exact, so that a product gives the quotient's bits; else 0. */
+FC_INLINE double exact_inverse(int64_t divisor) { return divisor & (divisor - 1) ? 0 : 1.0 / (double)divisor; }
 
 /* The windows that hold input cell i (undilated ones). */
 FC_INLINE range windows_over(const axis *a, int64_t i)
@@ -186,23 +209,38 @@ FC_INLINE V P(combine)(const int op, V a, V b)
 
 FC_INLINE V P(identity)(const int op) { return SPLAT(op == FC_MAX_POOL ? -INFINITY : 0); }
 
+FC_INLINE V P(divide)(V v, T divisor, T inverse)
+{
+    if (inverse != 0)
+        return v * SPLAT(inverse);
+    return v / SPLAT(divisor);
+}
+
 FC_INLINE void P(store_indices)(int64_t *p, I where, int n)
 {
+#ifdef FC_POOL_STORE_INDICES
+    FC_POOL_STORE_INDICES(p, where, n);
+#else
     INT lanes[L];
     memcpy(lanes, &where, sizeof lanes);
     for (int l = 0; l < n; l++)
         p[l] = lanes[l];
+#endif
 }
 
 /* Lanes past n are -1: no cell. */
 FC_INLINE I P(load_indices)(const int64_t *p, int n)
 {
+#ifdef FC_POOL_LOAD_INDICES
+    return (I)FC_POOL_LOAD_INDICES(p, n);
+#else
     INT lanes[L];
     for (int l = 0; l < L; l++)
         lanes[l] = l < n ? (INT)p[l] : -1;
     I where;
     memcpy(&where, lanes, sizeof lanes);
     return where;
+#endif
 }
 
 /* p[0], p[stride], ..., n of them. For a stride of 2 and n = L reads p[2 L - 1] too. */
@@ -229,16 +267,12 @@ FC_INLINE void P(store_interleaved)(T *p, V even, V odd, int64_t n)
         P(store)(p + L, __builtin_shuffle(even, odd, low + L / 2), (int)(n - L));
 }
 
-FC_INLINE T P(reduce)(const int op, V v)
+/* All lanes combined, in all lanes. */
+FC_INLINE V P(reduce)(const int op, V v)
 {
-    T lanes[L];
-    memcpy(lanes, &v, sizeof lanes);
     for (int half = L / 2; half > 0; half /= 2)
-        for (int l = 0; l < half; l++) {
-            const T a = lanes[l], b = lanes[l + half];
-            lanes[l] = op == FC_MAX_POOL ? (b > a || b != b ? b : a) : a + b;
-        }
-    return lanes[0];
+        v = P(combine)(op, v, __builtin_shuffle(v, IOTA ^ half));
+    return v;
 }
 
 /* acc combined with n contiguous elements. */
@@ -265,7 +299,7 @@ FC_INLINE V P(segment)(const int op, V acc, const T *p, int64_t n)
 
 /* nv vectors of channels of one output pixel; n lanes of the last (only vector) when not full. */
 FC_INLINE void P(pixel)(const int op, const int indexed, const fc_pool2d_shape *s, const T *x, window rows,
-                        window columns, T divisor, T *y, int64_t *indices, const int nv, const int n)
+                        window columns, T divisor, T inverse, T *y, int64_t *indices, const int nv, const int n)
 {
     V acc[4];
     I where[4];
@@ -296,7 +330,7 @@ FC_INLINE void P(pixel)(const int op, const int indexed, const fc_pool2d_shape *
     }
     for (int v = 0; v < nv; v++) {
         if (op == FC_AVG_POOL)
-            acc[v] /= SPLAT(divisor);
+            acc[v] = P(divide)(acc[v], divisor, inverse);
         P(store)(y + v * L, acc[v], n);
         if (indexed)
             P(store_indices)(indices + v * L, where[v], n);
@@ -307,19 +341,22 @@ FC_INLINE void P(pixel)(const int op, const int indexed, const fc_pool2d_shape *
 FC_INLINE void P(forward_nhwc)(const int op, const int indexed, const fc_pool2d_args *args, int64_t begin, int64_t end)
 {
     const fc_pool2d_shape *s = args->shape;
-    const axis down = rows_of(s), along = columns_of(s);
+    const axis down = rows_of(s);
     const int64_t c = s->c;
+    windows along;
+    keep_windows(&along, columns_of(s));
     for (int64_t unit = begin; unit < end; unit++) {
         const T *x = (const T *)args->in + unit / s->oh * s->ih * s->iw * c;
         const window rows = window_at(&down, unit % s->oh);
         for (int64_t o = 0; o < s->ow; o++) {
-            const window columns = window_at(&along, o);
+            const window columns = kept_window(&along, o);
             const int64_t counted = s->divisor_override ? s->divisor_override : rows.counted * columns.counted;
             T *y = (T *)args->out + (unit * s->ow + o) * c;
             int64_t *indices = indexed ? args->indices + (unit * s->ow + o) * c : NULL;
+            const T inverse = op == FC_AVG_POOL ? (T)exact_inverse(counted) : 0;
             int64_t k = 0;
 #define PIXEL(nv, n) \
-    P(pixel)(op, indexed, s, x + k, rows, columns, (T)counted, y + k, indexed ? indices + k : NULL, nv, n)
+    P(pixel)(op, indexed, s, x + k, rows, columns, (T)counted, inverse, y + k, indexed ? indices + k : NULL, nv, n)
             for (; k + 4 * L <= c; k += 4 * L)
                 PIXEL(4, L);
             if (k + 2 * L <= c) {
@@ -345,10 +382,10 @@ FC_INLINE T P(whole_window)(const int op, const T *x, int64_t iw, window rows, w
     V acc = P(identity)(op);
     if (columns.step == 1) {
         if (columns.first == 0 && columns.end == iw && rows.step == 1)
-            return P(reduce)(op, P(segment)(op, acc, x + rows.first * iw, (rows.end - rows.first) * iw));
+            return P(reduce)(op, P(segment)(op, acc, x + rows.first * iw, (rows.end - rows.first) * iw))[0];
         for (int64_t i = rows.first; i < rows.end; i += rows.step)
             acc = P(segment)(op, acc, x + i * iw + columns.first, columns.end - columns.first);
-        return P(reduce)(op, acc);
+        return P(reduce)(op, acc)[0];
     }
     T best = -INFINITY; /* only maxima are dilated */
     for (int64_t i = rows.first; i < rows.end; i += rows.step)
@@ -375,22 +412,28 @@ static T P(whole_window_indexed)(const T *x, int64_t iw, window rows, window col
                 v[0] = x[i * iw + j];
                 P(take_larger)(&best, &where, v, SPLAT_INT(i * iw + j));
             }
-    T largest = best[0];
-    INT at = where[0];
-    for (int l = 1; l < L; l++) {
-        const T v = best[l];
-        const INT w = where[l];
-        const int wins = v != v ? largest == largest || w > at : v > largest || (v == largest && w < at);
-        largest = wins ? v : largest;
-        at = wins ? w : at;
+    const V top = P(reduce)(FC_MAX_POOL, best);
+    if (top[0] != top[0]) {
+        where = (I)(best != best) & (where + 1); /* one more, so that no NaN is 0 */
+        for (int half = L / 2; half > 0; half /= 2) {
+            const I other = __builtin_shuffle(where, IOTA ^ half), keep = where > other;
+            where = (keep & where) | (~keep & other);
+        }
+        *index = where[0] - 1;
+    } else {
+        where |= (I)(best != top) & ((I){0} + INT_MAX); /* the cells of a plane are fewer */
+        for (int half = L / 2; half > 0; half /= 2) {
+            const I other = __builtin_shuffle(where, IOTA ^ half), keep = where < other;
+            where = (keep & where) | (~keep & other);
+        }
+        *index = where[0];
     }
-    *index = at;
-    return largest;
+    return top[0];
 }
 
 /* 2x2, stride 2: rows a and b of the input give one row of n outputs; index0 is the flat index of a[0]. */
-FC_INLINE void P(row_2x2)(const int op, const int indexed, const T *a, const T *b, int64_t n, T divisor, T *y,
-                          int64_t *indices, int64_t index0, int64_t iw)
+FC_INLINE void P(row_2x2)(const int op, const int indexed, const T *a, const T *b, int64_t n, T divisor, T inverse,
+                          T *y, int64_t *indices, int64_t index0, int64_t iw)
 {
     for (int64_t o = 0; o < n; o += L) {
         const int outputs = (int)smaller(L, n - o);
@@ -418,7 +461,7 @@ FC_INLINE void P(row_2x2)(const int op, const int indexed, const T *a, const T *
             result = P(combine)(op, __builtin_shuffle(c0, c1, 2 * IOTA), __builtin_shuffle(c0, c1, 2 * IOTA + 1));
         }
         if (op == FC_AVG_POOL)
-            result /= SPLAT(divisor);
+            result = P(divide)(result, divisor, inverse);
         P(store)(y + o, result, outputs);
     }
 }
@@ -449,8 +492,10 @@ FC_INLINE void P(reduce_rows)(const int op, T *buffer, const T *x, int64_t start
     }
 }
 
-FC_INLINE void P(rows_buffered)(const int op, const fc_pool2d_shape *s, const T *x, T *y, const int64_t sw)
+/* Planes begin..end: per block of output columns, each output row by way of a row buffer. */
+FC_INLINE void P(rows_buffered)(const int op, const fc_pool2d_args *args, int64_t begin, int64_t end, const int64_t sw)
 {
+    const fc_pool2d_shape *s = args->shape;
     const axis down = rows_of(s), along = columns_of(s);
     const int64_t extent = (s->kw - 1) * s->dw + 1;
     const int64_t block = 1 + (SPAN - extent) / sw;
@@ -462,24 +507,29 @@ FC_INLINE void P(rows_buffered)(const int op, const fc_pool2d_shape *s, const T 
         if (op == FC_AVG_POOL)
             for (int64_t o = 0; o < outputs + L; o++)
                 counted[o] = o < outputs && !s->divisor_override ? (T)window_at(&along, o0 + o).counted : 1;
-        for (int64_t i = 0; i < s->oh; i++) {
-            const window rows = window_at(&down, i);
-            P(reduce_rows)(op, buffer, x, start, span, s->iw, rows);
-            for (int64_t o = 0; o < outputs; o += L) {
-                const int n = (int)smaller(L, outputs - o);
-                V acc = P(load_strided)(buffer + o * sw, sw, n);
-                for (int64_t k = 1; k < s->kw; k++)
-                    acc = P(combine)(op, acc, P(load_strided)(buffer + o * sw + k * s->dw, sw, n));
-                if (op == FC_AVG_POOL)
-                    acc /= *(const V *)(counted + o) * SPLAT(s->divisor_override ? s->divisor_override : rows.counted);
-                P(store)(y + i * s->ow + o0 + o, acc, n);
+        for (int64_t plane = begin; plane < end; plane++)
+            for (int64_t i = 0; i < s->oh; i++) {
+                const window rows = window_at(&down, i);
+                T *y = (T *)args->out + (plane * s->oh + i) * s->ow + o0;
+                P(reduce_rows)(op, buffer, (const T *)args->in + plane * s->ih * s->iw, start, span, s->iw, rows);
+                for (int64_t o = 0; o < outputs; o += L) {
+                    const int n = (int)smaller(L, outputs - o);
+                    V acc = P(load_strided)(buffer + o * sw, sw, n);
+                    for (int64_t k = 1; k < s->kw; k++)
+                        acc = P(combine)(op, acc, P(load_strided)(buffer + o * sw + k * s->dw, sw, n));
+                    if (op == FC_AVG_POOL)
+                        acc /= *(const V *)(counted + o) *
+                               SPLAT(s->divisor_override ? s->divisor_override : rows.counted);
+                    P(store)(y + o, acc, n);
+                }
             }
-        }
     }
 }
 
-FC_INLINE void P(rows_buffered_indexed)(const fc_pool2d_shape *s, const T *x, T *y, int64_t *indices, const int64_t sw)
+/* The same maxima with their indices: the rows of a window one after the other, the best so far in buffers. */
+FC_INLINE void P(rows_buffered_indexed)(const fc_pool2d_args *args, int64_t begin, int64_t end, const int64_t sw)
 {
+    const fc_pool2d_shape *s = args->shape;
     const axis down = rows_of(s), along = columns_of(s);
     const int64_t extent = (s->kw - 1) * s->dw + 1;
     const int64_t block = 1 + (SPAN - extent) / sw;
@@ -491,8 +541,9 @@ FC_INLINE void P(rows_buffered_indexed)(const fc_pool2d_shape *s, const T *x, T 
         P(pad_row)(buffer, start, span, s->iw, -INFINITY);
         for (int64_t o = 0; o < outputs + L; o++)
             first[o] = o < outputs ? (INT)window_at(&along, o0 + o).first : 0;
-        for (int64_t i = 0; i < s->oh; i++) {
-            const window rows = window_at(&down, i);
+        for (int64_t unit = begin * s->oh; unit < end * s->oh; unit++) {
+            const T *x = (const T *)args->in + unit / s->oh * s->ih * s->iw;
+            const window rows = window_at(&down, unit % s->oh);
             for (int64_t o = 0; o < outputs; o += L) {
                 *(V *)(best + o) = LOWEST;
                 *(I *)(where + o) = *(const I *)(first + o) + SPLAT_INT(rows.first * s->iw);
@@ -511,9 +562,51 @@ FC_INLINE void P(rows_buffered_indexed)(const fc_pool2d_shape *s, const T *x, T 
                     *(I *)(where + o) = at;
                 }
             }
-            memcpy(y + i * s->ow + o0, best, (size_t)outputs * sizeof(T));
-            for (int64_t o = 0; o < outputs; o++)
-                indices[i * s->ow + o0 + o] = where[o];
+            for (int64_t o = 0; o < outputs; o += L) {
+                const int n = (int)smaller(L, outputs - o);
+                P(store)((T *)args->out + unit * s->ow + o0 + o, *(const V *)(best + o), n);
+                P(store_indices)(args->indices + unit * s->ow + o0 + o, *(const I *)(where + o), n);
+            }
+        }
+    }
+}
+
+FC_INLINE void P(planes_2x2)(const int op, const int indexed, const fc_pool2d_args *args, int64_t begin, int64_t end)
+{
+    const fc_pool2d_shape *s = args->shape;
+    const int64_t divisor = s->divisor_override ? s->divisor_override : 4;
+    const T inverse = (T)exact_inverse(divisor);
+    for (int64_t plane = begin; plane < end; plane++)
+        for (int64_t i = 0; i < s->oh; i++) {
+            const T *row = (const T *)args->in + (plane * s->ih + 2 * i) * s->iw;
+            const int64_t out = (plane * s->oh + i) * s->ow;
+            P(row_2x2)(op, indexed, row, row + s->iw, s->ow, (T)divisor, inverse, (T *)args->out + out,
+                       indexed ? args->indices + out : NULL, 2 * i * s->iw, s->iw);
+        }
+}
+
+/* Window by window: adaptive ones, the only one of a row, and those too wide for a row buffer. */
+FC_INLINE void P(by_window)(const int op, const int indexed, const fc_pool2d_args *args, int64_t begin, int64_t end)
+{
+    const fc_pool2d_shape *s = args->shape;
+    windows down, along;
+    keep_windows(&down, rows_of(s));
+    keep_windows(&along, columns_of(s));
+    int64_t at = begin * s->oh * s->ow;
+    for (int64_t plane = begin; plane < end; plane++) {
+        const T *x = (const T *)args->in + plane * s->ih * s->iw;
+        for (int64_t i = 0; i < s->oh; i++) {
+            const window rows = kept_window(&down, i);
+            for (int64_t o = 0; o < s->ow; o++, at++) {
+                const window columns = kept_window(&along, o);
+                T *y = (T *)args->out + at;
+                if (indexed)
+                    *y = P(whole_window_indexed)(x, s->iw, rows, columns, &args->indices[at]);
+                else
+                    *y = P(whole_window)(op, x, s->iw, rows, columns);
+                if (op == FC_AVG_POOL)
+                    *y /= (T)(s->divisor_override ? s->divisor_override : rows.counted * columns.counted);
+            }
         }
     }
 }
@@ -523,61 +616,33 @@ FC_INLINE void P(forward_nchw)(const int op, const int indexed, const fc_pool2d_
 {
     const fc_pool2d_shape *s = args->shape;
     const axis down = rows_of(s), along = columns_of(s);
-    const int by_window = s->adaptive || (s->kw - 1) * s->dw >= SPAN / 2 || s->ow == 1;
-    const int by_2x2 = is_2x2(&down, &along);
-    for (int64_t plane = begin; plane < end; plane++) {
-        const T *x = (const T *)args->in + plane * s->ih * s->iw;
-        T *y = (T *)args->out + plane * s->oh * s->ow;
-        int64_t *indices = indexed ? args->indices + plane * s->oh * s->ow : NULL;
-        if (by_2x2) {
-            const T divisor = (T)(s->divisor_override ? s->divisor_override : 4);
-            for (int64_t i = 0; i < s->oh; i++)
-                P(row_2x2)(op, indexed, x + 2 * i * s->iw, x + (2 * i + 1) * s->iw, s->ow, divisor, y + i * s->ow,
-                           indexed ? indices + i * s->ow : NULL, 2 * i * s->iw, s->iw);
-        } else if (by_window) {
-            for (int64_t i = 0; i < s->oh; i++) {
-                const window rows = window_at(&down, i);
-                for (int64_t o = 0; o < s->ow; o++) {
-                    const window columns = window_at(&along, o);
-                    const int64_t at = i * s->ow + o;
-                    if (indexed) {
-                        y[at] = P(whole_window_indexed)(x, s->iw, rows, columns, &indices[at]);
-                        continue;
-                    }
-                    y[at] = P(whole_window)(op, x, s->iw, rows, columns);
-                    if (op == FC_AVG_POOL)
-                        y[at] /= (T)(s->divisor_override ? s->divisor_override : rows.counted * columns.counted);
-                }
-            }
-        } else if (indexed) {
-            if (s->sw == 1)
-                P(rows_buffered_indexed)(s, x, y, indices, 1);
-            else if (s->sw == 2)
-                P(rows_buffered_indexed)(s, x, y, indices, 2);
-            else
-                P(rows_buffered_indexed)(s, x, y, indices, s->sw);
-        } else {
-            if (s->sw == 1)
-                P(rows_buffered)(op, s, x, y, 1);
-            else if (s->sw == 2)
-                P(rows_buffered)(op, s, x, y, 2);
-            else
-                P(rows_buffered)(op, s, x, y, s->sw);
-        }
-    }
+    if (is_2x2(&down, &along))
+        P(planes_2x2)(op, indexed, args, begin, end);
+    else if (s->adaptive || (s->kw - 1) * s->dw >= SPAN / 2 || s->ow == 1)
+        P(by_window)(op, indexed, args, begin, end);
+    else if (indexed && s->sw == 1)
+        P(rows_buffered_indexed)(args, begin, end, 1);
+    else if (indexed && s->sw == 2)
+        P(rows_buffered_indexed)(args, begin, end, 2);
+    else if (indexed)
+        P(rows_buffered_indexed)(args, begin, end, s->sw);
+    else if (s->sw == 1)
+        P(rows_buffered)(op, args, begin, end, 1);
+    else if (s->sw == 2)
+        P(rows_buffered)(op, args, begin, end, 2);
+    else
+        P(rows_buffered)(op, args, begin, end, s->sw);
 }
 
 /* ---- Backward of the maximum --------------------------------------------------------------------------------- */
 
-/* dx of one plane, by scattering; cells are `step` elements apart. An index outside the plane adds nothing. */
-static void P(scatter)(const fc_pool2d_shape *s, const T *dy, const int64_t *indices, T *dx, int64_t step)
+/* Adds dy to the dx of one plane. An index outside the plane adds nothing. */
+FC_INLINE void P(scatter)(const fc_pool2d_shape *s, const T *dy, const int64_t *indices, T *dx)
 {
     const uint64_t cells = (uint64_t)(s->ih * s->iw);
-    for (int64_t o = 0; o < s->oh * s->ow; o++) {
-        const uint64_t cell = (uint64_t)indices[o * step];
-        if (cell < cells)
-            dx[(int64_t)cell * step] += dy[o * step];
-    }
+    for (int64_t o = 0; o < s->oh * s->ow; o++)
+        if ((uint64_t)indices[o] < cells)
+            dx[indices[o]] += dy[o];
 }
 
 /* 2x2, stride 2: each dy goes to one of its own four cells, so nothing is scattered. Returns 0 if an index names
@@ -614,15 +679,19 @@ static void P(max_backward_nchw)(const fc_pool2d_args *args, int64_t begin, int6
 {
     const fc_pool2d_shape *s = args->shape;
     const axis down = rows_of(s), along = columns_of(s);
-    const int by_2x2 = is_2x2(&down, &along);
-    for (int64_t plane = begin; plane < end; plane++) {
-        const T *dy = (const T *)args->in + plane * s->oh * s->ow;
-        const int64_t *indices = args->indices + plane * s->oh * s->ow;
-        T *dx = (T *)args->out + plane * s->ih * s->iw;
+    const int by_2x2 = is_2x2(&down, &along) && s->ow >= L / 2; /* shorter rows are scattered faster */
+    const int64_t cells = s->ih * s->iw, outputs = s->oh * s->ow;
+    const int64_t at_once = by_2x2 ? 1 : 1 + ZERO_BYTES / (cells * (int64_t)sizeof(T) + 1);
+    for (int64_t first = begin; first < end; first += at_once) {
+        const int64_t last = smaller(first + at_once, end);
+        const T *dy = (const T *)args->in + first * outputs;
+        const int64_t *indices = args->indices + first * outputs;
+        T *dx = (T *)args->out + first * cells;
         if (by_2x2 && P(plane_2x2)(s, dy, indices, dx))
             continue;
-        memset(dx, 0, (size_t)(s->ih * s->iw) * sizeof(T));
-        P(scatter)(s, dy, indices, dx, 1);
+        memset(dx, 0, (size_t)((last - first) * cells) * sizeof(T));
+        for (int64_t plane = first; plane < last; plane++, dy += outputs, indices += outputs, dx += cells)
+            P(scatter)(s, dy, indices, dx);
     }
 }
 
@@ -647,13 +716,14 @@ static void P(max_backward_nhwc)(const fc_pool2d_args *args, int64_t begin, int6
     const fc_pool2d_shape *s = args->shape;
     const axis down = rows_of(s), along = columns_of(s);
     const int64_t c = s->c, blocks = (c + args->block - 1) / args->block;
+    const int gather = !s->adaptive && s->dh == 1 && s->dw == 1 && s->kh * s->kw <= GATHER_CELLS;
     for (int64_t unit = begin; unit < end; unit++) {
         const int64_t image = unit / blocks, k0 = unit % blocks * args->block, k1 = smaller(k0 + args->block, c);
         const T *dy = (const T *)args->in + image * s->oh * s->ow * c;
         const int64_t *indices = args->indices + image * s->oh * s->ow * c;
         T *dx = (T *)args->out + image * s->ih * s->iw * c;
         int64_t total = 0;
-        if (s->dh == 1 && s->dw == 1)
+        if (gather)
             for (int64_t i = 0; i < s->ih; i++) {
                 const range rows = windows_over(&down, i);
                 I hits = {0};
@@ -672,11 +742,17 @@ static void P(max_backward_nhwc)(const fc_pool2d_args *args, int64_t begin, int6
             }
         if (total == s->oh * s->ow * (k1 - k0))
             continue;
-        /* Dilated windows, or an index outside its own window (it came from elsewhere). */
-        for (int64_t cell = 0; cell < s->ih * s->iw; cell++)
-            memset(dx + cell * c + k0, 0, (size_t)(k1 - k0) * sizeof(T));
-        for (int64_t k = k0; k < k1; k++)
-            P(scatter)(s, dy + k, indices + k, dx + k, c);
+        /* Not gathered, or an index outside its own window (it came from elsewhere). */
+        if (k1 - k0 == c)
+            memset(dx, 0, (size_t)(s->ih * s->iw * c) * sizeof(T));
+        else
+            for (int64_t cell = 0; cell < s->ih * s->iw; cell++)
+                memset(dx + cell * c + k0, 0, (size_t)(k1 - k0) * sizeof(T));
+        const uint64_t cells = (uint64_t)(s->ih * s->iw);
+        for (int64_t o = 0; o < s->oh * s->ow; o++)
+            for (int64_t k = k0; k < k1; k++)
+                if ((uint64_t)indices[o * c + k] < cells)
+                    dx[indices[o * c + k] * c + k] += dy[o * c + k];
     }
 }
 
@@ -797,7 +873,7 @@ static void P(avg_backward_nchw)(const fc_pool2d_args *args, int64_t begin, int6
 
 /* n <= L channels of one input cell: its share of every window over it. */
 FC_INLINE void P(spread)(const fc_pool2d_shape *s, const T *dy, const axis *down, const axis *along, range rows,
-                         range columns, T divisor, const int alike, T *dx, const int n)
+                         range columns, T divisor, T inverse, const int alike, T *dx, const int n)
 {
     V acc = {0};
     for (int64_t i = rows.first; i < rows.end; i++)
@@ -809,7 +885,7 @@ FC_INLINE void P(spread)(const fc_pool2d_shape *s, const T *dy, const axis *down
                 acc += value / SPLAT(window_at(down, i).counted * window_at(along, o).counted);
         }
     if (alike)
-        acc /= SPLAT(divisor);
+        acc = P(divide)(acc, divisor, inverse);
     P(store)(dx, acc, n);
 }
 
@@ -818,8 +894,9 @@ FC_INLINE void P(avg_backward_rows)(const fc_pool2d_args *args, int64_t begin, i
     const fc_pool2d_shape *s = args->shape;
     const axis down = rows_of(s), along = columns_of(s);
     const int64_t c = s->c;
-    const T divisor = (T)(s->divisor_override ? s->divisor_override
-                                              : window_at(&down, 0).counted * window_at(&along, 0).counted);
+    const int64_t divisor =
+        s->divisor_override ? s->divisor_override : window_at(&down, 0).counted * window_at(&along, 0).counted;
+    const T inverse = (T)exact_inverse(divisor);
     for (int64_t unit = begin; unit < end; unit++) {
         const T *dy = (const T *)args->in + unit / s->ih * s->oh * s->ow * c;
         const range rows = windows_over(&down, unit % s->ih);
@@ -829,9 +906,9 @@ FC_INLINE void P(avg_backward_rows)(const fc_pool2d_args *args, int64_t begin, i
             T *dx = (T *)args->out + (unit * s->iw + j) * c;
             int64_t k = 0;
             for (; k + L <= c; k += L)
-                P(spread)(s, dy + k, &down, &along, rows, columns, divisor, alike, dx + k, L);
+                P(spread)(s, dy + k, &down, &along, rows, columns, (T)divisor, inverse, alike, dx + k, L);
             if (k < c)
-                P(spread)(s, dy + k, &down, &along, rows, columns, divisor, alike, dx + k, (int)(c - k));
+                P(spread)(s, dy + k, &down, &along, rows, columns, (T)divisor, inverse, alike, dx + k, (int)(c - k));
         }
     }
 }
@@ -899,5 +976,7 @@ static const fc_pool2d_kernels FC_POOL_NAME = {
 #undef FC_POOL_IOTA
 #undef FC_POOL_LOAD_PART
 #undef FC_POOL_STORE_PART
+#undef FC_POOL_LOAD_INDICES
+#undef FC_POOL_STORE_INDICES
 #undef FC_POOL_LARGER
 #undef FC_POOL_TAKE_LARGER

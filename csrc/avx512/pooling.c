@@ -23,6 +23,24 @@ static inline __mmask8 wins_pd(__m512d best, __m512d v)
     return _mm512_cmp_pd_mask(v, best, _CMP_GT_OQ) | _mm512_cmp_pd_mask(v, v, _CMP_UNORD_Q);
 }
 
+/* n indices narrowed to 32 bits; the lanes past n are -1. */
+static inline __m512i load_indices_32(const int64_t *p, int n)
+{
+    const unsigned mask = (1u << n) - 1;
+    const __m512i none = _mm512_set1_epi64(-1);
+    const __m512i low = _mm512_mask_loadu_epi64(none, (__mmask8)mask, p);
+    const __m512i high = _mm512_mask_loadu_epi64(none, (__mmask8)(mask >> 8), p + 8);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi64_epi32(low)), _mm512_cvtepi64_epi32(high), 1);
+}
+
+static inline void store_indices_32(int64_t *p, __m512i where, int n)
+{
+    const unsigned mask = (1u << n) - 1;
+    _mm512_mask_storeu_epi64(p, (__mmask8)mask, _mm512_cvtepi32_epi64(_mm512_castsi512_si256(where)));
+    _mm512_mask_storeu_epi64(p + 8, (__mmask8)(mask >> 8),
+                             _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(where, 1)));
+}
+
 #define FC_POOL_NAME fc_f32_pool2d__avx512
 #define FC_POOL_TYPE float
 #define FC_POOL_INT int32_t
@@ -30,6 +48,8 @@ static inline __mmask8 wins_pd(__m512d best, __m512d v)
 #define FC_POOL_IOTA 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
 #define FC_POOL_LOAD_PART(p, n, fill) _mm512_mask_loadu_ps((__m512)(fill), (__mmask16)((1u << (n)) - 1), p)
 #define FC_POOL_STORE_PART(p, n, v) _mm512_mask_storeu_ps(p, (__mmask16)((1u << (n)) - 1), (__m512)(v))
+#define FC_POOL_LOAD_INDICES(p, n) load_indices_32(p, n)
+#define FC_POOL_STORE_INDICES(p, where, n) store_indices_32(p, (__m512i)(where), n)
 #define FC_POOL_LARGER(best, v) larger_ps((__m512)(best), (__m512)(v))
 #define FC_POOL_TAKE_LARGER(best, where, v, index)                                                             \
     do {                                                                                                       \
@@ -46,6 +66,9 @@ static inline __mmask8 wins_pd(__m512d best, __m512d v)
 #define FC_POOL_IOTA 0, 1, 2, 3, 4, 5, 6, 7
 #define FC_POOL_LOAD_PART(p, n, fill) _mm512_mask_loadu_pd((__m512d)(fill), (__mmask8)((1u << (n)) - 1), p)
 #define FC_POOL_STORE_PART(p, n, v) _mm512_mask_storeu_pd(p, (__mmask8)((1u << (n)) - 1), (__m512d)(v))
+#define FC_POOL_LOAD_INDICES(p, n) _mm512_mask_loadu_epi64(_mm512_set1_epi64(-1), (__mmask8)((1u << (n)) - 1), p)
+#define FC_POOL_STORE_INDICES(p, where, n) \
+    _mm512_mask_storeu_epi64(p, (__mmask8)((1u << (n)) - 1), (__m512i)(where))
 #define FC_POOL_LARGER(best, v) larger_pd((__m512d)(best), (__m512d)(v))
 #define FC_POOL_TAKE_LARGER(best, where, v, index)                                                             \
     do {                                                                                                       \
