@@ -25,7 +25,7 @@ enum {
     SPAN = 1024,      /* input columns of a row buffer: 4 or 8 KB of stack, inside L1 beside the rows it reads */
     SPAN_SLACK = 64,  /* vectors that start inside a row buffer may end past it */
     WINDOWS = 64,     /* bounds of an axis' windows that are kept: computing an adaptive one takes divisions */
-    GATHER_CELLS = 9, /* the largest window whose maximum's gradient is gathered cell by cell (NHWC) */
+    SELECT_CELLS = 9, /* in larger windows (NHWC) scattering beats comparing every cell with the index */
     ZERO_BYTES = 16384, /* cleared at once, then scattered into while in L1 */
 };
 
@@ -100,6 +100,14 @@ FC_INLINE range windows_over(const axis *a, int64_t i)
         return (range){i * a->out / a->in, ((i + 1) * a->out + a->in - 1) / a->in};
     const int64_t reach = i + a->low - a->k;
     return (range){reach < 0 ? 0 : reach / a->s + 1, smaller((i + a->low) / a->s + 1, a->out)};
+}
+
+FC_INLINE int overlap(const axis *a) { return a->adaptive ? a->in % a->out != 0 : a->s < a->k; }
+
+/* Whether every input cell lies in exactly one window. */
+FC_INLINE int tiled(const axis *a)
+{
+    return a->adaptive ? a->in % a->out == 0 : a->s == a->k && a->d == 1 && a->out * a->s - a->low >= a->in;
 }
 
 /* From the windows over cell i - 1 to those over cell i: no division. */
@@ -592,9 +600,23 @@ FC_INLINE void P(by_window)(const int op, const int indexed, const fc_pool2d_arg
     windows down, along;
     keep_windows(&down, rows_of(s));
     keep_windows(&along, columns_of(s));
+    const int64_t cells = s->ih * s->iw;
+    const int global = s->oh * s->ow == 1 && down.kept[0].step == 1 && along.kept[0].step == 1 &&
+                       down.kept[0].end - down.kept[0].first == s->ih &&
+                       along.kept[0].end - along.kept[0].first == s->iw;
+    if (global && !indexed) {
+        const int64_t counted = s->divisor_override ? s->divisor_override
+                                                    : down.kept[0].counted * along.kept[0].counted;
+        for (int64_t plane = begin; plane < end; plane++) {
+            const T *x = (const T *)args->in + plane * cells;
+            const T whole = P(reduce)(op, P(segment)(op, P(identity)(op), x, cells))[0];
+            ((T *)args->out)[plane] = op == FC_AVG_POOL ? whole / (T)counted : whole;
+        }
+        return;
+    }
     int64_t at = begin * s->oh * s->ow;
     for (int64_t plane = begin; plane < end; plane++) {
-        const T *x = (const T *)args->in + plane * s->ih * s->iw;
+        const T *x = (const T *)args->in + plane * cells;
         for (int64_t i = 0; i < s->oh; i++) {
             const window rows = kept_window(&down, i);
             for (int64_t o = 0; o < s->ow; o++, at++) {
@@ -695,54 +717,76 @@ static void P(max_backward_nchw)(const fc_pool2d_args *args, int64_t begin, int6
     }
 }
 
-/* n <= L channels of one input cell: the dy of every window over it whose index names it. */
-FC_INLINE void P(cell)(const fc_pool2d_shape *s, const T *dy, const int64_t *indices, int64_t cell, range rows,
-                       range columns, T *dx, I *hits, const int n)
+/* n <= L channels of one window: dy to the cell that the index names, 0 to the others. */
+FC_INLINE void P(select)(const fc_pool2d_shape *s, const T *dy, const int64_t *indices, window rows, window columns,
+                         T *dx, I *hits, const int add, const int n)
 {
-    V acc = {0};
+    const V value = P(load)(dy, n, (V){0});
+    const I where = P(load_indices)(indices, n);
     for (int64_t i = rows.first; i < rows.end; i++)
-        for (int64_t o = columns.first; o < columns.end; o++) {
-            const int64_t at = (i * s->ow + o) * s->c;
-            const I here = P(load_indices)(indices + at, n) == SPLAT_INT(cell);
+        for (int64_t j = columns.first; j < columns.end; j++) {
+            T *cell = dx + (i * s->iw + j) * s->c;
+            const I here = where == SPLAT_INT(i * s->iw + j);
+            V part = (V)(here & (I)value);
             *hits -= here;
-            acc += (V)(here & (I)P(load)(dy + at, n, (V){0}));
+            if (add)
+                part += P(load)(cell, n, (V){0});
+            P(store)(cell, part, n);
         }
-    P(store)(dx + cell * s->c, acc, n);
 }
 
-/* Units begin..end of the mb * blocks: an image's block of channels, gathered cell by cell. */
+/* Channels k0..k1 of an image by comparing indices; returns how many indices lay in their own windows. Rows are
+ * cleared just before the first window reaches them. */
+FC_INLINE int64_t P(select_image)(const fc_pool2d_shape *s, const T *dy, const int64_t *indices, T *dx, int64_t k0,
+                                  int64_t k1, const int add)
+{
+    const axis down = rows_of(s), along = columns_of(s);
+    const int64_t c = s->c;
+    int64_t total = 0, cleared = tiled(&down) && tiled(&along) ? s->ih : 0;
+    for (int64_t i = 0; i < s->oh; i++) {
+        const window rows = window_at(&down, i);
+        for (; cleared < (i + 1 < s->oh ? rows.end : s->ih); cleared++)
+            if (k1 - k0 == c)
+                memset(dx + cleared * s->iw * c, 0, (size_t)(s->iw * c) * sizeof(T));
+            else
+                for (int64_t j = 0; j < s->iw; j++)
+                    memset(dx + (cleared * s->iw + j) * c + k0, 0, (size_t)(k1 - k0) * sizeof(T));
+        I hits = {0};
+        for (int64_t o = 0; o < s->ow; o++) {
+            const window columns = window_at(&along, o);
+            const int64_t at = (i * s->ow + o) * c;
+            int64_t k = k0;
+            for (; k + L <= k1; k += L)
+                P(select)(s, dy + at + k, indices + at + k, rows, columns, dx + k, &hits, add, L);
+            if (k < k1)
+                P(select)(s, dy + at + k, indices + at + k, rows, columns, dx + k, &hits, add, (int)(k1 - k));
+        }
+        for (int l = 0; l < L; l++)
+            total += hits[l];
+    }
+    return total;
+}
+
+/* Units begin..end of the mb * blocks: an image's block of channels. */
 static void P(max_backward_nhwc)(const fc_pool2d_args *args, int64_t begin, int64_t end)
 {
     const fc_pool2d_shape *s = args->shape;
     const axis down = rows_of(s), along = columns_of(s);
     const int64_t c = s->c, blocks = (c + args->block - 1) / args->block;
-    const int gather = !s->adaptive && s->dh == 1 && s->dw == 1 && s->kh * s->kw <= GATHER_CELLS;
+    const int select = !s->adaptive && s->dh == 1 && s->dw == 1 && s->kh * s->kw <= SELECT_CELLS;
     for (int64_t unit = begin; unit < end; unit++) {
         const int64_t image = unit / blocks, k0 = unit % blocks * args->block, k1 = smaller(k0 + args->block, c);
         const T *dy = (const T *)args->in + image * s->oh * s->ow * c;
         const int64_t *indices = args->indices + image * s->oh * s->ow * c;
         T *dx = (T *)args->out + image * s->ih * s->iw * c;
-        int64_t total = 0;
-        if (gather)
-            for (int64_t i = 0; i < s->ih; i++) {
-                const range rows = windows_over(&down, i);
-                I hits = {0};
-                range columns = windows_over(&along, 0);
-                for (int64_t j = 0; j < s->iw; j++) {
-                    columns = windows_over_next(&along, columns, j);
-                    const int64_t cell = i * s->iw + j;
-                    int64_t k = k0;
-                    for (; k + L <= k1; k += L)
-                        P(cell)(s, dy + k, indices + k, cell, rows, columns, dx + k, &hits, L);
-                    if (k < k1)
-                        P(cell)(s, dy + k, indices + k, cell, rows, columns, dx + k, &hits, (int)(k1 - k));
-                }
-                for (int l = 0; l < L; l++)
-                    total += hits[l];
-            }
-        if (total == s->oh * s->ow * (k1 - k0))
+        int64_t selected = -1;
+        if (select && (overlap(&down) || overlap(&along)))
+            selected = P(select_image)(s, dy, indices, dx, k0, k1, 1);
+        else if (select)
+            selected = P(select_image)(s, dy, indices, dx, k0, k1, 0);
+        if (selected == s->oh * s->ow * (k1 - k0))
             continue;
-        /* Not gathered, or an index outside its own window (it came from elsewhere). */
+        /* Not selected, or an index outside its own window (it came from elsewhere). */
         if (k1 - k0 == c)
             memset(dx, 0, (size_t)(s->ih * s->iw * c) * sizeof(T));
         else
@@ -779,66 +823,107 @@ FC_INLINE void P(shares)(const fc_pool2d_shape *s, const T *dy, const axis *down
     }
 }
 
+/* One column under more windows than a row buffer holds. */
+static void P(avg_backward_column)(const fc_pool2d_shape *s, const T *dy, T *dx, int64_t j)
+{
+    const axis down = rows_of(s), along = columns_of(s);
+    const range columns = windows_over(&along, j);
+    for (int64_t i = 0; i < s->ih; i++) {
+        const range rows = windows_over(&down, i);
+        T total = 0;
+        for (int64_t a = rows.first; a < rows.end; a++) {
+            T row = 0;
+            for (int64_t b = columns.first; b < columns.end; b++)
+                row += dy[a * s->ow + b] /
+                       (T)(s->divisor_override ? s->divisor_override
+                                               : window_at(&down, a).counted * window_at(&along, b).counted);
+            total += row;
+        }
+        dx[i * s->iw + j] = total;
+    }
+}
+
+/* 2x2, stride 2: each share is written twice in each of two rows. */
+FC_INLINE void P(spread_2x2)(const fc_pool2d_shape *s, const T *dy, T *dx)
+{
+    const int64_t divisor = s->divisor_override ? s->divisor_override : 4;
+    const T inverse = (T)exact_inverse(divisor);
+    for (int64_t i = 0; i < s->oh; i++) {
+        T *a = dx + 2 * i * s->iw, *b = a + s->iw;
+        for (int64_t o = 0; o < s->ow; o += L) {
+            const int n = (int)smaller(L, s->ow - o);
+            const V share = P(divide)(P(load)(dy + i * s->ow + o, n, (V){0}), (T)divisor, inverse);
+            P(store_interleaved)(a + 2 * o, share, share, 2 * n);
+            P(store_interleaved)(b + 2 * o, share, share, 2 * n);
+        }
+        for (int64_t j = 2 * s->ow; j < s->iw; j++)
+            a[j] = b[j] = 0;
+    }
+    memset(dx + 2 * s->oh * s->iw, 0, (size_t)((s->ih - 2 * s->oh) * s->iw) * sizeof(T));
+}
+
 /* Planes begin..end of the mb * c: per block of columns, the windows' shares row by row, then spread along the row. */
 static void P(avg_backward_nchw)(const fc_pool2d_args *args, int64_t begin, int64_t end)
 {
     enum { BLOCK = SPAN / 2, EDGE = SPAN_SLACK };
     const fc_pool2d_shape *s = args->shape;
     const axis down = rows_of(s), along = columns_of(s);
+    const int64_t cells = s->ih * s->iw, outputs = s->oh * s->ow;
+    if (is_2x2(&down, &along)) {
+        for (int64_t plane = begin; plane < end; plane++)
+            P(spread_2x2)(s, (const T *)args->in + plane * outputs, (T *)args->out + plane * cells);
+        return;
+    }
     const int alike = s->divisor_override || (counts_alike(&down) && counts_alike(&along));
     const int64_t rows_counted = window_at(&down, 0).counted;
-    const int fast = !s->adaptive && s->sw <= 2 && s->kw <= EDGE / 2;
+    const int by_phase = !s->adaptive && s->sw <= 2 && s->kw <= EDGE / 2;
     T counted[SPAN + SPAN_SLACK], padded[EDGE + SPAN + SPAN_SLACK + EDGE];
     T *const shares = padded + EDGE;
     range over[BLOCK];
-    for (int64_t plane = begin; plane < end; plane++) {
-        const T *dy = (const T *)args->in + plane * s->oh * s->ow;
-        T *dx = (T *)args->out + plane * s->ih * s->iw;
-        int64_t width = 0;
-        for (int64_t j0 = 0; j0 < s->iw; j0 += width) {
-            /* As many columns as have windows that fit the buffer. */
-            width = smaller(BLOCK, s->iw - j0);
-            const int64_t first = windows_over(&along, j0).first;
-            while (windows_over(&along, j0 + width - 1).end - first > SPAN && width > 1)
-                width /= 2;
-            const int64_t n = greater(0, windows_over(&along, j0 + width - 1).end - first);
-            if (n > SPAN) { /* one cell under more windows than the buffer holds */
-                for (int64_t i = 0; i < s->ih; i++) {
-                    const range rows = windows_over(&down, i), columns = windows_over(&along, j0);
-                    T total = 0;
-                    for (int64_t a = rows.first; a < rows.end; a++) {
-                        T row = 0;
-                        for (int64_t b = columns.first; b < columns.end; b++)
-                            row += dy[a * s->ow + b] /
-                                   (T)(s->divisor_override
-                                           ? s->divisor_override
-                                           : window_at(&down, a).counted * window_at(&along, b).counted);
-                        total += row;
-                    }
-                    dx[i * s->iw + j0] = total;
-                }
-                continue;
-            }
-            for (int64_t o = 0; o < n + L; o++)
-                counted[o] = s->divisor_override ? (T)s->divisor_override
-                             : o < n             ? (T)(window_at(&along, first + o).counted * (alike ? rows_counted : 1))
-                                                 : 1;
-            for (int64_t o = 0; o < EDGE; o++)
-                padded[o] = shares[n + o] = 0;
-            if (!fast)
-                for (int64_t j = 0; j < width; j++)
-                    over[j] = windows_over(&along, j0 + j);
-            range before = {-1, -1};
+    int64_t width = 0;
+    for (int64_t j0 = 0; j0 < s->iw; j0 += width) {
+        /* As many columns as have windows that fit the buffer. */
+        width = smaller(BLOCK, s->iw - j0);
+        const int64_t first = windows_over(&along, j0).first;
+        while (windows_over(&along, j0 + width - 1).end - first > SPAN && width > 1)
+            width /= 2;
+        const int64_t n = greater(0, windows_over(&along, j0 + width - 1).end - first);
+        if (n > SPAN) {
+            for (int64_t plane = begin; plane < end; plane++)
+                P(avg_backward_column)(s, (const T *)args->in + plane * outputs, (T *)args->out + plane * cells, j0);
+            continue;
+        }
+        for (int64_t o = 0; o < n + L; o++)
+            counted[o] = s->divisor_override ? (T)s->divisor_override
+                         : o < n             ? (T)(window_at(&along, first + o).counted * (alike ? rows_counted : 1))
+                                             : 1;
+        for (int64_t o = 0; o < EDGE; o++)
+            padded[o] = shares[n + o] = 0;
+        int single = 1; /* one window over every column */
+        range columns = windows_over(&along, j0);
+        for (int64_t j = 0; j < width; j++) {
+            columns = over[j] = windows_over_next(&along, columns, j0 + j);
+            single &= columns.end == columns.first + 1;
+        }
+        for (int64_t plane = begin; plane < end; plane++) {
+            const T *dy = (const T *)args->in + plane * outputs;
+            range rows = windows_over(&down, 0), before = {-1, -1};
             for (int64_t i = 0; i < s->ih; i++) {
-                T *row = dx + i * s->iw + j0;
-                const range rows = windows_over(&down, i);
+                T *row = (T *)args->out + plane * cells + i * s->iw + j0;
+                rows = windows_over_next(&down, rows, i);
                 if (rows.first == before.first && rows.end == before.end) {
-                    memcpy(row, row - s->iw, (size_t)width * sizeof(T));
+                    for (int64_t j = 0; j < width; j += L) {
+                        const int lanes = (int)smaller(L, width - j);
+                        P(store)(row + j, P(load)(row + j - s->iw, lanes, (V){0}), lanes);
+                    }
                     continue;
                 }
                 before = rows;
                 P(shares)(s, dy, &down, rows, first, n, counted, alike, shares);
-                if (fast && s->sw == 1) {
+                if (n == 1 && single) {
+                    for (int64_t j = 0; j < width; j += L)
+                        P(store)(row + j, SPLAT(shares[0]), (int)smaller(L, width - j));
+                } else if (by_phase && s->sw == 1) {
                     /* dx[j] = sum over taps of shares[j + pw - tap - first] */
                     for (int64_t j = 0; j < width; j += L) {
                         const T *last = shares + (j0 + j + s->pw - first);
@@ -847,7 +932,7 @@ static void P(avg_backward_nchw)(const fc_pool2d_args *args, int64_t begin, int6
                             acc += *(const V *)(last - k);
                         P(store)(row + j, acc, (int)smaller(L, width - j));
                     }
-                } else if (fast) {
+                } else if (by_phase) {
                     /* Column j + pw = 2 q + r lies under taps r, r + 2, ... of windows q, q - 1, ... */
                     const int64_t odd = (j0 + s->pw) % 2;
                     for (int64_t j = 0; j < width; j += 2 * L) {
@@ -858,6 +943,9 @@ static void P(avg_backward_nchw)(const fc_pool2d_args *args, int64_t begin, int6
                                 phase[r] += *(const V *)(last + (r & odd) - k / 2);
                         P(store_interleaved)(row + j, phase[0], phase[1], smaller(2 * L, width - j));
                     }
+                } else if (single) {
+                    for (int64_t j = 0; j < width; j++)
+                        row[j] = shares[over[j].first - first];
                 } else {
                     for (int64_t j = 0; j < width; j++) {
                         T acc = 0;
@@ -897,13 +985,30 @@ FC_INLINE void P(avg_backward_rows)(const fc_pool2d_args *args, int64_t begin, i
     const int64_t divisor =
         s->divisor_override ? s->divisor_override : window_at(&down, 0).counted * window_at(&along, 0).counted;
     const T inverse = (T)exact_inverse(divisor);
+    const int apart = alike && !overlap(&down) && !overlap(&along);
     for (int64_t unit = begin; unit < end; unit++) {
         const T *dy = (const T *)args->in + unit / s->ih * s->oh * s->ow * c;
+        T *dx = (T *)args->out + unit * s->iw * c;
         const range rows = windows_over(&down, unit % s->ih);
+        if (apart) {
+            /* At most one window over a cell: each dy is divided once for all cells of its row. */
+            if (rows.first >= rows.end || !tiled(&along))
+                memset(dx, 0, (size_t)(s->iw * c) * sizeof(T));
+            for (int64_t o = 0; o < (rows.first < rows.end ? s->ow : 0); o++) {
+                const window columns = window_at(&along, o);
+                const T *from = dy + (rows.first * s->ow + o) * c;
+                for (int64_t k = 0; k < c; k += L) {
+                    const int n = (int)smaller(L, c - k);
+                    const V share = P(divide)(P(load)(from + k, n, (V){0}), (T)divisor, inverse);
+                    for (int64_t j = columns.first; j < columns.end; j++)
+                        P(store)(dx + j * c + k, share, n);
+                }
+            }
+            continue;
+        }
         range columns = windows_over(&along, 0);
-        for (int64_t j = 0; j < s->iw; j++) {
+        for (int64_t j = 0; j < s->iw; j++, dx += c) {
             columns = windows_over_next(&along, columns, j);
-            T *dx = (T *)args->out + (unit * s->iw + j) * c;
             int64_t k = 0;
             for (; k + L <= c; k += L)
                 P(spread)(s, dy + k, &down, &along, rows, columns, (T)divisor, inverse, alike, dx + k, L);
