@@ -39,10 +39,18 @@ def limits(p: Conv) -> tuple[float, float]:
     return low, p.high if p.clamp == CLIP else math.inf
 
 
-def carve(workspace: Array, dtype: str, shared: Sequence[int], threads: int, private: Sequence[int], table: int):
-    """Cut the workspace into arrays: those all threads share, and for each thread its own and its table of int64.
+def carve(
+    workspace: Array,
+    dtype: str,
+    shared: Sequence[int],
+    threads: int,
+    private: Sequence[int],
+    tables: int,
+    table: int,
+) -> tuple[list[Array], list[Array], Array]:
+    """Cut the workspace into arrays: those all threads share, those each thread has, and tables of int64.
 
-    Sizes are elements, whole cache lines each. Returns (list of arrays, list of 2-d arrays by thread, 2-d table).
+    Sizes are elements, whole cache lines each. Returns (list of arrays, list of 2-d arrays by thread, 2-d tables).
     """
     itemsize = np.dtype(dtype).itemsize
     at = 0
@@ -54,6 +62,11 @@ def carve(workspace: Array, dtype: str, shared: Sequence[int], threads: int, pri
     for size in private:
         own.append(workspace[at : at + threads * size * itemsize].view(dtype).reshape(threads, size))
         at += threads * size * itemsize
-    end = at + threads * table * 8
+    end = at + tables * table * 8
     assert end <= workspace.size, (end, workspace.size)
-    return parts, own, workspace[at:end].view(np.int64).reshape(threads, table)
+    return parts, own, workspace[at:end].view(np.int64).reshape(tables, table)
+
+
+def layout_flags(nhwc: int) -> tuple[int | None, int | None]:
+    """The arguments "nhwc nchw" of a kernel."""
+    return (1, None) if nhwc else (None, 1)

@@ -14,6 +14,8 @@ ITEMSIZE = {"float32": 4, "float64": 8}
 
 # Columns of the widest micro-kernel tile, and a multiple of every tile's (2 vectors of 512 bits of float32).
 MAX_COLUMNS = 32
+# Columns of the narrowest (2 vectors of 128 bits of float64).
+MIN_COLUMNS = 4
 # Rows of the tallest micro-kernel tile.
 MAX_ROWS = 14
 
@@ -203,6 +205,7 @@ class WinogradBlocks(NamedTuple):
     stage: int  # a strip of input, lanes of channels together
     outputs: int  # a strip of output, a panel of channels together
     columns: int  # the same, channel by channel
+    suspects: int  # int64: tiles of a panel that are not finite
 
     def private(self) -> list[int]:
         """What each thread has for itself."""
@@ -229,11 +232,12 @@ def winograd_blocks(p: Conv, backward: bool, m: int) -> WinogradBlocks:
         m * run * MAX_COLUMNS,
         run * MAX_COLUMNS,
     )
-    return WinogradBlocks(shared, block, *(lines(size, itemsize) for size in sizes))
+    suspects = p.g * ceil_div(outs, MIN_COLUMNS) * tiles
+    return WinogradBlocks(shared, block, *(lines(size, itemsize) for size in sizes), suspects)
 
 
 def winograd_bytes(p: Conv, pass_: str, m: int, threads: int) -> int:
     """Workspace of the Winograd kernels."""
     b = winograd_blocks(p, pass_ == "backward_input", m)
     elements = b.weights + threads * sum(b.private()) + (b.inputs if b.shared else 0)
-    return elements * ITEMSIZE[p.dtype]
+    return elements * ITEMSIZE[p.dtype] + lines(b.suspects, 8) * 8

@@ -21,8 +21,10 @@ log = logging.getLogger("fastconv")
 
 # Not `fastmath`: reassociation would make sums depend on the vector length, and a NaN must stay a NaN. Kernels whose
 # products and sums may fuse say so with CONTRACT; that changes rounding only.
-FLAGS = {"nogil": True, "error_model": "numpy"}
+FLAGS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 CONTRACT = {"contract"}
+# Helpers are called from kernels only: without an entry from Python they compile in half the time.
+HELPER = {"no_cpython_wrapper": True}
 
 # A first call that waits longer than this for the compiler says so on the standard error stream.
 NOTICE_SECONDS = 1.0
@@ -89,10 +91,10 @@ def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     """`numba.njit` with this package's flags and cache; types come from the arguments. For helpers inside kernels."""
     if function is None:
         return functools.partial(jit, **options)
-    return _with_cache(numba.njit(**{**FLAGS, **options})(function))
+    return _with_cache(numba.njit(**{**FLAGS, **HELPER, **options})(function))
 
 
-def _argument(word: str, scalar: types.Type) -> types.Type:
+def _argument(word: str, scalar: types.Type, nhwc: int) -> types.Type:
     """The Numba type of one word of a kernel's signature; see `kernel`."""
     if word == "int":
         return types.int64
@@ -102,6 +104,8 @@ def _argument(word: str, scalar: types.Type) -> types.Type:
         return scalar
     if word == "sum":
         return types.int64 if isinstance(scalar, types.Integer) else types.float64
+    if word in ("nhwc", "nchw"):
+        return types.int64 if nhwc == (word == "nhwc") else types.none
     name, dimensions = word[:-1], int(word[-1])
     element = {"ints": types.int64, "outints": types.int64, "in": scalar, "out": scalar}[name]
     return types.Array(element, dimensions, "C" if dimensions == 1 else "A", readonly=not name.startswith("out"))
@@ -110,7 +114,8 @@ def _argument(word: str, scalar: types.Type) -> types.Type:
 class Kernel:
     """An entry point from Python: `kernel[dtype]` is compiled on first use for that dtype and one signature.
 
-    One signature, so that a read-only, transposed or odd-strided argument never compiles a second copy.
+    One signature, so that a read-only, transposed or odd-strided argument never compiles a second copy. A kernel with
+    arguments "nhwc nchw" is compiled for each layout apart: `kernel[dtype, nhwc]`.
     """
 
     def __init__(self, function: Callable[..., Any], signature: str, options: dict[str, Any]) -> None:
@@ -118,31 +123,33 @@ class Kernel:
         self.function = function
         self.signature = signature.split()
         self.options = options
-        self._compiled: dict[str, Any] = {}
+        self._compiled: dict[Any, Any] = {}
         self._lock = threading.Lock()
 
-    def __getitem__(self, dtype: str) -> Any:
-        compiled = self._compiled.get(dtype)
-        return compiled if compiled is not None else self._compile(dtype)
+    def __getitem__(self, key: str | tuple[str, int]) -> Any:
+        compiled = self._compiled.get(key)
+        return compiled if compiled is not None else self._compile(key)
 
-    def _compile(self, dtype: str) -> Any:
+    def _compile(self, key: str | tuple[str, int]) -> Any:
+        dtype, nhwc = (key, 0) if isinstance(key, str) else key
         with self._lock:
-            if dtype not in self._compiled:
-                dispatcher = jit(self.function, **self.options)
+            if key not in self._compiled:
+                dispatcher = _with_cache(numba.njit(**{**FLAGS, **self.options})(self.function))
                 if not numba.config.DISABLE_JIT:
                     scalar = getattr(types, dtype)
-                    dispatcher.compile(tuple(_argument(word, scalar) for word in self.signature))
+                    dispatcher.compile(tuple(_argument(word, scalar, nhwc) for word in self.signature))
                     dispatcher.disable_compile()
-                self._compiled[dtype] = dispatcher
-            return self._compiled[dtype]
+                self._compiled[key] = dispatcher
+            return self._compiled[key]
 
 
 def kernel(signature: str, **options: Any) -> Callable[[Callable[..., Any]], Kernel]:
     """Declare an entry point by the words of its signature.
 
     inN, outN : N-dimensional array of the kernel's dtype, read or written (contiguous if N is 1, any strides above);
-    intsN, outintsN : array of int64, read or written; int : int64; real : float64; scalar : the kernel's dtype; sum : float64, or int64 for
-    an integer kernel.
+    intsN, outintsN : array of int64, read or written; int : int64; real : float64; scalar : the kernel's dtype;
+    sum : float64, or int64 for an integer kernel; nhwc, nchw : 1 for the layout of the call and None for the other,
+    whose branches `if nhwc is not None` Numba drops before it compiles them.
     """
     return lambda function: Kernel(function, signature, options)
 

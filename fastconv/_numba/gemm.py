@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from fastconv._numba import vector
 from fastconv._numba.compile import jit
 
@@ -14,25 +12,10 @@ HALF_TILE_ROWS = vector.HALF_TILE_ROWS
 COLUMNS_F32 = vector.TILE_VECTORS * vector.lanes(4)
 COLUMNS_F64 = vector.TILE_VECTORS * vector.lanes(8)
 
-LANES_F32 = vector.lanes(4)
-LANES_F64 = vector.lanes(8)
-
 
 def columns(dtype: str) -> int:
     """Columns of a panel, from Python."""
     return COLUMNS_F32 if dtype == "float32" else COLUMNS_F64
-
-
-@jit
-def panel_columns(array):
-    """Columns of a panel of the type of `array`, a constant once compiled."""
-    return COLUMNS_F32 if array.itemsize == 4 else COLUMNS_F64
-
-
-@jit
-def vector_lanes(array):
-    """Elements of a vector of the type of `array`, a constant once compiled."""
-    return LANES_F32 if array.itemsize == 4 else LANES_F64
 
 
 @jit
@@ -53,14 +36,3 @@ def odd_lines(depth, itemsize):
     """blocking.row_stride."""
     per_line = 64 // itemsize
     return (((depth if depth > 1 else 1) + per_line - 1) // per_line | 1) * per_line
-
-
-@jit
-def get(array, index):
-    """array[index] without a check for negative indices."""
-    return array[np.uintp(index)]
-
-
-@jit
-def put(array, index, value):
-    array[np.uintp(index)] = value

@@ -15,13 +15,12 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from fastconv._numba import Conv, blocking
-from fastconv._numba.arrays import carve, flat, limits, optional, optional_flat, strides
-from fastconv._numba.compile import CONTRACT, jit, kernel
-from fastconv._numba.gemm import TILE_ROWS, columns, get, multiply, odd_lines, panel_columns, put
-from fastconv._numba.vector import copy_run, finish_run, zero_run
+from fastconv._numba.arrays import carve, flat, layout_flags, limits, optional, optional_flat, strides
+from fastconv._numba.compile import jit, kernel
+from fastconv._numba.gemm import TILE_ROWS, columns, multiply, odd_lines
+from fastconv._numba.vector import copy_run, finish_run, get, numbers, panel_columns, put, zero_run
 from fastconv.threads import parallel_for
 
 Array = np.ndarray
@@ -58,14 +57,7 @@ class Gather(NamedTuple):
     taps_block: int
 
 
-GATHER_NUMBERS = len(Gather._fields)
-
-
-@jit
-def gather_numbers(shape):
-    """The Gather of a kernel's array of numbers."""
-    return Gather(*to_fixed_tuple(shape, GATHER_NUMBERS))
-
+gather_numbers = numbers(Gather)
 
 # --------------------------------------------------------------------------------------------------------
 # Packing the weights. The reduction runs over blocks of channels, blocks of taps, taps, channels.
@@ -222,7 +214,7 @@ def _gather_nhwc(x, packed, bias, residual, y, panel, sums, table, shape, taps, 
         group, first = task % p.groups, task // p.groups * p.block
         count = min(p.block, pixels - first)
         locate(table, p, first, count)
-        c0, t0, k0 = 0, 0, 0
+        c0, t0, k0 = np.int64(0), np.int64(0), np.int64(0)
         while True:
             count_c, t1 = min(p.channels, p.ins - c0), min(t0 + p.taps_block, p.taps)
             k = (t1 - t0) * count_c
@@ -266,7 +258,7 @@ def _gather_nchw(x, packed, bias, residual, y, panel, sums, table, shape, taps, 
         count = min(p.block, pixels - first)
         strips = (count + nr - 1) // nr
         locate(table, p, first, count)
-        c0, t0, k0 = 0, 0, 0
+        c0, t0, k0 = np.int64(0), np.int64(0), np.int64(0)
         while True:
             count_c, t1 = min(p.channels, p.ins - c0), min(t0 + p.taps_block, p.taps)
             k = (t1 - t0) * count_c
@@ -381,7 +373,7 @@ def _convolve(
     units = p.g * (blocking.ceil_div(outs, columns(p.dtype)) if p.nhwc else outs)
     for shape, taps, b, tasks, weights in _gathers(p, backward):
         (packed,), (panel, sums), table = carve(
-            workspace, p.dtype, [b.weights], threads, [b.panel, b.sums], blocking.lines(b.table, 8)
+            workspace, p.dtype, [b.weights], threads, [b.panel, b.sums], threads, blocking.lines(b.table, 8)
         )
 
         def pack_range(start: int, stop: int, worker: int, packed=packed, shape=shape, taps=taps) -> None:
@@ -417,7 +409,7 @@ def conv2d_backward_input_im2col__numba(
 
 
 class Gradient(NamedTuple):
-    """The numbers of one weight gradient; strides (x_, y_) in elements."""
+    """The numbers of one weight gradient; strides (s_ x, d_ dy) in elements."""
 
     mb: int
     groups: int
@@ -433,10 +425,11 @@ class Gradient(NamedTuple):
     s_w: int
     oh: int
     ow: int
-    y_n: int
-    y_c: int
-    y_h: int
-    y_w: int
+    d_n: int
+    d_c: int
+    d_h: int
+    d_w: int
+    first: int  # 0: dy is the destination of the forward pass
     sh: int
     sw: int
     ph: int
@@ -448,33 +441,33 @@ class Gradient(NamedTuple):
     columns_block: int
 
 
-GRADIENT_NUMBERS = len(Gradient._fields)
+gradient_numbers = numbers(Gradient)
 
 
 @jit
-def unroll_gradients(dy, rows, table, p, o, outs, pixels):
+def unroll_gradients(dy, rows, table, nhwc, nchw, p, o, outs, pixels):
     """rows[output channel][pixel] of the pixels in the table; rows spread over the cache by odd_lines."""
     stride = odd_lines(p.block, rows.itemsize)
     nr = panel_columns(rows)
-    if p.y_c == 1:
+    if nhwc is not None:
         for q in range(pixels):
             at = get(table, 4 * q + TARGET) + o
             for r in range(outs):
                 put(rows, r * stride + q, get(dy, at + r))
-        return
-    q = 0
-    while q < pixels:
-        at = get(table, 4 * q + TARGET)
-        end = q + 1
-        while end < pixels and end < q + nr and get(table, 4 * end + TARGET) == at + end - q:
-            end += 1
-        for r in range(outs):
-            copy_run(dy, at + (o + r) * p.y_c, rows, r * stride + q, end - q)
-        q = end
+    if nchw is not None:
+        q = 0
+        while q < pixels:
+            at = get(table, 4 * q + TARGET)
+            end = q + 1
+            while end < pixels and end < q + nr and get(table, 4 * end + TARGET) == at + end - q:
+                end += 1
+            for r in range(outs):
+                copy_run(dy, at + (o + r) * p.d_c, rows, r * stride + q, end - q)
+            q = end
 
 
 @jit
-def unroll_inputs(x, panel, table, p, group, first, width, pixels):
+def unroll_inputs(x, panel, table, nhwc, nchw, p, group, first, width, pixels):
     """panel[pixel][column] of columns first, ... = (tap, input channel), zeros beyond `width`."""
     nr = panel_columns(panel)
     if width < nr:
@@ -491,17 +484,18 @@ def unroll_inputs(x, panel, table, p, group, first, width, pixels):
             to = q * nr + column
             if at < 0:
                 zero_run(panel, to, count)
-            elif p.s_c == 1:
+                continue
+            if nhwc is not None:
                 copy_run(x, at + channel, panel, to, count)
-            else:
+            if nchw is not None:
                 for m in range(count):
                     put(panel, to + m, get(x, at + channel + m * p.s_c))
         column += count
 
 
-@kernel("in1 in1 out4 out1 out1 out1 outints1 ints1 int int", fastmath=CONTRACT)
-def _gradient(x, dy, dw, rows, panel, sums, table, shape, start, stop):
-    p = Gradient(*to_fixed_tuple(shape, GRADIENT_NUMBERS))
+@kernel("in1 in1 out4 out1 out1 out1 outints1 nhwc nchw ints1 int int")
+def _gradient(x, dy, dw, rows, panel, sums, table, nhwc, nchw, shape, start, stop):
+    p = gradient_numbers(shape)
     nr = panel_columns(panel)
     pixels = p.mb * p.oh * p.ow
     width = p.kh * p.kw * p.ins
@@ -514,10 +508,10 @@ def _gradient(x, dy, dw, rows, panel, sums, table, shape, start, stop):
         end = min(column + p.columns_block, width)
         for first in range(0, pixels, p.block):
             count = min(p.block, pixels - first)
-            locate_gradient(table, p, first, count)
-            unroll_gradients(dy, rows, table, p, group * p.outs + o, outs, count)
+            locate(table, p, first, count)
+            unroll_gradients(dy, rows, table, nhwc, nchw, p, group * p.outs + o, outs, count)
             for at in range(column, end, nr):
-                unroll_inputs(x, panel, table, p, group, at, min(nr, end - at), count)
+                unroll_inputs(x, panel, table, nhwc, nchw, p, group, at, min(nr, end - at), count)
                 multiply(
                     rows, 0, odd_lines(p.block, rows.itemsize), panel, 0,
                     sums, at - column, p.columns_block, outs, count, first > 0,
@@ -529,30 +523,12 @@ def _gradient(x, dy, dw, rows, panel, sums, table, shape, start, stop):
                 dw[group * p.outs + o + r, c, t // p.kw, t % p.kw] = value
 
 
-@jit
-def locate_gradient(table, p, first, count):
-    """As `locate`: source image, row and column of the tap at the origin, and place in dy."""
-    plane = p.oh * p.ow
-    n, rest = first // plane, first % plane
-    i, j = rest // p.ow, rest % p.ow
-    for q in range(count):
-        put(table, 4 * q + BASE, n * p.s_n)
-        put(table, 4 * q + ROW, i * p.sh)
-        put(table, 4 * q + COLUMN, j * p.sw)
-        put(table, 4 * q + TARGET, n * p.y_n + i * p.y_h + j * p.y_w)
-        j += 1
-        if j == p.ow:
-            i, j = i + 1, 0
-            if i == p.oh:
-                n, i = n + 1, 0
-
-
 @lru_cache(maxsize=256)
 def _gradient_numbers(p: Conv) -> tuple[Array, blocking.GradientBlocks, int]:
     b = blocking.gradient_blocks(p)
     numbers = Gradient(
         p.mb, p.g, p.ocg, p.icg, p.kh, p.kw, p.ih, p.iw, *strides(p.nhwc, p.g * p.icg, p.ih, p.iw),
-        p.oh, p.ow, *strides(p.nhwc, p.g * p.ocg, p.oh, p.ow), p.sh, p.sw, p.ph, p.pw, p.dh, p.dw,
+        p.oh, p.ow, *strides(p.nhwc, p.g * p.ocg, p.oh, p.ow), 0, p.sh, p.sw, p.ph, p.pw, p.dh, p.dw,
         b.pixels, b.outs, b.columns,
     )  # fmt: skip
     tasks = p.g * blocking.ceil_div(p.ocg, b.outs) * blocking.ceil_div(p.icg * p.kh * p.kw, b.columns)
@@ -567,14 +543,15 @@ def conv2d_backward_weight_im2col__numba(
         return
     shape, b, tasks = _gradient_numbers(p)
     _, (rows, panel, sums), table = carve(
-        workspace, p.dtype, [], threads, [b.gradients, b.panel, b.sums], blocking.lines(b.table, 8)
+        workspace, p.dtype, [], threads, [b.gradients, b.panel, b.sums], threads, blocking.lines(b.table, 8)
     )
-    run = _gradient[p.dtype]
+    run = _gradient[p.dtype, p.nhwc]
+    flags = layout_flags(p.nhwc)
     x_flat, dy_flat = flat(x, p.nhwc), flat(dy, p.nhwc)
     parallel_for(
         tasks,
         threads,
         lambda start, stop, worker: run(
-            x_flat, dy_flat, dw, rows[worker], panel[worker], sums[worker], table[worker], shape, start, stop
+            x_flat, dy_flat, dw, rows[worker], panel[worker], sums[worker], table[worker], *flags, shape, start, stop
         ),
     )

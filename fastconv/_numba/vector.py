@@ -7,8 +7,11 @@ arrays and element offsets, check no bounds, and compile for any vector length L
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import numba
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -117,6 +120,69 @@ def _suffix(vector: ir.VectorType) -> str:
 
 
 # --------------------------------------------------------------------------------------------------------
+# Elements and constants: as intrinsics they cost no compile time of their own
+
+
+@intrinsic
+def get(typingctx, array, index):  # type: ignore[no-untyped-def]
+    """array[index] of a 1-d array, without a check for negative indices."""
+    signature = array.dtype(array, types.int64)
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        return builder.load(address(context, builder, sig.args[0], *args))
+
+    return signature, codegen
+
+
+@intrinsic
+def put(typingctx, array, index, value):  # type: ignore[no-untyped-def]
+    """array[index] = value of a 1-d array, without a check for negative indices."""
+    signature = types.void(array, types.int64, array.dtype)
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        builder.store(args[2], address(context, builder, sig.args[0], args[0], args[1]))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def numbers(fields: type[tuple[int, ...]]) -> Any:
+    """An intrinsic that reads an int64 array as the fields of a NamedTuple class: `numbers(Shape)(array).mb`.
+
+    What it gives is a pointer: passed to helpers, it compiles several times faster than the tuple itself.
+    """
+    names = fields._fields  # type: ignore[attr-defined]
+    record = numba.from_dtype(np.dtype([(name, np.int64) for name in names]))
+
+    @intrinsic
+    def read(typingctx, array):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+            data = arrayobj.make_array(sig.args[0])(context, builder, args[0]).data
+            return builder.bitcast(data, context.get_value_type(record))
+
+        return record(array), codegen
+
+    return read
+
+
+def _constant(array: types.Array, size: Callable[[int], int]) -> Any:
+    itemsize = 4 if array.dtype == types.float32 else 8
+    return types.int64(array), lambda context, builder, sig, args: I64(size(itemsize))
+
+
+@intrinsic
+def vector_lanes(typingctx, array):  # type: ignore[no-untyped-def]
+    """Elements of a vector of the array's type."""
+    return _constant(array, lanes)
+
+
+@intrinsic
+def panel_columns(typingctx, array):  # type: ignore[no-untyped-def]
+    """Columns of the micro-kernel's tile, and of a packed panel of B, of the array's type."""
+    return _constant(array, lambda itemsize: TILE_VECTORS * lanes(itemsize))
+
+
+# --------------------------------------------------------------------------------------------------------
 # The GEMM micro-kernel
 
 
@@ -221,6 +287,48 @@ def gemm_tile(typingctx, a, a_start, rs_a, b, b_start, c, c_start, rs_c, rows, d
 # Data movement
 
 
+def outlined(name: str, body: Callable[..., ir.Value | None]) -> Callable[..., Any]:
+    """A codegen whose code goes into a function of its own: `body(builder, kinds, *values)` emits it.
+
+    Arrays and their offsets become pointers: `kinds` are the Numba types of the arguments, in which a pointer stands
+    for an array and the offset after it. Called, not inlined: the compiler would unroll and clone large straight code
+    in every loop around it, for seconds.
+    """
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        values: list[ir.Value] = []
+        kinds: list[types.Type] = []
+        position = 0
+        while position < len(args):
+            kind, value = sig.args[position], args[position]
+            if isinstance(kind, types.Array):
+                position += 1
+                value = address(context, builder, kind, value, args[position])
+            values.append(value)
+            kinds.append(kind)
+            position += 1
+        arrays = [kind for kind in kinds if isinstance(kind, types.Array)]
+        full_name = f"{name}_{'_'.join(str(kind.dtype) for kind in arrays)}__numba"
+        result = context.get_value_type(sig.return_type) if sig.return_type != types.void else ir.VoidType()
+        function = builder.module.globals.get(full_name)
+        if function is None:
+            function = ir.Function(
+                builder.module, ir.FunctionType(result, [value.type for value in values]), full_name
+            )
+            function.linkage = "internal"
+            function.attributes.add("noinline")
+            inside = ir.IRBuilder(function.append_basic_block("entry"))
+            outcome = body(inside, kinds, *function.args)
+            if outcome is None:
+                inside.ret_void()
+            else:
+                inside.ret(outcome)
+        outcome = builder.call(function, values)
+        return context.get_dummy_value() if sig.return_type == types.void else outcome
+
+    return codegen
+
+
 class _Masked:
     """Loads and stores of the first `count` elements of a run: no element beyond them is touched."""
 
@@ -300,26 +408,20 @@ def finish_run(  # type: ignore[no-untyped-def]
     real = sums.dtype
     signature = types.void(sums, i8, bias, i8, i8, real, residual, i8, i8, y, i8, i8, real, real)
 
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        sums, s, bias, b, bias_count, addend, residual, r, residual_count, y, d, count, low, high = args
-        vector = vector_type(scalar_type(sig.args[0]))
+    def body(builder, kinds, sums, bias, bias_count, addend, residual, residual_count, y, count, low, high):  # type: ignore[no-untyped-def]
+        vector = vector_type(scalar_type(kinds[0]))
         masked = _Masked(builder, vector)
-        ps = address(context, builder, sig.args[0], sums, s)
-        pb = address(context, builder, sig.args[2], bias, b)
-        pr = address(context, builder, sig.args[6], residual, r)
-        py = address(context, builder, sig.args[9], y, d)
         addend, low, high = (broadcast(builder, v, vector) for v in (addend, low, high))
         for start in range(0, TILE_VECTORS * vector.count, vector.count):
-            value = load(builder, builder.gep(ps, [I64(start)]), vector)
-            value = builder.fadd(value, masked.load(pb, start, masked.mask(bias_count, start)))
+            value = load(builder, builder.gep(sums, [I64(start)]), vector)
+            value = builder.fadd(value, masked.load(bias, start, masked.mask(bias_count, start)))
             value = builder.fadd(value, addend)
-            value = builder.fadd(value, masked.load(pr, start, masked.mask(residual_count, start)))
+            value = builder.fadd(value, masked.load(residual, start, masked.mask(residual_count, start)))
             value = builder.select(builder.fcmp_ordered("<", value, low), low, value)
             value = builder.select(builder.fcmp_ordered(">", value, high), high, value)
-            masked.store(value, py, start, masked.mask(count, start))
-        return context.get_dummy_value()
+            masked.store(value, y, start, masked.mask(count, start))
 
-    return signature, codegen
+    return signature, outlined("finish_run", body)
 
 
 def _transposed(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
@@ -346,22 +448,18 @@ def transpose_run(typingctx, source, s, source_row, rows, count, target, t, targ
     i8 = types.int64
     signature = types.void(source, i8, i8, i8, i8, target, i8, i8)
 
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        source, s, source_row, rows, count, target, t, target_row = args
-        vector = vector_type(scalar_type(sig.args[0]))
+    def body(builder, kinds, source, source_row, rows, count, target, target_row):  # type: ignore[no-untyped-def]
+        vector = vector_type(scalar_type(kinds[0]))
         masked = _Masked(builder, vector)
-        ps = address(context, builder, sig.args[0], source, s)
-        pt = address(context, builder, sig.args[5], target, t)
         square = []
         for i in range(vector.count):
             readable = builder.select(builder.icmp_signed("<", I64(i), rows), count, I64(0))
-            row = builder.gep(ps, [builder.mul(I64(i), source_row)])
+            row = builder.gep(source, [builder.mul(I64(i), source_row)])
             square.append(masked.load(row, 0, masked.mask(readable, 0)))
         for j, value in enumerate(_transposed(builder, square)):
-            store(builder, value, builder.gep(pt, [builder.mul(I64(j), target_row)]))
-        return context.get_dummy_value()
+            store(builder, value, builder.gep(target, [builder.mul(I64(j), target_row)]))
 
-    return signature, codegen
+    return signature, outlined("transpose_run", body)
 
 
 def _indices(values: list[int]) -> ir.Constant:

@@ -17,14 +17,25 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
-from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from fastconv import winograd
 from fastconv._numba import Conv, blocking, vector
-from fastconv._numba.arrays import carve, flat, limits, optional, optional_flat, strides
+from fastconv._numba.arrays import carve, flat, layout_flags, limits, optional, optional_flat, strides
 from fastconv._numba.compile import CONTRACT, jit, kernel
-from fastconv._numba.gemm import columns, get, multiply, odd_lines, panel_columns, put, vector_lanes
-from fastconv._numba.vector import I64, Lanes, copy_run, finish_run, transpose_run, zero_run
+from fastconv._numba.gemm import columns, multiply, odd_lines
+from fastconv._numba.vector import (
+    I64,
+    Lanes,
+    copy_run,
+    finish_run,
+    get,
+    numbers,
+    panel_columns,
+    put,
+    transpose_run,
+    vector_lanes,
+    zero_run,
+)
 from fastconv.threads import parallel_for
 
 Array = np.ndarray
@@ -57,24 +68,20 @@ def _input_tile(name: str) -> Any:
         i8 = types.int64
         signature = types.void(source, i8, i8, i8, target, i8, i8)
 
-        def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
-            source, s, row, column, target, t, point = args
-            kind = vector.vector_type(vector.scalar_type(sig.args[0]))
-            ps = vector.address(context, builder, sig.args[0], source, s)
-            pt = vector.address(context, builder, sig.args[4], target, t)
+        def body(builder, kinds, source, row, column, target, point):  # type: ignore[no-untyped-def]
+            vectors = vector.vector_type(vector.scalar_type(kinds[0]))
 
             def cell(i: int, j: int) -> Lanes:
                 offset = builder.add(builder.mul(I64(i), row), builder.mul(I64(j), column))
-                return Lanes(builder, vector.load(builder, builder.gep(ps, [offset]), kind))
+                return Lanes(builder, vector.load(builder, builder.gep(source, [offset]), vectors))
 
             tile = [[cell(i, j) for j in range(alpha)] for i in range(alpha)]
             for i, values in enumerate(_two_dimensional(transform, tile)):
                 for j, value in enumerate(values):
-                    place = builder.gep(pt, [builder.mul(I64(i * alpha + j), point)])
+                    place = builder.gep(target, [builder.mul(I64(i * alpha + j), point)])
                     vector.store(builder, value.value, place)
-            return context.get_dummy_value()
 
-        return signature, codegen
+        return signature, vector.outlined(f"input_tile_{name}", body)
 
     return input_tile
 
@@ -90,29 +97,26 @@ def _output_tile(name: str) -> Any:
         i8 = types.int64
         signature = types.boolean(source, i8, i8, target, i8, i8, i8)
 
-        def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
-            source, s, point, target, t, row, column = args
-            kind = vector.vector_type(vector.scalar_type(sig.args[0]))
-            ps = vector.address(context, builder, sig.args[0], source, s)
-            pt = vector.address(context, builder, sig.args[3], target, t)
+        def body(builder, kinds, source, point, target, row, column):  # type: ignore[no-untyped-def]
+            vectors = vector.vector_type(vector.scalar_type(kinds[0]))
 
             def cell(p: int) -> Lanes:
-                place = builder.gep(ps, [builder.mul(I64(p), point)])
-                return Lanes(builder, vector.load(builder, place, kind))
+                place = builder.gep(source, [builder.mul(I64(p), point)])
+                return Lanes(builder, vector.load(builder, place, vectors))
 
             tile = [[cell(i * alpha + j) for j in range(alpha)] for i in range(alpha)]
             check = None  # v - v is 0 if v is finite, else NaN
             for i, values in enumerate(_two_dimensional(transform, tile)):
                 for j, value in enumerate(values):
                     offset = builder.add(builder.mul(I64(i), row), builder.mul(I64(j), column))
-                    vector.store(builder, value.value, builder.gep(pt, [offset]))
+                    vector.store(builder, value.value, builder.gep(target, [offset]))
                     zero = builder.fsub(value.value, value.value)
                     check = zero if check is None else builder.fadd(check, zero)
             fault = builder.fcmp_unordered("uno", check, check)
-            bits = ir.IntType(kind.count)
+            bits = ir.IntType(vectors.count)
             return builder.icmp_unsigned("==", builder.bitcast(fault, bits), bits(0))
 
-        return signature, codegen
+        return signature, vector.outlined(f"output_tile_{name}", body)
 
     return output_tile
 
@@ -133,27 +137,23 @@ def _weight_tile(name: str) -> Any:
         i8 = types.int64
         signature = types.void(source, i8, i8, target, i8, i8)
 
-        def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
-            source, s, row, target, t, point = args
-            kind = vector.vector_type(ir.DoubleType())
-            ps = vector.address(context, builder, sig.args[0], source, s)
-            pt = vector.address(context, builder, sig.args[3], target, t)
+        def body(builder, kinds, source, row, target, point):  # type: ignore[no-untyped-def]
+            vectors = vector.vector_type(ir.DoubleType())
 
             def cell(k: int) -> Lanes:
-                place = builder.gep(ps, [builder.mul(I64(k), row)])
-                return Lanes(builder, vector.load(builder, place, kind))
+                place = builder.gep(source, [builder.mul(I64(k), row)])
+                return Lanes(builder, vector.load(builder, place, vectors))
 
             tile = [[cell(3 * i + j) for j in range(3)] for i in range(3)]
             for i, values in enumerate(_two_dimensional(transform, tile)):
                 for j, value in enumerate(values):
                     rounded = value.value
-                    if sig.args[3].dtype == types.float32:
-                        rounded = builder.fptrunc(rounded, ir.VectorType(ir.FloatType(), kind.count))
-                    place = builder.gep(pt, [builder.mul(I64(i * len(g) + j), point)])
+                    if kinds[2].dtype == types.float32:
+                        rounded = builder.fptrunc(rounded, ir.VectorType(ir.FloatType(), vectors.count))
+                    place = builder.gep(target, [builder.mul(I64(i * len(g) + j), point)])
                     vector.store(builder, rounded, place)
-            return context.get_dummy_value()
 
-        return signature, codegen
+        return signature, vector.outlined(f"weight_tile_{name}", body)
 
     return weight_tile
 
@@ -194,13 +194,13 @@ class Shape(NamedTuple):
     shared: int
 
 
-SHAPE_NUMBERS = len(Shape._fields)
+shape_numbers = numbers(Shape)
 
 
 @kernel("in5 out1 ints1 int int")
 def _transform_weights(w, packed, shape, start, stop):
     """packed[group][panel][point][input channel][column], zeros beyond the last output channel."""
-    p = Shape(*to_fixed_tuple(shape, SHAPE_NUMBERS))
+    p = shape_numbers(shape)
     nr = panel_columns(packed)
     panels = (p.outs + nr - 1) // nr
     filters = np.zeros(9 * nr, np.float64)
@@ -240,7 +240,7 @@ def output_tile(m, source, s, point, target, t, row, column):
 
 @jit
 def stage_strip(x, stage, p, n, row, column, width, channel, count):
-    """stage[row][column][lane]: alpha rows of `width` columns, `count` channels; zeros in the padding.
+    """NCHW: stage[row][column][lane], alpha rows of `width` columns, `count` channels; zeros in the padding.
 
     Rows of the stage are width + SLACK columns apart.
     """
@@ -249,37 +249,55 @@ def stage_strip(x, stage, p, n, row, column, width, channel, count):
     last = max(min(p.iw - column, width), first)
     for i in range(p.m + 2):
         to = i * (width + SLACK) * lanes
+        at = n * p.s_n + channel * p.s_c + (row + i) * p.s_h + column
         inside = 0 <= row + i < p.ih
-        for j in range(0, width if not inside else first):
-            zero_run(stage, to + j * lanes, lanes)
-        if not inside:
-            continue
-        at = n * p.s_n + channel * p.s_c + (row + i) * p.s_h + column * p.s_w
-        if p.s_c == 1:
-            for j in range(first, last):
-                copy_run(x, at + j * p.s_w, stage, to + j * lanes, count)
-        else:
-            for j in range(first, last, lanes):
-                readable = min(last - j, lanes)
-                transpose_run(x, at + j, p.s_c, count, readable, stage, to + j * lanes, lanes)
-        for j in range(last, width):
-            zero_run(stage, to + j * lanes, lanes)
+        j = 0
+        while j < width:
+            if inside and first <= j < last:
+                transpose_run(x, at + j, p.s_c, count, min(last - j, lanes), stage, to + j * lanes, lanes)
+                j = min(j + lanes, last)
+            else:
+                zero_run(stage, to + j * lanes, lanes)
+                j += 1
 
 
 @jit
-def transform_inputs(x, v, begin, stage, p, group, first, count, place):
+def stage_tile(x, stage, p, n, row, column, channel, count):
+    """NHWC: the same for one tile."""
+    lanes = vector_lanes(stage)
+    alpha = p.m + 2
+    for cell in range(alpha * alpha):
+        i, j = row + cell // alpha, column + cell % alpha
+        if 0 <= i < p.ih and 0 <= j < p.iw:
+            copy_run(x, n * p.s_n + i * p.s_h + j * p.s_w + channel, stage, cell * lanes, count)
+        else:
+            zero_run(stage, cell * lanes, lanes)
+
+
+@jit
+def transform_inputs(x, v, begin, stage, nhwc, nchw, p, group, first, count, place):
     """V[point][tile][channel] of `count` tiles from `first` on; they are tiles place, ... of the block."""
     lanes = vector_lanes(v)
     stride = odd_lines(p.ins, v.itemsize)
     point = p.block * stride
+    alpha = p.m + 2
     tile = 0
     while tile < count:
         n, rest = (first + tile) // (p.tiles_h * p.tiles_w), (first + tile) % (p.tiles_h * p.tiles_w)
-        ti, tj = rest // p.tiles_w, rest % p.tiles_w
-        run = min(count - tile, p.tiles_w - tj)  # tiles of one row of tiles
-        row, column = ti * p.m - p.ph, tj * p.m - p.pw
+        row, column = rest // p.tiles_w * p.m - p.ph, rest % p.tiles_w * p.m - p.pw
         to = begin + (place + tile) * stride
-        if p.s_c != 1:
+        if nhwc is not None:
+            inside = row >= 0 and column >= 0 and row + alpha <= p.ih and column + alpha <= p.iw
+            at = n * p.s_n + row * p.s_h + column * p.s_w + group * p.ins
+            for c in range(0, p.ins, lanes):
+                if inside and c + lanes <= p.ins:
+                    input_tile(p.m, x, at + c, p.s_h, p.s_w, v, to + c, point)
+                else:
+                    stage_tile(x, stage, p, n, row, column, group * p.ins + c, min(lanes, p.ins - c))
+                    input_tile(p.m, stage, 0, alpha * lanes, lanes, v, to + c, point)
+            tile += 1
+        if nchw is not None:
+            run = min(count - tile, p.tiles_w - rest % p.tiles_w)  # tiles of one row of tiles
             width = run * p.m + 2
             for c in range(0, p.ins, lanes):
                 stage_strip(x, stage, p, n, row, column, width, group * p.ins + c, min(lanes, p.ins - c))
@@ -287,138 +305,91 @@ def transform_inputs(x, v, begin, stage, p, group, first, count, place):
                     input_tile(
                         p.m, stage, r * p.m * lanes, (width + SLACK) * lanes, lanes, v, to + r * stride + c, point
                     )
-        else:
-            alpha = p.m + 2
-            for r in range(run):
-                left = column + r * p.m
-                inside = row >= 0 and left >= 0 and row + alpha <= p.ih and left + alpha <= p.iw
-                at = n * p.s_n + row * p.s_h + left * p.s_w + group * p.ins
-                for c in range(0, p.ins, lanes):
-                    if inside and c + lanes <= p.ins:
-                        input_tile(p.m, x, at + c, p.s_h, p.s_w, v, to + r * stride + c, point)
-                    else:
-                        channels = min(lanes, p.ins - c)
-                        stage_strip(x, stage, p, n, row, left, alpha, group * p.ins + c, channels)
-                        input_tile(
-                            p.m, stage, 0, (alpha + SLACK) * lanes, lanes, v, to + r * stride + c, point
-                        )
-        tile += run
+            tile += run
 
 
 @jit
-def plain_sum(x, w, p, n, group, o, i, j):
-    """One output by its definition, in float64."""
-    total = 0.0
-    for c in range(p.ins):
-        base = n * p.s_n + (group * p.ins + c) * p.s_c
-        for a in range(3):
-            for b in range(3):
-                row, column = i + a - p.ph, j + b - p.pw
-                value = 0.0
-                if 0 <= row < p.ih and 0 <= column < p.iw:
-                    value = np.float64(get(x, base + row * p.s_h + column * p.s_w))
-                total += value * np.float64(w[group, o, c, a, b])
-    return total
+def transform_outputs(
+    products, outputs, by_channel, bias, residual, y, suspects, nhwc, nchw, p, group, panel, first, count, low, high
+):
+    """The inverse transform of one panel of channels and the epilogue, for a block of tiles.
 
-
-@jit
-def repair(outputs, at, row, x, w, p, n, group, o, count, i0, j0):
-    """Put the plain sum in place of the outputs of a tile that are not finite: Winograd spreads a NaN over its tile."""
-    nr = panel_columns(outputs)
-    for i in range(min(p.m, p.oh - i0)):
-        for j in range(min(p.m, p.ow - j0)):
-            for lane in range(count):
-                place = at + i * row + j * nr + lane
-                if not np.isfinite(get(outputs, place)):
-                    put(outputs, place, outputs.dtype.type(plain_sum(x, w, p, n, group, o + lane, i0 + i, j0 + j)))
-
-
-@jit
-def transform_outputs(products, outputs, by_channel, x, w, bias, residual, y, p, group, o, first, count, low, high):
-    """The inverse transform of one panel of channels from o on, repairs and the epilogue, for a block of tiles."""
+    suspects[group][panel][tile] becomes 1 where an output is not finite, else 0.
+    """
     nr, lanes = panel_columns(products), vector_lanes(products)
     point = p.block * nr
-    channels = min(nr, p.outs - o)
+    channels = min(nr, p.outs - panel * nr)
+    oc = group * p.outs + panel * nr
     zero = products.dtype.type(0)
-    by_pixel = p.d_c == 1
+    plane = p.tiles_h * p.tiles_w
+    suspect = (group * ((p.outs + nr - 1) // nr) + panel) * p.mb * plane + first
     tile = 0
     while tile < count:
-        n, rest = (first + tile) // (p.tiles_h * p.tiles_w), (first + tile) % (p.tiles_h * p.tiles_w)
-        ti, tj = rest // p.tiles_w, rest % p.tiles_w
-        run = min(count - tile, p.tiles_w - tj, RUN)
+        n, rest = (first + tile) // plane, (first + tile) % plane
+        i0, j0 = rest // p.tiles_w * p.m, rest % p.tiles_w * p.m
+        run = min(count - tile, p.tiles_w - rest % p.tiles_w, RUN)
         width = run * p.m + SLACK
-        i0, j0 = ti * p.m, tj * p.m
         for r in range(run):
-            at = r * p.m * nr
             finite = True
             for lane in range(0, channels, lanes):
                 finite &= output_tile(
-                    p.m, products, (tile + r) * nr + lane, point, outputs, at + lane, width * nr, nr
+                    p.m, products, (tile + r) * nr + lane, point, outputs, r * p.m * nr + lane, width * nr, nr
                 )
-            if not finite:
-                repair(outputs, at, width * nr, x, w, p, n, group, o, channels, i0, j0 + r * p.m)
-        oc = group * p.outs + o
+            put(suspects, suspect + tile + r, 0 if finite else 1)
         used = min(run * p.m, p.ow - j0)  # columns
         for i in range(min(p.m, p.oh - i0)):
             to = n * p.d_n + oc * p.d_c + (i0 + i) * p.d_h + j0 * p.d_w
             at = i * width * nr
-            if by_pixel:
-                with_bias = channels if bias.size > 0 else 0
-                with_residual = channels if residual.size > 0 else 0
+            if nhwc is not None:
                 for j in range(used):
                     target = to + j * p.d_w
                     finish_run(
-                        outputs, at + j * nr, bias, oc, with_bias, zero, residual, target, with_residual,
-                        y, target, channels, low, high,
+                        outputs, at + j * nr, bias, oc, channels if bias.size > 0 else 0, zero,
+                        residual, target, channels if residual.size > 0 else 0, y, target, channels, low, high,
                     )  # fmt: skip
-                continue
-            for lane in range(0, channels, lanes):
-                for j in range(0, used, lanes):
-                    transpose_run(
-                        outputs, at + j * nr + lane, nr, min(lanes, used - j), lanes,
-                        by_channel, lane * width + j, width,
-                    )  # fmt: skip
-            for lane in range(channels):
-                addend = get(bias, oc + lane) if bias.size > 0 else zero
-                for j in range(0, used, nr):
-                    run_length = min(nr, used - j)
-                    target = to + lane * p.d_c + j
-                    finish_run(
-                        by_channel, lane * width + j, bias, 0, 0, addend,
-                        residual, target, run_length if residual.size > 0 else 0,
-                        y, target, run_length, low, high,
-                    )  # fmt: skip
+            if nchw is not None:
+                for lane in range(0, channels, lanes):
+                    for j in range(0, used, lanes):
+                        transpose_run(
+                            outputs, at + j * nr + lane, nr, min(lanes, used - j), lanes,
+                            by_channel, lane * width + j, width,
+                        )  # fmt: skip
+                for lane in range(channels):
+                    addend = get(bias, oc + lane) if bias.size > 0 else zero
+                    for j in range(0, used, nr):
+                        length = min(nr, used - j)
+                        target = to + lane * p.d_c + j
+                        finish_run(
+                            by_channel, lane * width + j, bias, 0, 0, addend,
+                            residual, target, length if residual.size > 0 else 0, y, target, length, low, high,
+                        )  # fmt: skip
         tile += run
 
 
 @kernel(
-    "in1 in1 in5 in1 in1 out1 out1 out1 out1 out1 out1 ints1 scalar scalar int int int", fastmath=CONTRACT
+    "in1 in1 in1 in1 out1 out1 out1 out1 out1 out1 outints1 nhwc nchw ints1 scalar scalar int int int",
+    fastmath=CONTRACT,
 )
 def _convolve_tiles(
-    x, packed, w, bias, residual, y, v, products, stage, outputs, by_channel, shape, low, high, phase, start, stop
-):
-    p = Shape(*to_fixed_tuple(shape, SHAPE_NUMBERS))
+    x, packed, bias, residual, y, v, products, stage, outputs, by_channel, suspects, nhwc, nchw, shape, low, high,
+    phase, start, stop,
+):  # fmt: skip
+    p = shape_numbers(shape)
     nr = panel_columns(products)
     panels = (p.outs + nr - 1) // nr
     stride = odd_lines(p.ins, v.itemsize)
     points = (p.m + 2) ** 2
     tiles = p.mb * p.tiles_h * p.tiles_w
     for task in range(start, stop):
-        first, count, place, panel, panel_end = 0, tiles, 0, 0, panels
-        if phase == FUSED:
-            group, first = task % p.groups, task // p.groups * p.block
-            count = min(p.block, tiles - first)
-        elif phase == INPUTS:
-            group, first = task % p.groups, task // p.groups * INPUT_TILES
-            count, place = min(INPUT_TILES, tiles - first), first
-        else:
-            group, panel = task % p.groups, task // p.groups
-            panel_end = panel + 1
+        group, index = task % p.groups, task // p.groups
+        # FUSED: task is a block of tiles. INPUTS: a few tiles of the one block. OUTPUTS: a panel of its channels.
+        first = index * p.block if phase == FUSED else index * INPUT_TILES if phase == INPUTS else 0
+        count = min(INPUT_TILES if phase == INPUTS else p.block, tiles - first)
+        panel = index if phase == OUTPUTS else 0
+        panel_end = index + 1 if phase == OUTPUTS else 0 if phase == INPUTS else panels
         begin = group * points * p.block * stride if p.shared else 0
         if phase != OUTPUTS:
-            transform_inputs(x, v, begin, stage, p, group, first, count, place)
-        if phase == INPUTS:
-            continue
+            transform_inputs(x, v, begin, stage, nhwc, nchw, p, group, first, count, first if p.shared else 0)
         while panel < panel_end:
             for point in range(points):
                 multiply(
@@ -427,9 +398,44 @@ def _convolve_tiles(
                     products, point * p.block * nr, nr, count, p.ins, False,
                 )  # fmt: skip
             transform_outputs(
-                products, outputs, by_channel, x, w, bias, residual, y, p, group, panel * nr, first, count, low, high
-            )
+                products, outputs, by_channel, bias, residual, y, suspects, nhwc, nchw, p, group, panel, first, count,
+                low, high,
+            )  # fmt: skip
             panel += 1
+
+
+@kernel("in1 in5 in1 in1 out1 outints1 ints1 int scalar scalar int int")
+def _repair(x, w, bias, residual, y, suspects, shape, nr, low, high, start, stop):
+    """The plain sum, in float64, for all outputs of the suspect tiles: Winograd spreads a NaN or Inf over its tile."""
+    p = shape_numbers(shape)
+    plane = p.tiles_h * p.tiles_w
+    panels = (p.outs + nr - 1) // nr
+    for task in range(start, stop):
+        if get(suspects, task) == 0:
+            continue
+        group, panel = task // (p.mb * plane * panels), task // (p.mb * plane) % panels
+        n, ti, tj = task // plane % p.mb, task % plane // p.tiles_w, task % p.tiles_w
+        for o in range(panel * nr, min(panel * nr + nr, p.outs)):
+            for i in range(ti * p.m, min(ti * p.m + p.m, p.oh)):
+                for j in range(tj * p.m, min(tj * p.m + p.m, p.ow)):
+                    total = 0.0
+                    for c in range(p.ins):
+                        base = n * p.s_n + (group * p.ins + c) * p.s_c
+                        for a in range(3):
+                            for b in range(3):
+                                row, column = i + a - p.ph, j + b - p.pw
+                                value = 0.0
+                                if 0 <= row < p.ih and 0 <= column < p.iw:
+                                    value = np.float64(get(x, base + row * p.s_h + column * p.s_w))
+                                total += value * np.float64(w[group, o, c, a, b])
+                    oc = group * p.outs + o
+                    to = n * p.d_n + oc * p.d_c + i * p.d_h + j * p.d_w
+                    if bias.size > 0:
+                        total += get(bias, oc)
+                    if residual.size > 0:
+                        total += get(residual, to)
+                    total = low if total < low else high if total > high else total
+                    put(y, to, y.dtype.type(total))
 
 
 @lru_cache(maxsize=256)
@@ -458,14 +464,17 @@ def _convolve(
     w5 = w.reshape(p.g, p.ocg, p.icg, 3, 3)  # splits an axis: a view for any strides
     if backward:
         w5 = w5.transpose(0, 2, 1, 3, 4)[:, :, :, ::-1, ::-1]
+    panels = blocking.ceil_div(p.icg if backward else p.ocg, columns(p.dtype))
     shared = [b.weights, b.inputs] if b.shared else [b.weights]
-    (packed, *all_inputs), (products, stage, outputs, by_channel, *inputs), _ = carve(
-        workspace, p.dtype, shared, threads, b.private(), 0
+    (packed, *all_inputs), (products, stage, outputs, by_channel, *inputs), table = carve(
+        workspace, p.dtype, shared, threads, b.private(), 1, blocking.lines(b.suspects, 8)
     )
+    suspects = table[0, : p.g * panels * tiles]
     low, high = limits(p)
     x_flat, y_flat = flat(x, p.nhwc), flat(y, p.nhwc)
     bias_flat, residual_flat = optional(bias, 1, p.dtype), optional_flat(residual, p.nhwc, p.dtype)
-    transform_weights, convolve = _transform_weights[p.dtype], _convolve_tiles[p.dtype]
+    transform_weights, convolve = _transform_weights[p.dtype], _convolve_tiles[p.dtype, p.nhwc]
+    flags = layout_flags(p.nhwc)
 
     def weights(start: int, stop: int, worker: int) -> None:
         transform_weights(w5, packed, shape, start, stop)
@@ -473,20 +482,23 @@ def _convolve(
     def run(phase: int) -> Callable[[int, int, int], None]:
         def part(start: int, stop: int, worker: int) -> None:
             convolve(
-                x_flat, packed, w5, bias_flat, residual_flat, y_flat,
+                x_flat, packed, bias_flat, residual_flat, y_flat,
                 all_inputs[0] if b.shared else inputs[0][worker], products[worker], stage[worker], outputs[worker],
-                by_channel[worker], shape, low, high, phase, start, stop,
+                by_channel[worker], suspects, *flags, shape, low, high, phase, start, stop,
             )  # fmt: skip
 
         return part
 
-    panels = blocking.ceil_div(p.icg if backward else p.ocg, columns(p.dtype))
     parallel_for(p.g * panels, threads, weights)
     if b.shared:
         parallel_for(p.g * blocking.ceil_div(tiles, INPUT_TILES), threads, run(INPUTS))
         parallel_for(p.g * panels, threads, run(OUTPUTS))
     else:
         parallel_for(p.g * blocking.ceil_div(tiles, b.tiles), threads, run(FUSED))
+    if suspects.any():
+        repair = _repair[p.dtype]
+        arrays = x_flat, w5, bias_flat, residual_flat, y_flat, suspects, shape, columns(p.dtype), low, high
+        parallel_for(suspects.size, threads, lambda start, stop, worker: repair(*arrays, start, stop))
 
 
 def conv2d_forward_winograd_f2x3__numba(
