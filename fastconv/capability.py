@@ -20,6 +20,13 @@ def floating(p: ConvProblem | PoolProblem) -> str | None:
     return None
 
 
+def pool_direct(p: PoolProblem) -> str | None:
+    """Vector pooling keeps indices inside a plane in 32 bits."""
+    if p.ih * p.iw >= 2**31:
+        return f"it needs planes of fewer than 2^31 cells, got {p.ih} x {p.iw}"
+    return floating(p)
+
+
 def winograd_3x3(p: ConvProblem) -> str | None:
     """Winograd's tiles F(m x m, 3 x 3) at stride 1."""
     if p.dtype == "int64":
@@ -42,7 +49,29 @@ def no_workspace(p: ConvProblem | PoolProblem, threads: int) -> int:
 
 
 def im2col_workspace(p: ConvProblem, threads: int) -> int:
-    raise AssertionError("owned by the C core engineer")
+    """Bytes of the im2col kernels in C: mirrors fc_conv2d_im2col_workspace in csrc/im2col.c, for any ISA."""
+    mr, nr, depth_bytes, block_pixels = 14, 32, 2048, 256
+    size, taps, target = p.itemsize, p.kh * p.kw, depth_bytes // p.itemsize
+
+    def nbytes(elements: int) -> int:
+        return -(-elements * size // 64) * 64
+
+    if p.pass_ == "backward_weight":
+        columns = max(1, min(p.ow, target))
+        rows = max(1, min(target // columns, 512, p.mb * p.oh))
+        return nbytes(p.g * (p.ocg + nr - 1) * p.icg * taps) + threads * nbytes(rows * columns * nr)
+    if p.pass_ == "forward":
+        channels, outputs, pixels = p.icg, p.ocg, p.mb * p.oh * p.ow
+    else:
+        channels, outputs, pixels = p.ocg, p.icg, p.mb * p.ih * p.iw
+    nchw = p.layout == "NCHW"
+    depth = min(taps * channels, 3 * target // 2 + (1 if nchw else 17 * taps))
+    scratch = nbytes(mr * (-(-depth // 32) * 32 + 16))
+    if nchw:
+        scratch += nbytes((min(pixels, block_pixels) + nr) * depth)
+    tables = -(-2 * (p.kh + p.kw) * 8 // 64) * 64
+    packed = nbytes(p.g * (outputs + (mr if nchw else nr) - 1) * channels * taps)
+    return tables + packed + threads * scratch
 
 
 def winograd_workspace(p: ConvProblem, threads: int, tile: int) -> int:
