@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv._numba import Conv, blocking
+from fastconv._numba import Conv, blocking, naive
 from fastconv._numba.arrays import carve, flat, layout_flags, limits, optional, optional_flat, strides
 from fastconv._numba.compile import jit, kernel
 from fastconv._numba.gemm import TILE_ROWS, columns, multiply, odd_lines
@@ -74,11 +74,12 @@ def packed_index(p, t, c):
 
 @kernel("in5 out1 ints1 ints1 int int")
 def _pack_columns(w, packed, shape, taps, start, stop):
-    """NHWC: packed[group][panel][k][column], output channels as columns, zeros beyond the last."""
+    """NHWC: packed[group][panel][k][column], output channels as columns, zeros beyond the last. 0 if all are finite."""
     p = gather_numbers(shape)
     nr = panel_columns(packed)
     panels = (p.outs + nr - 1) // nr
     depth = p.taps * p.ins
+    check = packed.dtype.type(0)  # value - value is 0 if the value is finite, else NaN
     for task in range(start, stop):
         group, panel = task // panels, task % panels
         begin = task * depth * nr
@@ -93,24 +94,33 @@ def _pack_columns(w, packed, shape, taps, start, stop):
                 for c in range(p.ins):
                     to = begin + packed_index(p, t, c) * nr
                     for o in range(count):
-                        put(packed, to + o, w[group, o0 + o, c, a, b])
+                        value = w[group, o0 + o, c, a, b]
+                        check += value - value
+                        put(packed, to + o, value)
             else:
                 for o in range(count):
                     for c in range(p.ins):
-                        put(packed, begin + packed_index(p, t, c) * nr + o, w[group, o0 + o, c, a, b])
+                        value = w[group, o0 + o, c, a, b]
+                        check += value - value
+                        put(packed, begin + packed_index(p, t, c) * nr + o, value)
+    return check
 
 
 @kernel("in5 out1 ints1 ints1 int int")
 def _pack_rows(w, packed, shape, taps, start, stop):
-    """NCHW: packed[group][output channel][k], rows spread over the cache by odd_lines."""
+    """NCHW: packed[group][output channel][k], rows spread over the cache by odd_lines. 0 if all are finite."""
     p = gather_numbers(shape)
     stride = odd_lines(p.taps * p.ins, packed.itemsize)
+    check = packed.dtype.type(0)
     for task in range(start, stop):
         group, o = task // p.outs, task % p.outs
         for t in range(p.taps):
             a, b = taps[4 * t], taps[4 * t + 1]
             for c in range(p.ins):
-                put(packed, task * stride + packed_index(p, t, c), w[group, o, c, a, b])
+                value = w[group, o, c, a, b]
+                check += value - value
+                put(packed, task * stride + packed_index(p, t, c), value)
+    return check
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -371,13 +381,15 @@ def _convolve(
     pack = (_pack_columns if p.nhwc else _pack_rows)[p.dtype]
     gather = (_gather_nhwc if p.nhwc else _gather_nchw)[p.dtype]
     units = p.g * (blocking.ceil_div(outs, columns(p.dtype)) if p.nhwc else outs)
+    not_finite: list[bool] = []
     for shape, taps, b, tasks, weights in _gathers(p, backward):
         (packed,), (panel, sums), table = carve(
             workspace, p.dtype, [b.weights], threads, [b.panel, b.sums], threads, blocking.lines(b.table, 8)
         )
 
         def pack_range(start: int, stop: int, worker: int, packed=packed, shape=shape, taps=taps) -> None:
-            pack(w5, packed, shape, taps, start, stop)
+            if pack(w5, packed, shape, taps, start, stop) != 0:
+                not_finite.append(True)
 
         def gather_range(
             start: int, stop: int, worker: int,
@@ -390,6 +402,9 @@ def _convolve(
 
         parallel_for(units, threads if weights > PARALLEL_PACKING else 1, pack_range)
         parallel_for(tasks, threads, gather_range)
+    if backward and not_finite:
+        # The padding that the gather form reads is no term of the gradient: 0 * Inf there must not make a NaN.
+        naive.backward_input(p, x, w, bias, residual, y, threads, only_nan=True)
 
 
 def conv2d_forward_im2col__numba(

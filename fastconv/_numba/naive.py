@@ -54,8 +54,10 @@ def _forward(x, w, bias, residual, y, zero, groups, sh, sw, ph, pw, dh, dw, clam
                 y[n, o, i, j] = _finish(total, bias, residual, n, o, i, j, clamp, low, high)
 
 
-@kernel("in4 in4 in1 in4 out4 sum int int int int int int int int real real int int")
-def _backward_input(dy, w, bias, residual, dx, zero, groups, sh, sw, ph, pw, dh, dw, clamp, low, high, start, stop):
+@kernel("in4 in4 in1 in4 out4 sum int int int int int int int int real real int int int")
+def _backward_input(
+    dy, w, bias, residual, dx, zero, groups, sh, sw, ph, pw, dh, dw, clamp, low, high, only_nan, start, stop
+):
     ic, ih, iw = dx.shape[1:]
     oc, oh, ow = dy.shape[1:]
     icg, kh, kw = w.shape[1:]
@@ -65,6 +67,8 @@ def _backward_input(dy, w, bias, residual, dx, zero, groups, sh, sw, ph, pw, dh,
         first = c // icg * ocg
         for i in range(ih):
             for j in range(iw):
+                if only_nan and dx[n, c, i, j] == dx[n, c, i, j]:
+                    continue
                 total = zero
                 for o in range(ocg):
                     for a in range(kh):
@@ -112,13 +116,20 @@ def conv2d_forward_naive__numba(
     threading.parallel_for(p.mb * p.g * p.ocg, threads, lambda start, stop, _: run(*arrays, *numbers, start, stop))
 
 
+def backward_input(
+    p: Conv, dy: Array, w: Array, bias: Array | None, residual: Array | None, dx: Array, threads: int, only_nan: bool
+) -> None:
+    """The input gradient; with `only_nan` just where dx is NaN, the rest is left as it is."""
+    run = _backward_input[p.dtype]
+    arrays = dy, w, optional(bias, 1, p.dtype), optional(residual, 4, p.dtype), dx, _ZERO[p.dtype]
+    numbers = p.g, p.sh, p.sw, p.ph, p.pw, p.dh, p.dw, p.clamp, p.low, p.high, int(only_nan)
+    threading.parallel_for(p.mb * p.g * p.icg, threads, lambda start, stop, _: run(*arrays, *numbers, start, stop))
+
+
 def conv2d_backward_input_naive__numba(
     p: Conv, dy: Array, w: Array, bias: Array | None, residual: Array | None, dx: Array, workspace: object, threads: int
 ) -> None:
-    run = _backward_input[p.dtype]
-    arrays = dy, w, optional(bias, 1, p.dtype), optional(residual, 4, p.dtype), dx, _ZERO[p.dtype]
-    numbers = p.g, p.sh, p.sw, p.ph, p.pw, p.dh, p.dw, p.clamp, p.low, p.high
-    threading.parallel_for(p.mb * p.g * p.icg, threads, lambda start, stop, _: run(*arrays, *numbers, start, stop))
+    backward_input(p, dy, w, bias, residual, dx, threads, False)
 
 
 def conv2d_backward_weight_naive__numba(

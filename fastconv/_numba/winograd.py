@@ -404,9 +404,12 @@ def _convolve_tiles(
             panel += 1
 
 
-@kernel("in1 in5 in1 in1 out1 outints1 ints1 int scalar scalar int int")
-def _repair(x, w, bias, residual, y, suspects, shape, nr, low, high, start, stop):
-    """The plain sum, in float64, for all outputs of the suspect tiles: Winograd spreads a NaN or Inf over its tile."""
+@kernel("in1 in5 in1 in1 out1 outints1 ints1 int int scalar scalar int int")
+def _repair(x, w, bias, residual, y, suspects, shape, nr, padding_counts, low, high, start, stop):
+    """The plain sum, in float64, for all outputs of the suspect tiles: Winograd spreads a NaN or Inf over its tile.
+
+    Padding is a zero of the forward pass, so that 0 * Inf is NaN there, but no term of the input gradient.
+    """
     p = shape_numbers(shape)
     plane = p.tiles_h * p.tiles_w
     panels = (p.outs + nr - 1) // nr
@@ -424,10 +427,11 @@ def _repair(x, w, bias, residual, y, suspects, shape, nr, low, high, start, stop
                         for a in range(3):
                             for b in range(3):
                                 row, column = i + a - p.ph, j + b - p.pw
-                                value = 0.0
+                                weight = np.float64(w[group, o, c, a, b])
                                 if 0 <= row < p.ih and 0 <= column < p.iw:
-                                    value = np.float64(get(x, base + row * p.s_h + column * p.s_w))
-                                total += value * np.float64(w[group, o, c, a, b])
+                                    total += weight * np.float64(get(x, base + row * p.s_h + column * p.s_w))
+                                elif padding_counts:
+                                    total += weight * 0.0
                     oc = group * p.outs + o
                     to = n * p.d_n + oc * p.d_c + i * p.d_h + j * p.d_w
                     if bias.size > 0:
@@ -497,8 +501,8 @@ def _convolve(
         parallel_for(p.g * blocking.ceil_div(tiles, b.tiles), threads, run(FUSED))
     if suspects.any():
         repair = _repair[p.dtype]
-        arrays = x_flat, w5, bias_flat, residual_flat, y_flat, suspects, shape, columns(p.dtype), low, high
-        parallel_for(suspects.size, threads, lambda start, stop, worker: repair(*arrays, start, stop))
+        arrays = x_flat, w5, bias_flat, residual_flat, y_flat, suspects, shape, columns(p.dtype), int(not backward)
+        parallel_for(suspects.size, threads, lambda start, stop, worker: repair(*arrays, low, high, start, stop))
 
 
 def conv2d_forward_winograd_f2x3__numba(
