@@ -17,7 +17,8 @@ enum {
     BLOCK_PIXELS = 256,   /* pixels a task takes through the loop nest: packed NCHW panels stay in a 1 MB L2 */
     BLOCK_CHANNELS = 256, /* output channels likewise */
     TASKS_A_THREAD = 8,   /* so that the last tasks balance */
-    ALIAS_BYTES = 2048,   /* rows at a multiple of this fall into too few sets of the L1 */
+    ALIAS_BYTES = 4096,   /* rows at a multiple of this fall into one set of the L1 */
+    ALIAS_PANELS = 3,     /* fewer do not repay the copy of such rows */
     ALIGN = 64,
     MAX_TAP_ROWS = 512,   /* output rows in one depth block of backward_weight */
 };
@@ -73,7 +74,8 @@ static inline void copy_run(void *dst, const void *src, int64_t n, int size)
 
 static inline void zero_run(void *dst, int64_t n, int size)
 {
-    memset(dst, 0, (size_t)(n * size));
+    if (n > 0)
+        memset(dst, 0, (size_t)(n * size));
 }
 
 /* dst[k*width + r] = src[k*ks + r*rs] for r < n, 0 for n <= r < width: a panel of `width` columns. */
@@ -386,7 +388,7 @@ static void nhwc_task(void *ctx, int64_t task, int worker)
  * Run by run: a run is the part of the panel that lies in one output row. */
 static void pack_runs(const gather *g, char *dst, int64_t q0, int64_t n, int64_t k0, int64_t k1, int64_t group)
 {
-    const int64_t size = g->size, nr = g->kernel.nr, taps = g->taps;
+    const int64_t size = g->size, nr = g->kernel.nr, taps = g->taps, lanes = (int64_t)sizeof(words16) / size;
     int64_t j = q0 % g->out_w, row = q0 / g->out_w;
     for (int64_t column = 0; column < n; row++, j = 0) {
         const int64_t i = row % g->out_h, image = row / g->out_h, run = min64(n - column, g->out_w - j);
@@ -399,14 +401,18 @@ static void pack_runs(const gather *g, char *dst, int64_t q0, int64_t n, int64_t
             const int64_t c_first = k0 > t ? ceil_div(k0 - t, taps) : 0;
             char *d = dst + ((c_first * taps + t - k0) * nr + column) * size;
             const char *s = g->in + (image * g->x.n + (group * g->icg + c_first) * g->x.c + y * g->x.h + x0 * g->x.w) * size;
+            const int64_t last = (k1 - 1 - c_first * taps - t) / taps * g->x.c; /* of s, in elements, from the first */
+            const int64_t vectors = ceil_div((hi - lo) * size, (int64_t)sizeof(words16)), covered = vectors * lanes;
+            /* Whole vectors where they end inside the panel's row (later runs overwrite) and inside the array. */
+            const int whole = g->sw == 1 && column + lo + covered <= nr &&
+                              (s - g->in) / size + last + lo + covered <= g->in_elements;
             for (int64_t k = c_first * taps + t; k < k1; k += taps, d += taps * nr * size, s += g->x.c * size) {
                 zero_run(d, lo, (int)size);
-                if (hi > lo) {
-                    if (g->sw == 1)
-                        copy_words(d + lo * size, s + lo * size, hi - lo, 1, 1, (int)size);
-                    else
-                        copy_words(d + lo * size, s + lo * g->sw * size, hi - lo, 1, g->sw, (int)size);
-                }
+                if (whole)
+                    for (int64_t v = 0; v < vectors; v++)
+                        ((words16 *)(d + lo * size))[v] = ((const words16 *)(s + lo * size))[v];
+                else
+                    copy_words(d + lo * size, s + lo * g->sw * size, hi - lo, 1, g->sw, (int)size);
                 zero_run(d + hi * size, run - hi, (int)size);
             }
         }
@@ -542,7 +548,7 @@ static void nchw_task(void *ctx, int64_t task, int worker)
                 args.a = g->w + (group * g->wg + o * g->wo + g->base_w + k0 * g->cs_w) * size;
                 args.rs_a = g->wo;
                 args.cs_a = g->cs_w;
-                if (g->cs_w == 1 && aliased(g->wo, size)) {
+                if (g->cs_w == 1 && aliased(g->wo, size) && panel1 - panel0 >= ALIAS_PANELS) {
                     for (int64_t r = 0; r < m; r++)
                         copy_run(rows + r * pitch_of(depth) * size, (const char *)args.a + r * g->wo * size, depth,
                                  (int)size);
