@@ -13,9 +13,11 @@ PEAK_FLOPS = 115e9
 NAIVE_FLOPS = 1.2e9
 REFERENCE_FLOPS = 0.5e9
 IM2COL_SHARE = 0.8
-WINOGRAD_GEMM_SHARE = 0.75
-# Bytes a second that a transform, a packing or a pooling pass moves through the caches.
-PASS_BYTES = 12e9
+WINOGRAD_GEMM_SHARE = 0.9
+# Bytes a second that pass through the transforms of images and of weights, and through the packing of panels.
+TRANSFORM_BYTES = 27e9
+WEIGHT_TRANSFORM_BYTES = 12e9
+PACK_BYTES = 48e9
 POOL_BYTES = {"direct": 8e9, "naive": 0.6e9, "reference": 0.1e9}
 CALL_SECONDS = 1e-6
 
@@ -43,17 +45,19 @@ def im2col(p: ConvProblem) -> float:
     unit = 32 if p.layout == "NHWC" else 14
     waste = _round_up(p.ocg, unit) / p.ocg
     panels = 2 * p.mb * p.g * p.oh * p.ow * p.icg * p.kh * p.kw * p.itemsize
-    return CALL_SECONDS + p.flops * min(waste, 8.0) / (IM2COL_SHARE * _peak(p)) + panels / (4 * PASS_BYTES)
+    return CALL_SECONDS + p.flops * min(waste, 8.0) / (IM2COL_SHARE * _peak(p)) + panels / PACK_BYTES
 
 
 def winograd(p: ConvProblem, tile: int) -> float:
     """(tile + 2)^2 products for tile^2 outputs of 9 products each, and the transforms of x, y and w."""
     h, w = (p.oh, p.ow) if p.pass_ == "forward" else (p.ih, p.iw)
+    ic, oc = (p.icg, p.ocg) if p.pass_ == "forward" else (p.ocg, p.icg)
     points = (tile + 2) ** 2
     tiles = p.mb * -(-h // tile) * -(-w // tile)
-    products = 2 * tiles * points * p.icg * _round_up(p.ocg, 16) * p.g
-    values = tiles * points * (p.ic + p.oc) + points * p.oc * p.icg
-    return 3 * CALL_SECONDS + products / (WINOGRAD_GEMM_SHARE * _peak(p)) + 2 * values * p.itemsize / PASS_BYTES
+    products = 2 * tiles * points * ic * _round_up(oc, 32) * p.g
+    images = tiles * points * (p.ic + p.oc) * p.itemsize / TRANSFORM_BYTES
+    weights = points * p.oc * p.icg * p.itemsize / WEIGHT_TRANSFORM_BYTES
+    return 3 * CALL_SECONDS + products / (WINOGRAD_GEMM_SHARE * _peak(p)) + images + weights
 
 
 def winograd_f2x3(p: ConvProblem) -> float:
@@ -100,20 +104,20 @@ def pool_error(p: PoolProblem) -> float:
     return 0.0 if "max" in p.op else 4 * EPS[p.dtype]
 
 
-def _winograd_error(p: ConvProblem, base: float) -> float:
-    """Grows as the square root of the channels; `base` was measured at 512 (PERFORMANCE scan, float32)."""
+# Largest error over largest output at 64 channels in float32, measured with He weights, and its growth with channels.
+F2X3_ERROR_64 = 3.0e-7
+F4X3_ERROR_64 = 1.3e-6
+ERROR_GROWTH = 0.45
+
+
+def _winograd_error(p: ConvProblem, at_64: float) -> float:
     channels = p.icg if p.pass_ == "forward" else p.ocg
-    return base * max(0.25, (channels / 512) ** 0.5) * EPS[p.dtype] / EPS["float32"]
-
-
-# Largest error over largest output with 512 channels in float32, measured with He weights.
-F2X3_ERROR_512 = 6e-7
-F4X3_ERROR_512 = 3e-6
+    return at_64 * (channels / 64) ** ERROR_GROWTH * EPS[p.dtype] / EPS["float32"]
 
 
 def winograd_f2x3_error(p: ConvProblem) -> float:
-    return _winograd_error(p, F2X3_ERROR_512)
+    return _winograd_error(p, F2X3_ERROR_64)
 
 
 def winograd_f4x3_error(p: ConvProblem) -> float:
-    return _winograd_error(p, F4X3_ERROR_512)
+    return _winograd_error(p, F4X3_ERROR_64)
