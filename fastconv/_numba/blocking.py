@@ -109,7 +109,7 @@ class Axis(NamedTuple):
     """One residue class of output positions r, r + step, ... along an axis, and the taps that reach it."""
 
     first: int
-    count: int
+    size: int
     taps: tuple[int, ...]  # filter positions
     offsets: tuple[int, ...]  # of the source position, at output number 0
 
@@ -140,7 +140,7 @@ def axes(p: Conv, backward: bool) -> tuple[list[Axis], list[Axis]]:
 def class_blocks(p: Conv, backward: bool, rows: Axis, cols: Axis) -> GatherBlocks:
     outs, ins = (p.icg, p.ocg) if backward else (p.ocg, p.icg)
     return gather_blocks(
-        p.nhwc, ITEMSIZE[p.dtype], p.g, outs, ins, len(rows.taps) * len(cols.taps), p.mb * rows.count * cols.count
+        p.nhwc, ITEMSIZE[p.dtype], p.g, outs, ins, len(rows.taps) * len(cols.taps), p.mb * rows.size * cols.size
     )
 
 
@@ -224,16 +224,17 @@ def winograd_blocks(p: Conv, backward: bool, m: int) -> WinogradBlocks:
     block = tiles if shared else ceil_div(tiles, ceil_div(tiles, WINOGRAD_TILES))
     inputs = alpha * alpha * block * row_stride(ins, itemsize)
     run = m * WINOGRAD_RUN + MAX_LANES
-    sizes = (
-        p.g * round_up(outs, MAX_COLUMNS) * ins * alpha * alpha,
-        inputs * (p.g if shared else 1),
-        alpha * alpha * block * MAX_COLUMNS,
-        alpha * (m * block + 2 + MAX_LANES) * MAX_LANES,
-        m * run * MAX_COLUMNS,
-        run * MAX_COLUMNS,
+    return WinogradBlocks(
+        shared,
+        block,
+        weights=lines(p.g * round_up(outs, MAX_COLUMNS) * ins * alpha * alpha, itemsize),
+        inputs=lines(inputs * (p.g if shared else 1), itemsize),
+        products=lines(alpha * alpha * block * MAX_COLUMNS, itemsize),
+        stage=lines(alpha * (m * block + 2 + MAX_LANES) * MAX_LANES, itemsize),
+        outputs=lines(m * run * MAX_COLUMNS, itemsize),
+        columns=lines(run * MAX_COLUMNS, itemsize),
+        suspects=p.g * ceil_div(outs, MIN_COLUMNS) * tiles,
     )
-    suspects = p.g * ceil_div(outs, MIN_COLUMNS) * tiles
-    return WinogradBlocks(shared, block, *(lines(size, itemsize) for size in sizes), suspects)
 
 
 def winograd_bytes(p: Conv, pass_: str, m: int, threads: int) -> int:

@@ -1,4 +1,4 @@
-"""How the kernels of this package are compiled: one set of flags, a disk cache that may fail, one signature per dtype."""
+"""How the kernels of this package are compiled: one set of flags, a disk cache that may fail, one type per argument."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import numba
 from numba import types
-from numba.core import event
+from numba.core import config, event
 from numba.core.caching import FunctionCache
 
 log = logging.getLogger("fastconv")
@@ -30,6 +30,9 @@ HELPER = {"no_cpython_wrapper": True}
 NOTICE_SECONDS = 1.0
 
 _warned = threading.Event()
+
+# NUMBA_DISABLE_JIT: the naive loops then run as plain Python, to be read in a debugger.
+_INTERPRETED = bool(getattr(config, "DISABLE_JIT", False))
 
 
 @functools.cache
@@ -73,7 +76,7 @@ class _SafeCache(FunctionCache):
 
 
 def _with_cache(dispatcher: Any) -> Any:
-    if numba.config.DISABLE_JIT:
+    if _INTERPRETED:
         return dispatcher
     try:
         dispatcher._cache = _SafeCache(dispatcher.py_func)
@@ -119,7 +122,6 @@ class Kernel:
     """
 
     def __init__(self, function: Callable[..., Any], signature: str, options: dict[str, Any]) -> None:
-        functools.update_wrapper(self, function)
         self.function = function
         self.signature = signature.split()
         self.options = options
@@ -135,7 +137,7 @@ class Kernel:
         with self._lock:
             if key not in self._compiled:
                 dispatcher = _with_cache(numba.njit(**{**FLAGS, **self.options})(self.function))
-                if not numba.config.DISABLE_JIT:
+                if not _INTERPRETED:
                     scalar = getattr(types, dtype)
                     dispatcher.compile(tuple(_argument(word, scalar, nhwc) for word in self.signature))
                     dispatcher.disable_compile()

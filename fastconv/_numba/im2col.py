@@ -224,7 +224,10 @@ def _gather_nhwc(x, packed, bias, residual, y, panel, sums, table, shape, taps, 
         group, first = task % p.groups, task // p.groups * p.block
         count = min(p.block, pixels - first)
         locate(table, p, first, count)
-        c0, t0, k0 = np.int64(0), np.int64(0), np.int64(0)
+        # int64, not the literal 0: the helpers would be compiled for both.
+        c0: Any = np.int64(0)
+        t0: Any = np.int64(0)
+        k0: Any = np.int64(0)
         while True:
             count_c, t1 = min(p.channels, p.ins - c0), min(t0 + p.taps_block, p.taps)
             k = (t1 - t0) * count_c
@@ -268,7 +271,10 @@ def _gather_nchw(x, packed, bias, residual, y, panel, sums, table, shape, taps, 
         count = min(p.block, pixels - first)
         strips = (count + nr - 1) // nr
         locate(table, p, first, count)
-        c0, t0, k0 = np.int64(0), np.int64(0), np.int64(0)
+        # int64, not the literal 0: the helpers would be compiled for both.
+        c0: Any = np.int64(0)
+        t0: Any = np.int64(0)
+        k0: Any = np.int64(0)
         while True:
             count_c, t1 = min(p.channels, p.ins - c0), min(t0 + p.taps_block, p.taps)
             k = (t1 - t0) * count_c
@@ -336,10 +342,10 @@ def _gathers(p: Conv, backward: bool) -> tuple[tuple[Array, Array, blocking.Gath
             ]
             gather = Gather(
                 p.mb, p.g, outs, ins, len(taps), *source_hw, *strides(p.nhwc, p.g * ins, *source_hw),
-                rows.count, cols.count, d_n, d_c, d_h * step_h, d_w * step_w, rows.first * d_h + cols.first * d_w,
+                rows.size, cols.size, d_n, d_c, d_h * step_h, d_w * step_w, rows.first * d_h + cols.first * d_w,
                 1 if backward else p.sh, 1 if backward else p.sw, b.pixels, b.channels, b.taps,
             )  # fmt: skip
-            tasks = p.g * blocking.ceil_div(p.mb * rows.count * cols.count, b.pixels)
+            tasks = p.g * blocking.ceil_div(p.mb * rows.size * cols.size, b.pixels)
             found.append((
                 np.array(gather, np.int64), np.array(taps, np.int64).reshape(-1), b, tasks, outs * ins * len(taps) * p.g
             ))  # fmt: skip

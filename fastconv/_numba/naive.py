@@ -1,4 +1,4 @@
-"""The plain sums, loop by loop as the definitions read: any stride, any dtype; floats are summed in float64, ints exactly.
+"""The plain sums, loop by loop as the definitions read: any strides; floats are summed in float64, integers exactly.
 
 One task is one plane of the output (for the weight gradient: the filter of one pair of channels).
 """

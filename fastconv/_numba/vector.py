@@ -16,8 +16,10 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.registry import cpu_target
-from numba.extending import intrinsic
+from numba.extending import intrinsic as _intrinsic
 from numba.np import arrayobj
+
+intrinsic: Any = _intrinsic  # its declared type takes the typing context for an argument of the call
 
 I32 = ir.IntType(32)
 I64 = ir.IntType(64)
@@ -26,7 +28,7 @@ BIT = ir.IntType(1)
 
 def _vector_bytes() -> int:
     """Length of the longest vectors that the compiler may use on this host (NUMBA_CPU_FEATURES can lower it)."""
-    triple, _, features = cpu_target.target_context.codegen().magic_tuple()
+    _, _, features = cpu_target.target_context.codegen().magic_tuple()
     on = {word[1:] for word in features.split(",") if word.startswith("+")}
     if "avx512f" in on:
         return 64
@@ -124,22 +126,22 @@ def _suffix(vector: ir.VectorType) -> str:
 
 
 @intrinsic
-def get(typingctx, array, index):  # type: ignore[no-untyped-def]
+def get(typingctx, array, index):
     """array[index] of a 1-d array, without a check for negative indices."""
     signature = array.dtype(array, types.int64)
 
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, sig, args):
         return builder.load(address(context, builder, sig.args[0], *args))
 
     return signature, codegen
 
 
 @intrinsic
-def put(typingctx, array, index, value):  # type: ignore[no-untyped-def]
+def put(typingctx, array, index, value):
     """array[index] = value of a 1-d array, without a check for negative indices."""
     signature = types.void(array, types.int64, array.dtype)
 
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, sig, args):
         builder.store(args[2], address(context, builder, sig.args[0], args[0], args[1]))
         return context.get_dummy_value()
 
@@ -155,8 +157,8 @@ def numbers(fields: type[tuple[int, ...]]) -> Any:
     record = numba.from_dtype(np.dtype([(name, np.int64) for name in names]))
 
     @intrinsic
-    def read(typingctx, array):  # type: ignore[no-untyped-def]
-        def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def read(typingctx, array):
+        def codegen(context, builder, sig, args):
             data = arrayobj.make_array(sig.args[0])(context, builder, args[0]).data
             return builder.bitcast(data, context.get_value_type(record))
 
@@ -171,13 +173,13 @@ def _constant(array: types.Array, size: Callable[[int], int]) -> Any:
 
 
 @intrinsic
-def vector_lanes(typingctx, array):  # type: ignore[no-untyped-def]
+def vector_lanes(typingctx, array):
     """Elements of a vector of the array's type."""
     return _constant(array, lanes)
 
 
 @intrinsic
-def panel_columns(typingctx, array):  # type: ignore[no-untyped-def]
+def panel_columns(typingctx, array):
     """Columns of the micro-kernel's tile, and of a packed panel of B, of the array's type."""
     return _constant(array, lambda itemsize: TILE_VECTORS * lanes(itemsize))
 
@@ -254,7 +256,7 @@ def _tile_function(module: ir.Module, scalar: ir.Type, rows: int) -> ir.Function
 
 
 @intrinsic
-def gemm_tile(typingctx, a, a_start, rs_a, b, b_start, c, c_start, rs_c, rows, depth, accumulate):  # type: ignore[no-untyped-def]
+def gemm_tile(typingctx, a, a_start, rs_a, b, b_start, c, c_start, rs_c, rows, depth, accumulate):
     """The micro-kernel: `rows` (one of TILE_HEIGHTS) rows of TILE_VECTORS vectors; the equation is at `_tile_function`.
 
     A : rows of `depth` contiguous elements every rs_a elements. B : rows of TILE_VECTORS * lanes contiguous elements,
@@ -263,7 +265,7 @@ def gemm_tile(typingctx, a, a_start, rs_a, b, b_start, c, c_start, rs_c, rows, d
     i8 = types.int64
     signature = types.void(a, i8, i8, b, i8, c, i8, i8, i8, i8, types.boolean)
 
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, sig, args):
         a, a_start, rs_a, b, b_start, c, c_start, rs_c, rows, depth, accumulate = args
         pa = address(context, builder, sig.args[0], a, a_start)
         pb = address(context, builder, sig.args[3], b, b_start)
@@ -363,11 +365,11 @@ class _Masked:
 
 
 @intrinsic
-def copy_run(typingctx, source, source_start, target, target_start, count):  # type: ignore[no-untyped-def]
+def copy_run(typingctx, source, source_start, target, target_start, count):
     """target[i] = source[i] for i < count <= TILE_VECTORS vectors, with masks in place of a loop."""
     signature = types.void(source, types.int64, target, types.int64, types.int64)
 
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, sig, args):
         vector = vector_type(scalar_type(sig.args[0]))
         masked = _Masked(builder, vector)
         from_ = address(context, builder, sig.args[0], args[0], args[1])
@@ -381,11 +383,11 @@ def copy_run(typingctx, source, source_start, target, target_start, count):  # t
 
 
 @intrinsic
-def zero_run(typingctx, target, target_start, count):  # type: ignore[no-untyped-def]
+def zero_run(typingctx, target, target_start, count):
     """target[i] = 0 for i < count <= TILE_VECTORS vectors."""
     signature = types.void(target, types.int64, types.int64)
 
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, sig, args):
         vector = vector_type(scalar_type(sig.args[0]))
         masked = _Masked(builder, vector)
         to = address(context, builder, sig.args[0], args[0], args[1])
@@ -397,7 +399,7 @@ def zero_run(typingctx, target, target_start, count):  # type: ignore[no-untyped
 
 
 @intrinsic
-def finish_run(  # type: ignore[no-untyped-def]
+def finish_run(
     typingctx, sums, s, bias, b, bias_count, addend, residual, r, residual_count, y, d, count, low, high
 ):
     """y[i] = clamp(sums[i] + bias[i] + addend + residual[i], low, high) for i < count <= TILE_VECTORS vectors.
@@ -408,7 +410,7 @@ def finish_run(  # type: ignore[no-untyped-def]
     real = sums.dtype
     signature = types.void(sums, i8, bias, i8, i8, real, residual, i8, i8, y, i8, i8, real, real)
 
-    def body(builder, kinds, sums, bias, bias_count, addend, residual, residual_count, y, count, low, high):  # type: ignore[no-untyped-def]
+    def body(builder, kinds, sums, bias, bias_count, addend, residual, residual_count, y, count, low, high):
         vector = vector_type(scalar_type(kinds[0]))
         masked = _Masked(builder, vector)
         addend, low, high = (broadcast(builder, v, vector) for v in (addend, low, high))
@@ -440,15 +442,15 @@ def _transposed(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
 
 
 @intrinsic
-def transpose_run(typingctx, source, s, source_row, rows, count, target, t, target_row):  # type: ignore[no-untyped-def]
-    """target[j * target_row + i] = source[i * source_row + j] for i < rows, j < count; zeros for the other i, j < lanes.
+def transpose_run(typingctx, source, s, source_row, rows, count, target, t, target_row):
+    """target[j * target_row + i] = source[i * source_row + j], i < rows, j < count; zeros for other i, j < lanes.
 
     Nothing beyond `rows` and `count` is read; lanes rows of lanes elements are written.
     """
     i8 = types.int64
     signature = types.void(source, i8, i8, i8, i8, target, i8, i8)
 
-    def body(builder, kinds, source, source_row, rows, count, target, target_row):  # type: ignore[no-untyped-def]
+    def body(builder, kinds, source, source_row, rows, count, target, target_row):
         vector = vector_type(scalar_type(kinds[0]))
         masked = _Masked(builder, vector)
         square = []

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
 from fastconv import winograd
 from fastconv._numba import Conv, blocking, vector
@@ -29,6 +28,7 @@ from fastconv._numba.vector import (
     copy_run,
     finish_run,
     get,
+    intrinsic,
     numbers,
     panel_columns,
     put,
@@ -63,12 +63,12 @@ def _input_tile(name: str) -> Any:
     alpha = winograd.TILES[name][0] + 2
 
     @intrinsic
-    def input_tile(typingctx, source, s, row, column, target, t, point):  # type: ignore[no-untyped-def]
+    def input_tile(typingctx, source, s, row, column, target, t, point):
         """target[p * point + lane] = (B^T d B)[p] of the tile d[i][j] = source[i * row + j * column + lane]."""
         i8 = types.int64
         signature = types.void(source, i8, i8, i8, target, i8, i8)
 
-        def body(builder, kinds, source, row, column, target, point):  # type: ignore[no-untyped-def]
+        def body(builder, kinds, source, row, column, target, point):
             vectors = vector.vector_type(vector.scalar_type(kinds[0]))
 
             def cell(i: int, j: int) -> Lanes:
@@ -91,13 +91,12 @@ def _output_tile(name: str) -> Any:
     alpha = winograd.TILES[name][0] + 2
 
     @intrinsic
-    def output_tile(typingctx, source, s, point, target, t, row, column):  # type: ignore[no-untyped-def]
-        """target[i * row + j * column + lane] = (A^T M A)[i][j], M[p] = source[p * point + lane]; whether all are finite.
-        """
+    def output_tile(typingctx, source, s, point, target, t, row, column):
+        """target[i * row + j * column + lane] = (A^T M A)[i][j], M[p] = source[p * point + lane]; all finite?"""
         i8 = types.int64
         signature = types.boolean(source, i8, i8, target, i8, i8, i8)
 
-        def body(builder, kinds, source, point, target, row, column):  # type: ignore[no-untyped-def]
+        def body(builder, kinds, source, point, target, row, column):
             vectors = vector.vector_type(vector.scalar_type(kinds[0]))
 
             def cell(p: int) -> Lanes:
@@ -132,12 +131,12 @@ def _weight_tile(name: str) -> Any:
         return rows
 
     @intrinsic
-    def weight_tile(typingctx, source, s, row, target, t, point):  # type: ignore[no-untyped-def]
-        """target[p * point + lane] = (G w G^T)[p] of the filter w[k] = source[k * row + lane], in float64, rounded once."""
+    def weight_tile(typingctx, source, s, row, target, t, point):
+        """target[p * point + lane] = (G w G^T)[p] of w[k] = source[k * row + lane], in float64, rounded once."""
         i8 = types.int64
         signature = types.void(source, i8, i8, target, i8, i8)
 
-        def body(builder, kinds, source, row, target, point):  # type: ignore[no-untyped-def]
+        def body(builder, kinds, source, row, target, point):
             vectors = vector.vector_type(ir.DoubleType())
 
             def cell(k: int) -> Lanes:
@@ -460,7 +459,16 @@ def _numbers(p: Conv, backward: bool, m: int) -> tuple[Array, blocking.WinogradB
 
 
 def _convolve(
-    p: Conv, backward: bool, m: int, x: Array, w: Array, bias: Any, residual: Any, y: Array, workspace: Any, threads: int
+    p: Conv,
+    backward: bool,
+    m: int,
+    x: Array,
+    w: Array,
+    bias: Any,
+    residual: Any,
+    y: Array,
+    workspace: Any,
+    threads: int,
 ) -> None:
     if y.size == 0:
         return

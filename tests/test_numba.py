@@ -1,0 +1,361 @@
+"""What is particular to the Numba rows: micro-kernel and data movement at every edge, compilation, the disk cache."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba")
+
+import fastconv
+from fastconv import winograd as formulas
+from fastconv._numba import blocking, lower
+from fastconv.problem import ConvProblem
+
+FLOATS = ("float32", "float64")
+JUNK = 7.0
+
+
+@pytest.fixture(scope="module")
+def probes():
+    """Entry points from Python to the intrinsics."""
+    from fastconv._numba import gemm, vector, winograd
+    from fastconv._numba.compile import kernel
+
+    @kernel("in1 int in1 out1 int int int int")
+    def tile(a, rs_a, b, c, rs_c, rows, depth, accumulate):
+        vector.gemm_tile(a, 0, rs_a, b, 0, c, 0, rs_c, rows, depth, accumulate != 0)
+
+    @kernel("in1 int in1 out1 int int int int")
+    def block(a, rs_a, b, c, rs_c, rows, depth, accumulate):
+        gemm.multiply(a, 0, rs_a, b, 0, c, 0, rs_c, rows, depth, accumulate != 0)
+
+    @kernel("in1 out1 int int")
+    def copy(source, target, start, count):
+        vector.copy_run(source, 0, target, start, count)
+        vector.zero_run(target, 0, start)
+
+    @kernel("in1 int int int out1 int")
+    def transpose(source, source_row, rows, count, target, target_row):
+        vector.transpose_run(source, 0, source_row, rows, count, target, 0, target_row)
+
+    @kernel("in1 in1 int in1 int out1 int scalar scalar scalar")
+    def finish(sums, bias, bias_count, residual, residual_count, y, count, addend, low, high):
+        vector.finish_run(
+            sums, 0, bias, 0, bias_count, addend, residual, 0, residual_count, y, 0, count, low, high
+        )
+
+    @kernel("in1 out1 int int")
+    def tile_input(source, target, m, lanes):
+        winograd.input_tile(m, source, 0, (m + 2) * lanes, lanes, target, 0, lanes)
+
+    @kernel("in1 out1 int int")
+    def tile_output(source, target, m, lanes):
+        return winograd.output_tile(m, source, 0, lanes, target, 0, m * lanes, lanes)
+
+    return {f.function.__name__: f for f in (tile, block, copy, transpose, finish, tile_input, tile_output)}
+
+
+def sizes(dtype):
+    """(lanes of a vector, columns of a panel)."""
+    from fastconv._numba import gemm, vector
+
+    return vector.lanes(np.dtype(dtype).itemsize), gemm.columns(dtype)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("depth", [0, 1, 2, 7, 300])
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_micro_kernel_every_height(probes, rng, dtype, depth, accumulate):
+    from fastconv._numba import vector
+
+    _, nr = sizes(dtype)
+    for name, heights in (("tile", vector.TILE_HEIGHTS), ("block", range(2 * vector.TILE_ROWS + 2))):
+        for rows in heights:
+            rs_a, rs_c = depth + 3, nr + 5  # strides beyond the elements, as next rows of a larger matrix
+            a = rng.integers(-3, 4, max(rows - 1, 0) * rs_a + depth).astype(dtype)  # nothing behind the last row
+            b = rng.integers(-3, 4, depth * nr).astype(dtype)
+            c = np.full(rows * rs_c + 1, JUNK, dtype)
+            expected = c.copy()
+            if rows:
+                full = np.zeros((rows, depth), dtype)
+                for i in range(rows):
+                    full[i] = a[i * rs_a : i * rs_a + depth]
+                block = expected[: rows * rs_c].reshape(rows, rs_c)
+                block[:, :nr] = full @ b.reshape(depth, nr) + (JUNK if accumulate else 0)
+            probes[name][dtype](a, rs_a, b, c, rs_c, rows, depth, accumulate)
+            np.testing.assert_array_equal(c, expected, err_msg=f"{name} {rows} rows")
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_micro_kernel_sums_in_one_order(probes, rng, dtype):
+    """A row has the same bits in every tile."""
+    from fastconv._numba import vector
+
+    _, nr = sizes(dtype)
+    depth = 37
+    a = rng.standard_normal((vector.TILE_ROWS, depth)).astype(dtype)
+    b = rng.standard_normal(depth * nr).astype(dtype)
+    whole = np.empty((vector.TILE_ROWS, nr), dtype)
+    probes["tile"][dtype](a.ravel(), depth, b, whole.ravel(), nr, vector.TILE_ROWS, depth, False)
+    for rows in vector.TILE_HEIGHTS:
+        part = np.empty((rows, nr), dtype)
+        probes["tile"][dtype](a.ravel(), depth, b, part.ravel(), nr, rows, depth, False)
+        assert part.tobytes() == whole[:rows].tobytes(), rows
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_runs_touch_nothing_else(probes, dtype):
+    _, nr = sizes(dtype)
+    for count in range(nr + 1):
+        source = np.arange(1, count + 1, dtype=dtype)  # no element to spare
+        for start in (0, 1, nr - 1):
+            target = np.full(2 * nr, JUNK, dtype)
+            probes["copy"][dtype](source, target, start, count)
+            expected = np.full(2 * nr, JUNK, dtype)
+            expected[:start] = 0
+            expected[start : start + count] = source
+            np.testing.assert_array_equal(target, expected)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_transposition_every_edge(probes, dtype):
+    lanes, _ = sizes(dtype)
+    for rows in range(lanes + 1):
+        for count in range(lanes + 1):
+            source_row, target_row = count + 1, lanes + 2
+            source = np.arange(1, max(rows - 1, 0) * source_row + count + 1, dtype=dtype)
+            target = np.full(lanes * target_row, JUNK, dtype)
+            probes["transpose"][dtype](source, source_row, rows, count, target, target_row)
+            expected = np.full((lanes, target_row), JUNK, dtype)
+            expected[:, :lanes] = 0
+            for i in range(rows):
+                expected[:count, i] = source[i * source_row : i * source_row + count]
+            np.testing.assert_array_equal(target.reshape(lanes, target_row), expected)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_epilogue_of_a_run(probes, rng, dtype):
+    _, nr = sizes(dtype)
+    sums = rng.integers(-9, 10, nr).astype(dtype)
+    sums[0] = np.nan
+    for count in range(nr + 1):
+        bias, residual = (rng.integers(-9, 10, count).astype(dtype) for _ in range(2))
+        for with_bias, with_residual in ((0, 0), (count, 0), (0, count), (count, count)):
+            y = np.full(nr + 1, JUNK, dtype)
+            probes["finish"][dtype](sums, bias, with_bias, residual, with_residual, y, count, 1.0, -4.0, 5.0)
+            expected = sums[:count] + 1
+            expected += bias if with_bias else 0
+            expected += residual if with_residual else 0
+            np.testing.assert_array_equal(y[:count], np.clip(expected, -4, 5))
+            assert (y[count:] == JUNK).all()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("name", sorted(formulas.TILES))
+def test_tile_transforms_are_the_matrices(probes, rng, dtype, name):
+    lanes, _ = sizes(dtype)
+    at, _, bt = formulas.matrices(name)
+    m, alpha = at.shape
+    # Every constant is dyadic, at finest 2^-18 after both dimensions: on such small integers float32 is exact.
+    d = rng.integers(-1, 2, (alpha, alpha, lanes)).astype(dtype)
+    v = np.empty_like(d)
+    probes["tile_input"][dtype](d.ravel(), v.ravel(), m, lanes)
+    np.testing.assert_array_equal(v, np.einsum("ai,ijl,bj->abl", bt, d, bt))
+    y = np.empty((m, m, lanes), dtype)
+    assert probes["tile_output"][dtype](d.ravel(), y.ravel(), m, lanes)
+    np.testing.assert_array_equal(y, np.einsum("ai,ijl,bj->abl", at, d, at))
+    for bad in (np.nan, np.inf, -np.inf):
+        for lane in range(lanes):
+            spoiled = d.copy()
+            spoiled[alpha // 2, 0, lane] = bad
+            assert not probes["tile_output"][dtype](spoiled.ravel(), y.ravel(), m, lanes)
+
+
+def test_workspace_is_counted_in_whole_cache_lines():
+    """And the blocks of one pass fit their bounds: a panel has a bounded size, never the whole matrix."""
+    for text in ("mb8ic512ih56oc512kh7ph3", "mb1ic1ih9oc1kh9", "g3mb2ic9ih300oc6kh3sh2", "mb64ic3ih224oc64kh7sh2ph3"):
+        for layout in ("NCHW", "NHWC"):
+            for pass_ in ("forward", "backward_input", "backward_weight"):
+                p = lower(ConvProblem.parse(text, pass_=pass_, layout=layout))
+                need = [blocking.im2col_bytes(p, pass_, threads) for threads in (1, 2, 3)]
+                assert all(n % blocking.LINE_BYTES == 0 for n in need)
+                private = need[1] - need[0]
+                assert need[2] - need[1] == private
+                assert private < 8 * 1024 * 1024, (text, layout, pass_)
+
+
+def test_strided_class_without_taps_gets_the_epilogue():
+    """Stride above the filter: cells of the input gradient that no tap reaches hold act(bias)."""
+    dy = np.ones((1, 2, 3, 3), np.float32)
+    w = np.ones((2, 1, 1, 1), np.float32)
+    for backend in ("numba", "cython"):
+        if not rows_of(backend):
+            continue
+        dx = fastconv.conv_transpose2d(
+            dy, w, np.array([0.5], np.float32), stride=3, activation="relu", backend=backend, algorithm="im2col"
+        )
+        expected = np.full((1, 1, 7, 7), 0.5, np.float32)
+        expected[..., ::3, ::3] = 2.5
+        np.testing.assert_array_equal(dx, expected)
+
+
+def rows_of(backend):
+    from fastconv import host
+
+    return host.backend_fault(backend) is None
+
+
+@pytest.mark.parametrize("algorithm", ["naive", "im2col", "winograd_f2x3"])
+def test_eight_python_threads_at_once(rng, algorithm):
+    problems = []
+    for channels in (3, 8, 17, 33):
+        x = rng.integers(-3, 4, (2, channels, 13, 11)).astype(np.float32)
+        w = rng.integers(-3, 4, (5, channels, 3, 3)).astype(np.float32)
+        problems.append((x, w, fastconv.conv2d(x, w, padding=1, algorithm="reference")))
+
+    def run(i):
+        for k in range(12):
+            x, w, expected = problems[(i + k) % len(problems)]
+            y = fastconv.conv2d(x, w, padding=1, algorithm=algorithm, backend="numba")
+            np.testing.assert_array_equal(y, expected)
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(run, range(8)))
+
+
+def python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=300,
+    )
+
+
+def test_importing_fastconv_does_not_import_numba():
+    """Neither does its Numba package, nor the arithmetic of workspaces."""
+    done = python(
+        """
+        import sys
+        import fastconv, fastconv._numba
+        from fastconv import capability
+        from fastconv.problem import ConvProblem
+        p = ConvProblem.parse("mb1ic8ih9oc8kh3")
+        assert capability.numba_im2col_workspace(p, 2) > 0 and capability.numba_winograd_f4x3_workspace(p, 2) > 0
+        assert "numba" not in sys.modules, "numba was imported"
+        """
+    )
+    assert done.returncode == 0, done.stderr
+
+
+CONVOLVE = """
+    import warnings
+    import numpy as np
+    warnings.simplefilter("always")
+    {before}
+    import fastconv
+    x, w = np.ones((1, 2, 4, 4), np.float32), np.ones((3, 2, 3, 3), np.float32)
+    for algorithm in ("naive", "im2col"):
+        y = fastconv.conv2d(x, w, algorithm=algorithm, backend="numba")
+        assert (y == 18).all()
+    {after}
+"""
+
+
+def test_unwritable_cache_directory_warns_once_and_works(tmp_path):
+    """No directory can be written: Numba has no place for its cache at all."""
+    done = python(
+        CONVOLVE.format(
+            before="""
+    from numba.core import caching
+    for name in ("_CacheLocator", "UserProvidedCacheLocator", "InTreeCacheLocator", "UserWideCacheLocator"):
+        getattr(caching, name).ensure_cache_path = property(lambda self: (_ for _ in ()).throw(OSError("read-only")))
+""",
+            after="",
+        ),
+        NUMBA_CACHE_DIR=str(tmp_path / "cache"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("RuntimeWarning: fastconv cannot keep compiled Numba kernels") == 1, done.stderr
+
+
+def test_cache_directory_lost_after_import(tmp_path):
+    """The directory is there when kernels are declared and a file in its place when they are kept."""
+    cache = tmp_path / "cache"
+    done = python(
+        CONVOLVE.format(
+            before=f"""
+    import shutil, pathlib
+    import fastconv._numba.naive, fastconv._numba.im2col
+    cache = pathlib.Path({str(cache)!r})
+    shutil.rmtree(cache)
+    cache.write_text("not a directory")
+    from fastconv._numba import compile
+    compile._with_cache = lambda dispatcher: dispatcher
+""",
+            after="",
+        ),
+        NUMBA_CACHE_DIR=str(cache),
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("RuntimeWarning: fastconv cannot keep compiled Numba kernels") == 1, done.stderr
+
+
+def test_cache_is_read_back_and_forgets_with_the_sources(tmp_path):
+    """A second process compiles nothing; a change in any source of the package makes the files stale."""
+    report = """
+    from fastconv._numba import compile, naive
+    if {stale}:
+        compile.source_hash = lambda: "other"
+    dispatcher = naive._forward["float32"]
+    assert dispatcher.stats.cache_path.startswith({path!r}), dispatcher.stats
+    print(sum(dispatcher.stats.cache_hits.values()), sum(dispatcher.stats.cache_misses.values()))
+    """
+    outcomes = []
+    for stale in (False, False, True):
+        done = python(report.format(stale=stale, path=str(tmp_path)), NUMBA_CACHE_DIR=str(tmp_path))
+        assert done.returncode == 0, done.stderr
+        outcomes.append(done.stdout.split())
+    assert outcomes == [["0", "1"], ["1", "0"], ["0", "1"]]
+
+
+def test_damaged_cache_file_is_compiled_again(tmp_path):
+    code = """
+    import numpy as np, fastconv
+    y = fastconv.conv2d(
+        np.ones((1, 1, 3, 3), np.float32), np.ones((1, 1, 3, 3), np.float32), algorithm="naive", backend="numba"
+    )
+    assert y.item() == 9
+    """
+    assert python(code, NUMBA_CACHE_DIR=str(tmp_path)).returncode == 0
+    damaged = 0
+    for path in tmp_path.rglob("*.nb*"):
+        path.write_bytes(path.read_bytes()[:20])
+        damaged += 1
+    assert damaged > 0
+    done = python(code, NUMBA_CACHE_DIR=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+
+
+def test_one_compilation_for_every_form_of_the_arrays(rng):
+    """Read-only, transposed and reversed arguments do not compile second copies."""
+    from fastconv._numba import im2col
+
+    x = rng.integers(-3, 4, (1, 4, 6, 6)).astype(np.float32)
+    w = rng.integers(-3, 4, (4, 4, 3, 3)).astype(np.float32)
+    expected = fastconv.conv2d(x, w, algorithm="reference")
+    x.flags.writeable = False
+    for form in (w, np.asfortranarray(w), w[::-1, ::-1].copy()[::-1, ::-1], np.broadcast_to(w, w.shape)):
+        y = fastconv.conv2d(x, form, algorithm="im2col", backend="numba")
+        np.testing.assert_array_equal(y, expected)
+    for entry in (im2col._pack_rows, im2col._gather_nchw):
+        assert len(entry["float32"].signatures) == 1
