@@ -1,9 +1,10 @@
 """The ISA -> compiler-flags table and the extension; the only place with compiler flags.
 
-Everything compiled is ONE shared object, fastconv/_cython/core.*.so: the generated C of every fastconv/_cython/*.pyx and
-all of csrc/, each file compiled once with the flags of its folder. So there is one thread pool and one ISA table, Cython
-modules call the C core directly, and nothing depends on symbols shared between libraries. The other modules of the
-package are loaded from that file by the finder in fastconv/_cython/__init__.py (PEP 489: many modules in one library).
+Everything compiled is ONE shared object, fastconv/_cython/core.*.so: the generated C of every fastconv/_cython/*.pyx
+and all of csrc/, each file compiled once with the flags of its folder. So there is one thread pool and one ISA table,
+Cython modules call the C core directly, and nothing depends on symbols shared between libraries. The other modules
+of the package are loaded from that file by the finder in fastconv/_cython/__init__.py (PEP 489: many modules in one
+library).
 
 Environment: FASTCONV_REQUIRE_EXTENSION=1 makes a failed build of the extension fatal; FASTCONV_DEBUG_BUILD=1 builds
 with -O1, debug symbols and Cython's bounds checks.
@@ -19,7 +20,7 @@ import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
-from setuptools.errors import BaseError
+from setuptools.errors import BaseError, CCompilerError
 
 ROOT = Path(__file__).parent
 DEBUG = os.environ.get("FASTCONV_DEBUG_BUILD") == "1"
@@ -28,7 +29,7 @@ REQUIRED = os.environ.get("FASTCONV_REQUIRE_EXTENSION") == "1"
 MACHINES = {"x86_64": "x86_64", "AMD64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
 MACHINE = MACHINES.get(platform.machine()) if sys.maxsize > 2**32 else None
 
-#: Folder of csrc -> flags, for each machine. Never -march=native (wheels travel), never -ffast-math (NaN must stay NaN).
+#: Folder of csrc -> flags, for each machine. Never -march=native: wheels travel. Never -ffast-math: NaN stays NaN.
 ISA_FLAGS: dict[str | None, dict[str, list[str]]] = {
     "x86_64": {
         "portable": [],
@@ -59,28 +60,28 @@ DIRECTIVES = {
 
 
 class BuildExtension(build_ext):
-    """Compiles each source with the flags of its folder, in parallel, skipping objects that are up to date."""
+    """Compiles each source with the flags of its folder, in parallel; objects that are up to date are kept."""
 
     def run(self) -> None:
         try:
             super().run()
-        except (BaseError, OSError) as error:
+        except (BaseError, CCompilerError, OSError) as error:
             self._report(error)
 
     def build_extension(self, ext: Extension) -> None:
         try:
             self._build(ext)
-        except (BaseError, OSError) as error:
+        except (BaseError, CCompilerError, OSError) as error:
             self._report(error)
 
     def _report(self, error: Exception) -> None:
         message = (
-            f"fastconv: the compiled kernels were not built ({error}); install a C compiler (gcc or clang) and "
-            "install again to have them: until then the Numba and NumPy kernels do the work."
+            f"fastconv: the compiled kernels were not built ({error}); install a C compiler (gcc or clang) and install "
+            "again to have them: until then the Numba and NumPy kernels do the work."
         )
         if REQUIRED:
             raise SystemExit(message)
-        print(message, file=sys.stderr)
+        sys.stderr.write(message + "\n")
 
     def _build(self, ext: Extension) -> None:
         target = Path(self.get_ext_fullpath(ext.name))
@@ -94,9 +95,7 @@ class BuildExtension(build_ext):
             is_core = path.parts[0] == "csrc"
             flags = CORE_FLAGS + ISA_FLAGS[MACHINE].get(path.parts[1], []) if is_core else CYTHON_FLAGS
             built = Path(self.compiler.object_filenames([source], output_dir=str(temp))[0])
-            if self.force or not built.exists() or built.stat().st_mtime < max(
-                path.stat().st_mtime, newest_header
-            ):
+            if self.force or not built.exists() or built.stat().st_mtime < max(path.stat().st_mtime, newest_header):
                 self.compiler.compile(
                     [source],
                     output_dir=str(temp),

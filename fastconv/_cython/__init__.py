@@ -1,11 +1,13 @@
 """The Cython backend: typed doors to the C core, all of them inside one extension, `core`.
 
-One shared object holds every module of this package and the C core beside them, so that there is one thread pool and
-one ISA table. `core` is found by name like any extension; a finder serves the others from the same file (PEP 489).
+One shared object holds every module of this package and the C core beside them, so that there is one thread pool
+and one ISA table. `core` is found by name like any extension; a finder serves the others from the same file
+(PEP 489).
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from collections.abc import Sequence
@@ -14,14 +16,15 @@ from types import ModuleType
 from typing import Any
 
 _core = importlib.util.find_spec(__name__ + ".core")
-if _core is None or _core.origin is None:
+_origin = _core.origin if _core is not None else None
+if _origin is None:
     raise ImportError("it was not built, because no working C compiler was found when fastconv was installed")
 
 
 class _CoreFinder:
     """Finds `fastconv._cython.<module>` inside the shared object of `fastconv._cython.core`."""
 
-    origin: str = _core.origin
+    origin: str = _origin
 
     @classmethod
     def find_spec(
@@ -43,6 +46,5 @@ __all__ = ["detected_isas", "get_isa", "lower", "set_isa"]
 
 def lower(problem: Any) -> Any:
     """The C struct of a problem, made once per plan."""
-    from fastconv._cython import shape
-
+    shape = importlib.import_module(__name__ + ".shape")
     return shape.ConvShape(problem) if problem.op == "conv2d" else shape.PoolShape(problem)
