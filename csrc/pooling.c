@@ -64,8 +64,9 @@ void fc_max_pool2d_backward(const fc_pool2d_shape *s, const void *dy, const int6
     const int layout = layout_of(s);
     job j = {{s, dy, dx, (int64_t *)indices, s->c}, kernels_for(s)->max_backward[layout], s->mb * s->c, 0};
     if (layout == FC_NHWC) {
-        /* Whole images while there are enough of them: their rows are contiguous. */
-        j.args.block = s->mb >= ENOUGH_TASKS || s->c < 2 * CHANNEL_BLOCK ? s->c : CHANNEL_BLOCK;
+        /* Whole images while there are enough of them: their rows are contiguous. Any block gives the same bits. */
+        const int whole = threads <= 1 || s->mb >= ENOUGH_TASKS || s->c < 2 * CHANNEL_BLOCK;
+        j.args.block = whole ? s->c : CHANNEL_BLOCK;
         j.units = s->mb * ((s->c + j.args.block - 1) / j.args.block);
     }
     run(&j, threads);

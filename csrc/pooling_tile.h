@@ -876,6 +876,17 @@ static void P(avg_backward_nchw)(const fc_pool2d_args *args, int64_t begin, int6
     }
     const int alike = s->divisor_override || (counts_alike(&down) && counts_alike(&along));
     const int64_t rows_counted = window_at(&down, 0).counted;
+    if (outputs == 1 && tiled(&down) && tiled(&along)) { /* global */
+        const int64_t counted =
+            s->divisor_override ? s->divisor_override : rows_counted * window_at(&along, 0).counted;
+        for (int64_t plane = begin; plane < end; plane++) {
+            T *dx = (T *)args->out + plane * cells;
+            const V share = SPLAT(((const T *)args->in)[plane] / (T)counted);
+            for (int64_t i = 0; i < cells; i += L)
+                P(store)(dx + i, share, (int)smaller(L, cells - i));
+        }
+        return;
+    }
     const int by_phase = !s->adaptive && s->sw <= 2 && s->kw <= EDGE / 2;
     T counted[SPAN + SPAN_SLACK], padded[EDGE + SPAN + SPAN_SLACK + EDGE];
     T *const shares = padded + EDGE;
