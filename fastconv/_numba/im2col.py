@@ -63,46 +63,33 @@ gather_numbers = numbers(Gather)
 # Packing the weights. The reduction runs over blocks of channels, blocks of taps, taps, channels.
 
 
-@jit
-def packed_index(p, t, c):
-    """Place of (tap, channel) in the order of the reduction."""
-    c0 = c // p.channels * p.channels
-    t0 = t // p.taps_block * p.taps_block
-    channels = min(p.channels, p.ins - c0)
-    return c0 * p.taps + t0 * channels + (t - t0) * channels + (c - c0)
-
-
 @kernel("in5 out1 ints1 ints1 int int")
 def _pack_columns(w, packed, shape, taps, start, stop):
     """NHWC: packed[group][panel][k][column], output channels as columns, zeros beyond the last. 0 if all are finite."""
     p = gather_numbers(shape)
     nr = panel_columns(packed)
     panels = (p.outs + nr - 1) // nr
-    depth = p.taps * p.ins
+    channels_closest = w.strides[1] <= w.strides[2]  # output channels lie next to each other: HWIO
     check = packed.dtype.type(0)  # value - value is 0 if the value is finite, else NaN
     for task in range(start, stop):
-        group, panel = task // panels, task % panels
-        begin = task * depth * nr
-        o0 = panel * nr
+        group, o0 = task // panels, task % panels * nr
         count = min(nr, p.outs - o0)
-        if count < nr:
-            for k in range(depth):
-                zero_run(packed, begin + k * nr, nr)
-        for t in range(p.taps):
-            a, b = taps[4 * t], taps[4 * t + 1]
-            if w.strides[1] <= w.strides[2]:  # output channels lie closest: HWIO
-                for c in range(p.ins):
-                    to = begin + packed_index(p, t, c) * nr
-                    for o in range(count):
-                        value = w[group, o0 + o, c, a, b]
+        to = task * p.taps * p.ins * nr
+        for c0 in range(0, p.ins, p.channels):
+            c1 = min(c0 + p.channels, p.ins)
+            for t in range(p.taps):  # blocks of taps follow each other within a block of channels
+                a, b = taps[4 * t], taps[4 * t + 1]
+                if count < nr:
+                    for c in range(c1 - c0):
+                        zero_run(packed, to + c * nr, nr)
+                outer, inner = (c1 - c0, count) if channels_closest else (count, c1 - c0)
+                for m in range(outer):
+                    for n in range(inner):
+                        c, o = (m, n) if channels_closest else (n, m)
+                        value = w[group, o0 + o, c0 + c, a, b]
                         check += value - value
-                        put(packed, to + o, value)
-            else:
-                for o in range(count):
-                    for c in range(p.ins):
-                        value = w[group, o0 + o, c, a, b]
-                        check += value - value
-                        put(packed, begin + packed_index(p, t, c) * nr + o, value)
+                        put(packed, to + c * nr + o, value)
+                to += (c1 - c0) * nr
     return check
 
 
@@ -114,12 +101,16 @@ def _pack_rows(w, packed, shape, taps, start, stop):
     check = packed.dtype.type(0)
     for task in range(start, stop):
         group, o = task // p.outs, task % p.outs
-        for t in range(p.taps):
-            a, b = taps[4 * t], taps[4 * t + 1]
-            for c in range(p.ins):
-                value = w[group, o, c, a, b]
-                check += value - value
-                put(packed, task * stride + packed_index(p, t, c), value)
+        to = task * stride
+        for c0 in range(0, p.ins, p.channels):
+            c1 = min(c0 + p.channels, p.ins)
+            for t in range(p.taps):
+                a, b = taps[4 * t], taps[4 * t + 1]
+                for c in range(c0, c1):
+                    value = w[group, o, c, a, b]
+                    check += value - value
+                    put(packed, to + c - c0, value)
+                to += c1 - c0
     return check
 
 
