@@ -124,7 +124,7 @@ def core_extension() -> Extension:
     """The one extension; modules and C files are found by folder, so a new file needs no edit here."""
     pyx = [path.relative_to(ROOT) for path in sorted(ROOT.glob("fastconv/_cython/*.pyx"))]
     modules = [Extension(f"fastconv._cython.{path.stem}", [str(path)]) for path in pyx]
-    cythonized = cythonize(modules, compiler_directives=DIRECTIVES, quiet=True)
+    cythonized = cythonize(modules, build_dir="build/cython", compiler_directives=DIRECTIVES, quiet=True)
     core = [path.relative_to(ROOT) for path in sorted(ROOT.glob("csrc/**/*.c"))]
     wanted = [str(path) for path in core if len(path.parts) == 2 or path.parts[1] in ISA_FLAGS[MACHINE]]
     return Extension(

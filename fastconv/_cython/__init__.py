@@ -16,24 +16,20 @@ from types import ModuleType
 from typing import Any
 
 _core = importlib.util.find_spec(__name__ + ".core")
-_origin = _core.origin if _core is not None else None
-if _origin is None:
+if _core is None or _core.origin is None:
     raise ImportError("it was not built, because no working C compiler was found when fastconv was installed")
+_ORIGIN: str = _core.origin
 
 
 class _CoreFinder:
     """Finds `fastconv._cython.<module>` inside the shared object of `fastconv._cython.core`."""
 
-    origin: str = _origin
-
-    @classmethod
-    def find_spec(
-        cls, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    @staticmethod
+    def find_spec(fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if fullname.rpartition(".")[0] != __name__:
             return None
-        loader = ExtensionFileLoader(fullname, cls.origin)
-        return importlib.util.spec_from_file_location(fullname, cls.origin, loader=loader)
+        loader = ExtensionFileLoader(fullname, _ORIGIN)
+        return importlib.util.spec_from_file_location(fullname, _ORIGIN, loader=loader)
 
 
 if not any(getattr(finder, "__qualname__", "") == "_CoreFinder" for finder in sys.meta_path):
