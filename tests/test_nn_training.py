@@ -346,17 +346,24 @@ def test_same_weights_with_one_and_two_threads(digits):
     assert np.array_equal(results[0][2], results[1][2])
 
 
-# Losses of the first ten updates of mnist_network(0), SGD(0.05, momentum 0.9), batches of 64 of the first 640 digits.
-STORED_LOSSES: list[float] = []
-# float32 sums in another order (another ISA, another algorithm) change a loss of size 2 by about 1e-6 in the first
-# update and a few times more in each that follows; the largest change seen among all kernels is 2e-5.
-STORED_LOSS_BOUND = 1e-4
+# Losses of the first ten updates of mnist_network(0), SGD(0.05, momentum 0.9), batches of 64 of the first 640 digits,
+# computed in float64.
+STORED_LOSSES = [2.3214607, 2.2696868, 2.3032408, 2.3009145, 2.3012224, 2.2733153, 2.2604032, 2.2385391, 2.2524133,
+                 2.1841749]
+# The rounding of one float32 loss of this size, twice, and that of the stored digits. Plain sums hold it on every ISA
+# (measured: 3e-8) because on the digits' black background they are exactly zero. Winograd's are 1e-9 there, of either
+# sign, so that ReLU lets other gradients pass while the biases are still zero: it drifts by 1e-3 in ten updates.
+STORED_LOSS_BOUND = 2 * np.finfo(np.float32).eps * 2.33 + 5e-8
 
 
-def test_ten_stored_losses_are_reproduced(digits):
+@pytest.mark.parametrize(("kernels", "backend"), [("im2col", "cython"), ("im2col", "numba"), ("auto", "numpy")])
+def test_ten_stored_losses_are_reproduced(digits, kernels, backend):
+    if backend != "numpy" and fastconv.info()[f"{backend} rows"] != "ready":
+        pytest.skip(fastconv.info()[f"{backend} rows"])
     (x, y), _ = digits
     model = mnist_network(0)
-    model.compile(optimizers.SGD(0.05, momentum=0.9), "sparse_categorical_crossentropy")
+    model.compile(optimizers.SGD(0.05, momentum=0.9), "sparse_categorical_crossentropy", kernels=kernels,
+                  backend=backend)
     recorder = Recorder()
     model.fit(x[:640], y[:640], batch_size=64, callbacks=[recorder], verbose=0)
     assert len(recorder.losses) == len(STORED_LOSSES) == 10
@@ -366,10 +373,13 @@ def test_ten_stored_losses_are_reproduced(digits):
 def test_a_short_training_reads_digits(digits):
     (x, y), (x_test, y_test) = digits
     model = mnist_network(0)
-    model.compile("rmsprop", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    history = model.fit(x[:2000], y[:2000], batch_size=64, epochs=2, verbose=0)
+    model.compile(optimizers.Adam(optimizers.OneCycle(0.004, 96)), "sparse_categorical_crossentropy",
+                  metrics=["accuracy"])
+    history = model.fit(x[:2000], y[:2000], batch_size=64, epochs=3, verbose=0)
     loss, accuracy = model.evaluate(x_test[:1000], y_test[:1000])
-    assert accuracy >= 0.90 and loss < 0.4 and history.history["loss"][1] < history.history["loss"][0]
+    # seeds 0 to 3: accuracy 0.925 to 0.933, loss 0.21 to 0.26, last training loss 0.16 to 0.19
+    assert accuracy >= 0.90 and loss < 0.35 and history.history["loss"][2] < 0.25
+    assert np.mean(model.predict(x_test[:1000]).argmax(1) == y_test[:1000]) == accuracy
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -589,8 +599,12 @@ def test_a_forced_algorithm_runs_where_it_can(few):
     model.fit(*few[0], verbose=0)
     ran = {name for layer in model.profile().layers for names in layer.kernels.values() for name in names}
     assert ran and all("_naive__" in name for name in ran)
-    with pytest.warns(UserWarning, match=r"kernels='im2col', backend='auto': the default .*: max_pooling2d\w* forw"):
-        tiny(kernels="im2col").fit(*few[0], verbose=0)
+    with pytest.warns(UserWarning, match=r"kernels='winograd', backend='auto': the default .*: conv2d\w* back"):
+        mixed = Sequential([layers.Conv2D(4, 3, activation="relu", input_shape=(28, 28, 1)), layers.Flatten(),
+                            layers.Dense(10, activation="softmax")])
+        mixed.compile("sgd", "sparse_categorical_crossentropy", kernels="winograd")
+        mixed.fit(*few[0], verbose=0)
+    assert all("_winograd_" in name for name in mixed.profile().layers[0].kernels["forward"])
 
 
 def test_a_forced_choice_that_nothing_can_serve_is_an_error(few):

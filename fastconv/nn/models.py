@@ -226,7 +226,8 @@ class Sequential:
             "mean_squared_error" or an object of fastconv.nn.losses
         metrics : ["accuracy"] or nothing
         kernels, backend : force an algorithm ("im2col", "winograd", ...) and a backend ("cython", "numba", ...) in
-            every pass that has such a kernel; the others keep their default, and a warning says which
+            every pass that has such a kernel; the others keep their default, and a warning names the convolutions
+            among them
 
         Raises
         ------

@@ -135,9 +135,9 @@ def _updates_line(source: ArrayFeed | GeneratorFeed, epochs: int) -> str:
 
 
 def _tell_refusals(model: Any) -> None:
-    """After the first step: which passes could not run as `compile` asked."""
+    """After the first step: which convolutions could not run as `compile` asked (pooling follows where it can)."""
     model._refusals_told = True
-    choices = [(layer, layer.kernels) for layer in model.layers if layer.kernels.ran]
+    choices = [(layer, layer.kernels) for layer in model.layers if layer.kernels.ran and layer.weights]
     refused = [f"{layer.name} {pass_}" for layer, choice in choices for pass_ in choice.refused]
     if not refused:
         return
