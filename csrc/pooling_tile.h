@@ -25,7 +25,7 @@ enum {
     SPAN = 1024,      /* input columns of a row buffer: 4 or 8 KB of stack, inside L1 beside the rows it reads */
     SPAN_SLACK = 64,  /* vectors that start inside a row buffer may end past it */
     WINDOWS = 64,     /* bounds of an axis' windows that are kept: computing an adaptive one takes divisions */
-    SELECT_CELLS = 9, /* in larger windows (NHWC) scattering beats comparing every cell with the index */
+    SELECT_CELLS = 9, /* in larger windows scattering beats comparing every cell with the index (NHWC) */
     ZERO_BYTES = 16384, /* cleared at once, then scattered into while in L1 */
 };
 
@@ -35,7 +35,7 @@ typedef struct axis {
     int adaptive, include_pad;
 } axis;
 
-/* Cells first, first + step, ... below end: those of a window that lie inside the input; how many the divisor counts. */
+/* Cells first, first + step, ... below end: a window's cells inside the input; counted: how many the divisor counts. */
 typedef struct window {
     int64_t first, end, step, counted;
 } window;
@@ -404,7 +404,7 @@ FC_INLINE T P(whole_window)(const int op, const T *x, int64_t iw, window rows, w
     return best;
 }
 
-/* The same with the index of the maximum: each lane keeps its own first maximum, or last NaN, then they are compared. */
+/* The same with its index: each lane keeps its own first maximum, or last NaN, then the lanes are compared. */
 static T P(whole_window_indexed)(const T *x, int64_t iw, window rows, window columns, int64_t *index)
 {
     V best = LOWEST;
@@ -719,7 +719,7 @@ static void P(max_backward_nchw)(const fc_pool2d_args *args, int64_t begin, int6
 
 /* n <= L channels of one window: dy to the cell that the index names, 0 to the others. */
 FC_INLINE void P(select)(const fc_pool2d_shape *s, const T *dy, const int64_t *indices, window rows, window columns,
-                         T *dx, I *hits, const int add, const int n)
+                         T *dx, I *hits, const int n)
 {
     const V value = P(load)(dy, n, (V){0});
     const I where = P(load_indices)(indices, n);
@@ -727,18 +727,15 @@ FC_INLINE void P(select)(const fc_pool2d_shape *s, const T *dy, const int64_t *i
         for (int64_t j = columns.first; j < columns.end; j++) {
             T *cell = dx + (i * s->iw + j) * s->c;
             const I here = where == SPLAT_INT(i * s->iw + j);
-            V part = (V)(here & (I)value);
             *hits -= here;
-            if (add)
-                part += P(load)(cell, n, (V){0});
-            P(store)(cell, part, n);
+            P(store)(cell, (V)(here & (I)value), n);
         }
 }
 
-/* Channels k0..k1 of an image by comparing indices; returns how many indices lay in their own windows. Rows are
- * cleared just before the first window reaches them. */
+/* Channels k0..k1 of an image whose windows do not overlap, by comparing indices; returns how many indices lay in their
+ * own windows. Rows with cells under no window are cleared just before the first window reaches them. */
 FC_INLINE int64_t P(select_image)(const fc_pool2d_shape *s, const T *dy, const int64_t *indices, T *dx, int64_t k0,
-                                  int64_t k1, const int add)
+                                  int64_t k1)
 {
     const axis down = rows_of(s), along = columns_of(s);
     const int64_t c = s->c;
@@ -757,9 +754,9 @@ FC_INLINE int64_t P(select_image)(const fc_pool2d_shape *s, const T *dy, const i
             const int64_t at = (i * s->ow + o) * c;
             int64_t k = k0;
             for (; k + L <= k1; k += L)
-                P(select)(s, dy + at + k, indices + at + k, rows, columns, dx + k, &hits, add, L);
+                P(select)(s, dy + at + k, indices + at + k, rows, columns, dx + k, &hits, L);
             if (k < k1)
-                P(select)(s, dy + at + k, indices + at + k, rows, columns, dx + k, &hits, add, (int)(k1 - k));
+                P(select)(s, dy + at + k, indices + at + k, rows, columns, dx + k, &hits, (int)(k1 - k));
         }
         for (int l = 0; l < L; l++)
             total += hits[l];
@@ -773,18 +770,14 @@ static void P(max_backward_nhwc)(const fc_pool2d_args *args, int64_t begin, int6
     const fc_pool2d_shape *s = args->shape;
     const axis down = rows_of(s), along = columns_of(s);
     const int64_t c = s->c, blocks = (c + args->block - 1) / args->block;
-    const int select = !s->adaptive && s->dh == 1 && s->dw == 1 && s->kh * s->kw <= SELECT_CELLS;
+    const int select = !s->adaptive && s->dh == 1 && s->dw == 1 && !overlap(&down) && !overlap(&along) &&
+                       s->kh * s->kw <= SELECT_CELLS;
     for (int64_t unit = begin; unit < end; unit++) {
         const int64_t image = unit / blocks, k0 = unit % blocks * args->block, k1 = smaller(k0 + args->block, c);
         const T *dy = (const T *)args->in + image * s->oh * s->ow * c;
         const int64_t *indices = args->indices + image * s->oh * s->ow * c;
         T *dx = (T *)args->out + image * s->ih * s->iw * c;
-        int64_t selected = -1;
-        if (select && (overlap(&down) || overlap(&along)))
-            selected = P(select_image)(s, dy, indices, dx, k0, k1, 1);
-        else if (select)
-            selected = P(select_image)(s, dy, indices, dx, k0, k1, 0);
-        if (selected == s->oh * s->ow * (k1 - k0))
+        if (select && P(select_image)(s, dy, indices, dx, k0, k1) == s->oh * s->ow * (k1 - k0))
             continue;
         /* Not selected, or an index outside its own window (it came from elsewhere). */
         if (k1 - k0 == c)
