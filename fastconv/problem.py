@@ -583,12 +583,12 @@ def pool_problem(
     check_layout(where, layout)
     if divisor_override is not None:
         divisor_override = check_int(where, "divisor_override", divisor_override, 1)
+    if ih < 1 or iw < 1:
+        raise ValueError(f"{where}: pooling needs a non-empty image, got height {ih} and width {iw}")
     itemsize = ITEMSIZE[dtype]
     fields: dict[str, Any] = {}
     if output is not None:
         oh, ow = check_pair(where, "output_size", output, 1)
-        if ih < 1 or iw < 1:
-            raise ValueError(f"{where}: adaptive pooling needs a non-empty image, got {ih} x {iw}")
         fields.update(count_h=ih, count_w=iw)
         ph = ph_r = pw = pw_r = 0
     else:
