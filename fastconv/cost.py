@@ -10,7 +10,7 @@ from fastconv.problem import ConvProblem, PoolProblem
 
 # float32 operations a second that one core's multiply-add units reach; float64 has half.
 PEAK_FLOPS = 115e9
-NAIVE_FLOPS = 1.2e9
+NAIVE_FLOPS = 0.75e9
 REFERENCE_FLOPS = 0.5e9
 IM2COL_SHARE = 0.8
 WINOGRAD_GEMM_SHARE = 0.9
