@@ -20,6 +20,7 @@ enum {
     ALIAS_BYTES = 4096,   /* rows at a multiple of this fall into one set of the L1 */
     ALIAS_PANELS = 3,     /* fewer do not repay the copy of such rows */
     ALIGN = 64,
+    DEEPEST = DEPTH_BYTES / 4 * 3 / 2 + 1, /* of an NCHW block: see depth_of */
     MAX_TAP_ROWS = 512,   /* output rows in one depth block of backward_weight */
 };
 
@@ -108,6 +109,20 @@ static void pack_panel(void *dst, int64_t width, const void *src, int64_t depth,
             zero_run(d + (k * width + n) * size, width - n, size);
 }
 
+/* Whether any of n elements is NaN or infinite: the exponent is all ones. */
+static int any_nonfinite(const void *data, int64_t n, int size)
+{
+    const word32 *d = data;
+    int found = 0;
+    if (size == 4)
+        for (int64_t i = 0; i < n; i++)
+            found |= (int32_t)(d[i] & 0x7fffffff) > 0x7f7fffff;
+    else
+        for (int64_t i = 0; i < n; i++) /* the upper halves: every machine served is little-endian */
+            found |= (int32_t)(d[2 * i + 1] & 0x7fffffff) > 0x7fefffff;
+    return found;
+}
+
 /* ---- The gather ------------------------------------------------------------------------------------------------- */
 
 typedef struct strides4 {
@@ -143,6 +158,8 @@ typedef struct gather {
     int flat;                                    /* NHWC: tiles of pixels may cross output rows and images */
     int pointwise;                               /* in and out pixels correspond one to one */
     int merged;                                  /* NHWC: the taps of a filter row read consecutive elements */
+    int adjoint;                                 /* backward_input: cells outside of dy are no zeros, they are nothing */
+    int nonfinite;                               /* ... which shows when weights are NaN or infinite (0 * NaN) */
     int affine;                                  /* NCHW: w needs no packing, element k = c*taps + t is at k*cs_w */
     int64_t base_w, cs_w;
 } gather;
@@ -193,14 +210,14 @@ static int64_t split(int64_t length, int64_t parts, int64_t part, int64_t *first
 
 /* Weights of one (group, depth block, tile of output channels), as rows [k][width]. */
 typedef struct pack_job {
-    const gather *g;
+    gather *g;
     int64_t width;
 } pack_job;
 
 static void pack_weights_task(void *ctx, int64_t task, int worker)
 {
     const pack_job *job = ctx;
-    const gather *g = job->g;
+    gather *g = job->g;
     const int64_t width = job->width, size = g->size;
     const int64_t tile = task % g->channel_tiles, rest = task / g->channel_tiles;
     const int64_t block = rest % g->blocks, group = rest / g->blocks;
@@ -209,7 +226,8 @@ static void pack_weights_task(void *ctx, int64_t task, int worker)
     int64_t first = tile * width, rows = min64(width, g->ocg - first);
     if (g->layout == FC_NCHW)
         rows = split(g->ocg, g->channel_tiles, tile, &first);
-    char *dst = g->packed + ((group * depth_all + k0) * g->channel_tiles * width + tile * depth * width) * size;
+    char *const panel = g->packed + ((group * depth_all + k0) * g->channel_tiles * width + tile * depth * width) * size;
+    char *dst = panel;
     const char *src = g->w + (group * g->wg + first * g->wo) * size;
     (void)worker;
     if (g->layout == FC_NHWC) { /* k = t*channels + c */
@@ -220,13 +238,14 @@ static void pack_weights_task(void *ctx, int64_t task, int worker)
                 dst += channels * width * size;
             }
     } else { /* k = c*taps + t, cut anywhere */
-        for (int64_t k = k0; k < k0 + depth;) {
+        for (int64_t k = k0; k < k0 + depth; k++) {
             const int64_t c = k / g->taps, t = k % g->taps, a = t / g->taps_w, b = t % g->taps_w;
             pack_panel(dst, width, src + (g->wh[a] + g->ww[b] + c * g->wc) * size, 1, 0, rows, g->wo, (int)size);
             dst += width * size;
-            k++;
         }
     }
+    if (g->adjoint && any_nonfinite(panel, depth * width, (int)size))
+        __atomic_store_n(&g->nonfinite, 1, __ATOMIC_RELAXED);
 }
 
 static void common_arguments(const gather *g, fc_gemm_args *args)
@@ -313,6 +332,52 @@ static int64_t pixel_tile(const gather *g, int64_t tile, int64_t *q0)
     return m;
 }
 
+/* One tile of C: args has A, B, m and the flags; here come the columns of a panel of output channels. */
+static void nhwc_run(const gather *g, fc_gemm_args *args, int64_t q0, int64_t group, int64_t panel)
+{
+    const int64_t size = g->size, nr = g->kernel.nr, o = group * g->ocg + panel * nr;
+    double bias_edge[FC_NR_MAX]; /* the last panel's bias, readable to nr */
+    args->n = min64(nr, g->ocg - panel * nr);
+    args->c = row_address(g, q0, g->out, &g->y) + o * size;
+    args->residual = g->residual ? row_address(g, q0, g->residual, &g->r) + o * size : NULL;
+    args->bias_col = g->bias ? g->bias + o * size : NULL;
+    if (g->bias && args->n < nr) {
+        memset(bias_edge, 0, sizeof bias_edge);
+        copy_run(bias_edge, g->bias + o * size, args->n, (int)size);
+        args->bias_col = bias_edge;
+    }
+    g->kernel.run(args);
+}
+
+/* One pixel by its taps inside the image and no others: what weights that are not finite need in the adjoint. */
+static void nhwc_pixel(const gather *g, fc_gemm_args *args, int64_t q, int64_t group, int64_t panel0, int64_t panel1,
+                       int64_t c0, int64_t channels, const char *weights)
+{
+    const int64_t size = g->size, nr = g->kernel.nr, depth = g->taps * channels;
+    const int64_t j = q % g->out_w, row = q / g->out_w, i = row % g->out_h, n = row / g->out_h;
+    const int accumulate = args->accumulate, last = args->last;
+    args->m = 1;
+    args->kc = channels;
+    for (int64_t panel = panel0; panel < panel1; panel++) {
+        args->accumulate = accumulate;
+        args->taps = 1;
+        args->last = 0;
+        for (int64_t t = 0; t < g->taps; t++) {
+            const int64_t y = i * g->sh + g->th[t / g->taps_w], x = j * g->sw + g->tw[t % g->taps_w];
+            if (y < 0 || y >= g->in_h || x < 0 || x >= g->in_w)
+                continue;
+            args->a = g->in + (n * g->x.n + y * g->x.h + x * g->x.w + group * g->icg + c0) * size;
+            args->b = weights + (panel * depth + t * channels) * nr * size;
+            nhwc_run(g, args, q, group, panel);
+            args->accumulate = 1;
+        }
+        args->taps = 0; /* the epilogue, or the start value of a pixel that no tap reaches */
+        args->last = last;
+        nhwc_run(g, args, q, group, panel);
+    }
+    args->accumulate = accumulate;
+}
+
 static void nhwc_task(void *ctx, int64_t task, int worker)
 {
     const gather *g = ctx;
@@ -323,7 +388,6 @@ static void nhwc_task(void *ctx, int64_t task, int worker)
     const int64_t panel0 = channel_block * g->channel_block, panel1 = min64(panel0 + g->channel_block, g->channel_tiles);
     const int64_t depth_all = g->icg * g->taps, channels_all = g->taps ? g->depth / g->taps : 0;
     char *rows = g->scratch + worker * g->scratch_bytes;
-    double bias_edge[FC_NR_MAX]; /* the last panel's bias, readable to nr */
     fc_gemm_args args;
 
     common_arguments(g, &args);
@@ -334,12 +398,25 @@ static void nhwc_task(void *ctx, int64_t task, int worker)
         const int last = block == g->blocks - 1;
         const int64_t pitch = pitch_of(depth);
         const int64_t inner = g->merged ? g->taps_w : 1; /* taps that the depth run of one tap covers */
+        args.cs_a = 1;
+        args.rs_b = nr;
+        args.rs_c = g->y.w;
+        args.rs_r = g->r.w;
         for (int64_t tile = tile0; tile < tile1; tile++) {
-            int64_t q0, offsets[64], *a_offset = NULL;
+            int64_t q0, offsets[64];
             const int64_t m = pixel_tile(g, tile, &q0);
             const char *in_place;
+            args.m = m;
+            args.accumulate = block > 0;
+            args.last = last;
+            args.a_offset = NULL;
+            if (g->nonfinite) {
+                for (int64_t q = q0; q < q0 + m; q++)
+                    nhwc_pixel(g, &args, q, group, panel0, panel1, c0, channels, weights);
+                continue;
+            }
             if (g->taps / inner <= 64 && pixels_in_place(g, q0, m, &in_place)) {
-                a_offset = offsets;
+                args.a_offset = offsets;
                 for (int64_t t = 0; t < g->taps / inner; t++)
                     offsets[t] = g->merged ? g->th[t] * g->x.h + g->tw[0] * g->x.w :
                                              g->th[t / g->taps_w] * g->x.h + g->tw[t % g->taps_w] * g->x.w;
@@ -354,29 +431,9 @@ static void nhwc_task(void *ctx, int64_t task, int worker)
                 args.taps = 1;
                 args.kc = depth;
             }
-            args.a_offset = a_offset;
-            args.cs_a = 1;
-            args.rs_b = nr;
-            args.m = m;
-            args.accumulate = block > 0;
-            args.last = last;
-            args.rs_c = g->y.w;
-            args.rs_r = g->r.w;
-            char *out = row_address(g, q0, g->out, &g->y);
-            const char *residual = g->residual ? row_address(g, q0, g->residual, &g->r) : NULL;
             for (int64_t panel = panel0; panel < panel1; panel++) {
-                const int64_t o = group * g->ocg + panel * nr;
-                args.n = min64(nr, g->ocg - panel * nr);
                 args.b = weights + panel * depth * nr * size;
-                args.c = out + o * size;
-                args.residual = residual ? residual + o * size : NULL;
-                args.bias_col = g->bias ? g->bias + o * size : NULL;
-                if (g->bias && args.n < nr) {
-                    memset(bias_edge, 0, sizeof bias_edge);
-                    copy_run(bias_edge, g->bias + o * size, args.n, (int)size);
-                    args.bias_col = bias_edge;
-                }
-                g->kernel.run(&args);
+                nhwc_run(g, &args, q0, group, panel);
             }
         }
     }
@@ -504,6 +561,33 @@ static int columns_adjoin(const gather *g, int64_t q0, int64_t n, const strides4
     return s->h == g->out_w ? q0 / plane == (q0 + n - 1) / plane : q0 / g->out_w == (q0 + n - 1) / g->out_w;
 }
 
+/* One pixel by its taps inside the image and no others, as nhwc_pixel: depth c*taps + t becomes a list. */
+static void nchw_pixel(const gather *g, fc_gemm_args *args, char *column, int64_t q, int64_t k0, int64_t k1,
+                       int64_t group, int64_t channel)
+{
+    const int64_t size = g->size, nr = g->kernel.nr;
+    const int64_t j = q % g->out_w, row = q / g->out_w, i = row % g->out_h, n = row / g->out_h;
+    int64_t a_offset[DEEPEST], count = 0;
+    for (int64_t k = k0; k < k1; k++) {
+        const int64_t c = group * g->icg + k / g->taps, t = k % g->taps;
+        const int64_t y = i * g->sh + g->th[t / g->taps_w], x = j * g->sw + g->tw[t % g->taps_w];
+        if (y < 0 || y >= g->in_h || x < 0 || x >= g->in_w)
+            continue;
+        char *b = column + count * nr * size;
+        copy_run(b, g->in + (n * g->x.n + c * g->x.c + y * g->x.h + x * g->x.w) * size, 1, (int)size);
+        zero_run(b + size, nr - 1, (int)size);
+        a_offset[count++] = (k - k0) * args->cs_a;
+    }
+    args->a_offset = a_offset;
+    args->taps = count;
+    args->kc = 1;
+    args->n = 1;
+    args->b = column;
+    args->rs_b = nr;
+    run_scattered(g, args, q, channel);
+    args->a_offset = NULL;
+}
+
 static void nchw_task(void *ctx, int64_t task, int worker)
 {
     const gather *g = ctx;
@@ -522,7 +606,7 @@ static void nchw_task(void *ctx, int64_t task, int worker)
     for (int64_t block = 0; block < g->blocks; block++) {
         const int64_t k0 = block * g->depth, k1 = min64(k0 + g->depth, depth_all), depth = k1 - k0;
         const int last = block == g->blocks - 1;
-        for (int64_t panel = panel0; panel < panel1; panel++) {
+        for (int64_t panel = panel0; panel < panel1 && !g->nonfinite; panel++) {
             const int64_t q0 = panel * nr, n = min64(nr, g->pixels - q0), image = q0 / plane, p0 = q0 % plane;
             const int64_t first = image * g->x.n + (group * g->icg + k0) * g->x.c + p0;
             if (g->pointwise && p0 + n <= plane && first + (depth - 1) * g->x.c + nr <= g->in_elements) {
@@ -560,6 +644,11 @@ static void nchw_task(void *ctx, int64_t task, int worker)
             args.bias_row = g->bias ? g->bias + o * size : NULL;
             args.accumulate = block > 0;
             args.last = last;
+            if (g->nonfinite) {
+                for (int64_t q = panel0 * nr; q < min64(panel1 * nr, g->pixels); q++)
+                    nchw_pixel(g, &args, panels, q, k0, k1, group, o);
+                continue;
+            }
             for (int64_t panel = panel0; panel < panel1; panel++) {
                 const int64_t q0 = panel * nr;
                 const char *const packed = panels + (panel - panel0) * nr * depth * size;
@@ -639,7 +728,9 @@ static void run_gather(gather *g)
     g->merged = nhwc && g->groups == 1 && g->taps_w > 1 && g->depth == depth_all;
     for (int64_t b = 1; b < g->taps_w; b++)
         g->merged = g->merged && g->tw[b] == g->tw[b - 1] + 1;
-    g->affine = !nhwc && (depth_all == 0 || weights_affine(g));
+    /* The adjoint looks at its weights while it packs them, unless no tap ever leaves the image. */
+    g->affine = !nhwc && (depth_all == 0 || ((g->pointwise || !g->adjoint) && weights_affine(g)));
+    g->nonfinite = 0;
     cut_work(g);
     if (!g->affine && depth_all) {
         pack_job job = {g, nhwc ? g->kernel.nr : g->kernel.mr};
@@ -670,6 +761,7 @@ static void start_gather(gather *g, const fc_conv2d_shape *s, const fc_view *w, 
     g->size = (int)element_size(s->dtype);
     g->layout = s->layout;
     g->threads = threads;
+    g->adjoint = !forward;
     g->mb = s->mb;
     g->groups = s->g;
     g->icg = ic / s->g;
@@ -801,6 +893,30 @@ static void clip(int64_t *lo, int64_t *hi, int64_t offset, int64_t stride, int64
         *hi = *lo;
 }
 
+/* The zeros of the padding times dy are NaN where dy is not finite: adds them to the m rows of a tile, for the pixels
+ * that its tap meets outside of the image (the tap's rows th, and its columns outside of [lo, hi) ). */
+static void add_padding(const weight_gradient *g, const char *b, char *sums, int64_t m, int64_t th, int64_t row0,
+                        int64_t row1, int64_t lo, int64_t hi, int64_t width)
+{
+    const fc_conv2d_shape *s = g->s;
+    const int64_t nr = g->kernel.nr;
+    double zero[FC_NR_MAX] = {0}; /* 0, or NaN */
+    for (int64_t row = row0; row < row1; row++) {
+        const int64_t y = row % s->oh * s->sh + th;
+        const int inside = y >= 0 && y < s->ih;
+        for (int64_t column = 0; column < width; column++)
+            for (int64_t j = 0; j < nr && !(inside && column >= lo && column < hi); j++) {
+                const int64_t at = ((row - row0) * width + column) * nr + j;
+                zero[j] += 0.0 * (g->size == 4 ? ((const float *)b)[at] : ((const double *)b)[at]);
+            }
+    }
+    for (int64_t i = 0; i < m * nr; i++)
+        if (g->size == 4)
+            ((float *)sums)[i] += (float)zero[i % nr];
+        else
+            ((double *)sums)[i] += zero[i % nr];
+}
+
 static void weight_gradient_task(void *ctx, int64_t task, int worker)
 {
     const weight_gradient *g = ctx;
@@ -836,6 +952,7 @@ static void weight_gradient_task(void *ctx, int64_t task, int worker)
                 const char *src = g->dy + (row / s->oh * g->y.n + row % s->oh * g->y.h + left * g->y.w + o0 * g->y.c) * size;
                 pack_panel(b + (row - row0) * width * nr * size, nr, src, width, g->y.w, n, g->y.c, (int)size);
             }
+            const int nonfinite = any_nonfinite(b, (row1 - row0) * width * nr, (int)size);
             for (int64_t tile = tile0; tile < tile0 + tiles; tile++) {
                 int64_t r0, lo = left, hi = right, taps = 0;
                 const int64_t at = tile / tiles_a_run;
@@ -851,14 +968,15 @@ static void weight_gradient_task(void *ctx, int64_t task, int worker)
                     a_offset[taps] = row / s->oh * g->x.n + y * g->x.h + (lo * s->sw + tw) * g->x.w;
                     b_offset[taps++] = ((row - row0) * width + lo - left) * nr;
                 }
-                if (taps == 0 && !first)
-                    continue;
                 args.a = g->in + (group * g->icg * g->x.c + r0 * args.rs_a) * size;
                 args.taps = taps;
                 args.kc = hi - lo;
                 args.c = sums + (at * run + r0) * nr * size;
                 args.accumulate = !first;
-                g->kernel.run(&args);
+                if (taps > 0 || first)
+                    g->kernel.run(&args);
+                if (nonfinite && taps * (hi - lo) < (row1 - row0) * width)
+                    add_padding(g, b, args.c, args.m, th, row0, row1, lo - left, hi - left, width);
             }
         }
     }
