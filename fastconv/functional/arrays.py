@@ -104,8 +104,9 @@ def check_out(where: str, out: Any, shape: tuple[int, ...], dtype: np.dtype, inp
         raise ValueError(f"{where}: out is read-only")
     if any(step == 0 and n > 1 for step, n in zip(out.strides, out.shape)) or _overlaps_itself(out):
         raise ValueError(f"{where}: several elements of out share one place in memory (strides {out.strides})")
+    plain = out.view(np.ndarray)  # a subclass may have its own idea of NumPy's functions
     for name, array in inputs.items():
-        if array is not None and np.shares_memory(out, array):
+        if array is not None and np.shares_memory(plain, array):
             raise ValueError(f"{where}: out shares memory with {name}")
 
 

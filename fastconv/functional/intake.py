@@ -17,8 +17,24 @@ WEIGHT_AXES = {
 }
 
 
+class _Typed(tuple[Any, ...]):
+    """A tuple that equals only those whose elements have the same types: (True, 1.0) is no key for (1, 1)."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is _Typed and tuple.__eq__(self, other) and [*map(type, self)] == [*map(type, other)]
+
+    __hash__ = tuple.__hash__
+
+
 def hashable(value: Any) -> Any:
-    return tuple(hashable(v) for v in value) if isinstance(value, (list, tuple)) else value
+    """`value` as a key of the plan caches, lists as tuples; `typed=True` of a cache does not look into tuples."""
+    if not isinstance(value, (list, tuple)):
+        return value
+    if all(type(v) is int for v in value):
+        return tuple(value)
+    return _Typed(hashable(v) for v in value)
 
 
 def request_of(where: str, algorithm: Any, backend: Any, max_workspace: Any) -> dispatch.Request:
