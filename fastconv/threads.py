@@ -97,13 +97,17 @@ def parallel_for(tasks: int, threads: int, run: Callable[[int, int, int], object
         return
     bounds = [tasks * i // workers for i in range(workers + 1)]
     pool = _executor()
-    futures: list[Future[object]] = [
-        pool.submit(run, bounds[i], bounds[i + 1], i) for i in range(1, workers)
-    ]
-    try:
-        run(bounds[0], bounds[1], 0)
-    finally:
-        errors = [f.exception() for f in futures]
-    for error in errors:
-        if error is not None:
-            raise error
+    futures: list[Future[object]] = [pool.submit(run, bounds[i], bounds[i + 1], i) for i in range(1, workers)]
+    error: BaseException | None = None
+    # a range that no thread of the pool has begun runs here: a call from inside a range never waits for itself
+    for worker in (0, *range(workers - 1, 0, -1)):
+        if worker == 0 or futures[worker - 1].cancel():
+            try:
+                run(bounds[worker], bounds[worker + 1], worker)
+            except BaseException as raised:
+                error = error or raised
+    for future in futures:
+        if not future.cancelled():
+            error = error or future.exception()
+    if error is not None:
+        raise error
