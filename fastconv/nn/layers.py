@@ -141,8 +141,10 @@ class Layer:
         self.grads: dict[str, np.ndarray] = {}
         self.dtype = np.dtype(np.float32)
         self.kernels = KernelChoice()
-        # A following max pooling applies this layer's ReLU mask to its own, smaller gradient.
+        # A following max pooling applies this layer's ReLU mask to its own, smaller gradient, and leaves that here:
+        # it has the same sums over the image, for the bias.
         self.masked_by_next = False
+        self.pooled_dy: np.ndarray | None = None
         self._buffers: dict[str, np.ndarray] = {}
 
     @staticmethod
@@ -316,7 +318,8 @@ class Conv2D(_Weighted):
         self.kernels.run("backward_weight", len(dy), fastconv.conv2d_weight, self._x, kernel.shape, dy,
                          out=self.grads["kernel"], **self.geometry)
         if self.use_bias:
-            self.grads["bias"][:] = _bias_gradient(dy, self._x, kernel, **self.geometry)
+            rows = dy if self.pooled_dy is None else self.pooled_dy
+            self.grads["bias"][:] = _bias_gradient(rows)
         if not need_dx:
             return None
         dx = self.buffer("dx", self._x.shape)
@@ -367,7 +370,7 @@ class Dense(_Weighted):
         self.kernels.run("backward_weight", len(dy), fastconv.conv2d_weight, x, kernel.shape, row, layout="NHWC",
                          out=self.grads["kernel"][None, None])
         if self.use_bias:
-            self.grads["bias"][:] = _bias_gradient(row, x, kernel, layout="NHWC")
+            self.grads["bias"][:] = _bias_gradient(row)
         if not need_dx:
             return None
         dx = self.buffer("dx", self._x.shape)
@@ -400,7 +403,7 @@ class MaxPooling2D(_Pooling):
     when the element that receives the gradient is, and there are fewer maxima than elements.
     """
 
-    masks_previous = False
+    masked_layer: Layer | None = None
 
     def forward(self, x: np.ndarray, training: bool, logits: bool = False) -> np.ndarray:
         shape = (len(x), *self.output_shape)
@@ -418,8 +421,9 @@ class MaxPooling2D(_Pooling):
     def backward(self, dy: np.ndarray, need_dx: bool, logits: bool = False) -> np.ndarray | None:
         if not need_dx:
             return None
-        if self.masks_previous:
+        if self.masked_layer is not None:
             _relu_backward(self._y, dy)
+            self.masked_layer.pooled_dy = dy
         dx = self.buffer("dx", self._x.shape)
         self.kernels.run("backward", len(dy), fastconv.max_pool2d_backward, dy, dx.shape, self._indices,
                          self.pool_size, self.strides, self.padding, layout="NHWC", out=dx)
@@ -565,7 +569,10 @@ def _windows(layer: Any, size: tuple[int, int], window: tuple[int, int], stride:
     return (size[0] - reach[0]) // stride[0] + 1, (size[1] - reach[1]) // stride[1] + 1
 
 
-def _bias_gradient(dy: np.ndarray, x: np.ndarray, kernel: np.ndarray, **geometry: Any) -> np.ndarray:
-    gradient = fastconv.conv2d_backward(dy, x, kernel, output_mask=(False, False, True), **geometry)[2]
+def _bias_gradient(dy: np.ndarray) -> np.ndarray:
+    """Sum of dy (n, h, w, c) over all axes but the last: as for any convolution with this output, so for a 1x1 one."""
+    channels = dy.shape[-1]
+    pointwise = np.empty((1, 1, channels, channels), dy.dtype)
+    gradient = fastconv.conv2d_backward(dy, dy, pointwise, output_mask=(False, False, True), layout="NHWC")[2]
     assert gradient is not None
     return gradient

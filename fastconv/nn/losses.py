@@ -41,9 +41,9 @@ class Loss:
 
 def _log_softmax(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(log softmax, softmax) over the last axis."""
-    shifted = z - z.max(axis=-1, keepdims=True)
+    shifted = z - np.maximum.reduce(z, axis=-1, keepdims=True)
     exponential = np.exp(shifted)
-    total = exponential.sum(axis=-1, keepdims=True)
+    total = np.add.reduce(exponential, axis=-1, keepdims=True)
     shifted -= np.log(total)
     exponential /= total
     return shifted, exponential

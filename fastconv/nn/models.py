@@ -111,7 +111,7 @@ class Sequential:
             pooled = before.activation == "relu" and isinstance(after, MaxPooling2D)
             before.masked_by_next = pooled
             if isinstance(after, MaxPooling2D):
-                after.masks_previous = pooled
+                after.masked_layer = before if pooled else None
         self._clock = Clock(len(self.layers))
         if self.optimizer is not None:
             self._flatten()
