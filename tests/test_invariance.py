@@ -36,7 +36,15 @@ def problems(op, pass_):
     ]
 
 
-@pytest.mark.parametrize("kernel, isa, problem", rows.rows_and_problems(problems))
+# The plain loops would only take longer over the larger ones.
+SLOW_ROWS_MOST_FLOPS = 20e6
+
+
+def quick(kernel, problem):
+    return kernel.algorithm not in rows.ISA_FREE or problem.flops < SLOW_ROWS_MOST_FLOPS
+
+
+@pytest.mark.parametrize("kernel, isa, problem", rows.rows_and_problems(problems, quick))
 def test_row_gives_the_same_bits_however_it_is_called(kernel, isa, problem):
     o = rows.operands(problem, "normal")
     with rows.use_isa(isa):
@@ -56,7 +64,7 @@ def image_problems(op, pass_):
     return [p for p in problems(op, pass_) if p.mb > 1 and pass_ != "backward_weight" and p.dtype == "float32"]
 
 
-@pytest.mark.parametrize("kernel, isa, problem", rows.rows_and_problems(image_problems))
+@pytest.mark.parametrize("kernel, isa, problem", rows.rows_and_problems(image_problems, quick))
 def test_row_gives_an_image_the_same_bits_in_any_batch(kernel, isa, problem):
     """One row: neither the size of the batch nor the place in it matters to an image."""
     o = rows.operands(problem, "normal")
