@@ -108,6 +108,7 @@ def parallel_for(tasks: int, threads: int, run: Callable[[int, int, int], object
                 error = error or raised
     for future in futures:
         if not future.cancelled():
-            error = error or future.exception()
+            raised_there = future.exception()  # waits, whatever was raised before
+            error = error or raised_there
     if error is not None:
         raise error
