@@ -138,7 +138,7 @@ const fc_kernels_table *fc_kernels_of(int isa); /* NULL when not supported */
  * inside fn: a pool that is busy runs the whole loop on the caller. Safe after fork. */
 void fc_parallel_for(int64_t tasks, int threads, void (*fn)(void *ctx, int64_t task, int worker), void *ctx);
 
-/* ---- Convolution by GEMM (im2col.c) --------------------------------------------------------------------------- */
+/* ---- Convolution by GEMM (im2col.c, im2col_weight.c) ------------------------------------------------------------ */
 
 /* Bytes of workspace (64-byte aligned, content ignored) that the call for this shape and pass needs. */
 int64_t fc_conv2d_im2col_workspace(const fc_conv2d_shape *shape, int threads);

@@ -5,17 +5,17 @@
  *   FC_GEMM_MR        rows of the tile, at most 14
  *   FC_GEMM_NV        vectors in a row: nr = FC_GEMM_NV * FC_GEMM_BYTES / sizeof(FC_GEMM_TYPE)
  * All accumulators stay in registers over the whole reduction; each m has its own body with m constant, in a version
- * for full rows of vectors and, where NV is 2, one for a single vector (n <= nr / 2).
+ * for full rows of vectors and one for rows that a single vector holds.
  * The tile follows Goto & van de Geijn, "Anatomy of high-performance matrix multiplication" (2008), and the taps
  * BRGEMM (Georganas et al. 2020, arXiv 1906.06440). */
 #include "fastconv.h"
+#include "template.h"
 
 #include <stddef.h>
 #include <string.h>
 
 #ifndef FC_GEMM_ONCE
 #define FC_GEMM_ONCE
-#define FC_INLINE static inline __attribute__((always_inline))
 
 /* The compiler must see one register here: it neither folds the broadcast into each FMA as a memory operand (that
  * loads it again for every column vector) nor turns 14 row addresses into 14 pointers that spill. */
@@ -26,8 +26,6 @@
 #else
 #define FC_IN_VECTOR_REGISTER(v) ((void)0)
 #endif
-#define FC_JOIN2(a, b) a##b
-#define FC_JOIN(a, b) FC_JOIN2(a, b)
 #define FC_IN_REGISTER(p) __asm__("" : "+r"(p))
 #endif
 

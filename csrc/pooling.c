@@ -1,5 +1,5 @@
-/* Pooling: splits the work into tasks that depend on the problem only, and runs the kernels of the ISA in use. */
-#include "fastconv.h"
+/* Pooling: splits the work into tasks, any split giving the same bits, and runs the kernels of the ISA in use. */
+#include "numbers.h"
 
 #include <stddef.h>
 
@@ -21,15 +21,15 @@ typedef struct job {
 static void run_task(void *ctx, int64_t task, int worker)
 {
     const job *j = ctx;
-    const int64_t begin = task * j->units_per_task, end = begin + j->units_per_task;
+    const int64_t begin = task * j->units_per_task;
     (void)worker;
-    j->run(&j->args, begin, end < j->units ? end : j->units);
+    j->run(&j->args, begin, min64(begin + j->units_per_task, j->units));
 }
 
 static void run(job *j, int threads)
 {
     const fc_pool2d_shape *s = j->args.shape;
-    const int64_t element = s->dtype == FC_F32 ? 4 : 8;
+    const int64_t element = element_size(s->dtype);
     const int64_t cells = s->mb * s->c * (s->ih * s->iw + s->oh * s->ow);
     if (j->units == 0 || s->c == 0)
         return;
@@ -40,7 +40,7 @@ static void run(job *j, int threads)
     }
     const int64_t unit_bytes = bytes / j->units + 1;
     j->units_per_task = 1 + TASK_BYTES / unit_bytes;
-    fc_parallel_for((j->units + j->units_per_task - 1) / j->units_per_task, threads, run_task, j);
+    fc_parallel_for(ceil_div(j->units, j->units_per_task), threads, run_task, j);
 }
 
 static const fc_pool2d_kernels *kernels_for(const fc_pool2d_shape *s)
@@ -67,7 +67,7 @@ void fc_max_pool2d_backward(const fc_pool2d_shape *s, const void *dy, const int6
         /* Whole images while there are enough of them: their rows are contiguous. Any block gives the same bits. */
         const int whole = threads <= 1 || s->mb >= ENOUGH_TASKS || s->c < 2 * CHANNEL_BLOCK;
         j.args.block = whole ? s->c : CHANNEL_BLOCK;
-        j.units = s->mb * ((s->c + j.args.block - 1) / j.args.block);
+        j.units = s->mb * ceil_div(s->c, j.args.block);
     }
     run(&j, threads);
 }

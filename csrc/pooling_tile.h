@@ -8,8 +8,9 @@
  *
  * NHWC: vectors along the channels, accumulators in registers over the window. NCHW: vectors along the width, a window
  * is reduced down its columns into a row buffer and then along that row; strides of 2 are split by shuffles. Full
- * vectors and tails go through the same expressions, so that a NaN wins in both. */
-#include "fastconv.h"
+ * vectors and tails go through the same expressions, so that a NaN wins in both. The gradients are in
+ * pooling_backward_tile.h. */
+#include "pooling_windows.h"
 
 #include <limits.h>
 #include <math.h>
@@ -17,127 +18,10 @@
 
 #ifndef FC_POOL_ONCE
 #define FC_POOL_ONCE
-#define FC_INLINE static inline __attribute__((always_inline))
-#define FC_JOIN2(a, b) a##b
-#define FC_JOIN(a, b) FC_JOIN2(a, b)
-
 enum {
-    SPAN = 1024,      /* input columns of a row buffer: 4 or 8 KB of stack, inside L1 beside the rows it reads */
-    SPAN_SLACK = 64,  /* vectors that start inside a row buffer may end past it */
-    WINDOWS = 64,     /* bounds of an axis' windows that are kept: computing an adaptive one takes divisions */
-    SELECT_CELLS = 9, /* in larger windows scattering beats comparing every cell with the index (NHWC) */
-    ZERO_BYTES = 16384, /* cleared at once, then scattered into while in L1 */
+    SPAN = 1024,     /* input columns of a row buffer: 4 or 8 KB of stack, inside L1 beside the rows it reads */
+    SPAN_SLACK = 64, /* vectors that start inside a row buffer may end past it */
 };
-
-/* One axis of a pooling: input and output size, window, and where the divisor stops counting. */
-typedef struct axis {
-    int64_t in, out, k, s, low, d, count_end;
-    int adaptive, include_pad;
-} axis;
-
-/* Cells first, first + step, ... below end: a window's cells inside the input; counted: how many the divisor counts. */
-typedef struct window {
-    int64_t first, end, step, counted;
-} window;
-
-typedef struct range {
-    int64_t first, end;
-} range;
-
-FC_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-FC_INLINE int64_t greater(int64_t a, int64_t b) { return a > b ? a : b; }
-
-FC_INLINE axis rows_of(const fc_pool2d_shape *s)
-{
-    return (axis){s->ih, s->oh, s->kh, s->sh, s->ph, s->dh, s->count_h, s->adaptive, s->count_include_pad};
-}
-
-FC_INLINE axis columns_of(const fc_pool2d_shape *s)
-{
-    return (axis){s->iw, s->ow, s->kw, s->sw, s->pw, s->dw, s->count_w, s->adaptive, s->count_include_pad};
-}
-
-FC_INLINE window window_at(const axis *a, int64_t o)
-{
-    window w;
-    if (a->adaptive) {
-        w.first = o * a->in / a->out;
-        w.end = ((o + 1) * a->in + a->out - 1) / a->out;
-        w.step = 1;
-        w.counted = w.end - w.first;
-        return w;
-    }
-    const int64_t start = o * a->s - a->low;
-    w.first = start >= 0 ? start : a->d == 1 ? 0 : start + (a->d - 1 - start) / a->d * a->d;
-    w.end = smaller(start + (a->k - 1) * a->d + 1, a->in);
-    w.step = a->d;
-    w.counted = a->include_pad ? smaller(start + a->k, a->count_end - a->low) - start : w.end - w.first;
-    return w;
-}
-
-/* The windows of an axis, the first WINDOWS of them computed beforehand. */
-typedef struct windows {
-    axis a;
-    window kept[WINDOWS];
-} windows;
-
-FC_INLINE void keep_windows(windows *w, axis a)
-{
-    w->a = a;
-    for (int64_t o = 0; o < smaller(a.out, WINDOWS); o++)
-        w->kept[o] = window_at(&a, o);
-}
-
-FC_INLINE window kept_window(const windows *w, int64_t o) { return o < WINDOWS ? w->kept[o] : window_at(&w->a, o); }
-
-/* 1 / divisor where that is exact, so that a product gives the quotient's bits; else 0. */
-FC_INLINE double exact_inverse(int64_t divisor) { return divisor & (divisor - 1) ? 0 : 1.0 / (double)divisor; }
-
-/* The windows that hold input cell i (undilated ones). */
-FC_INLINE range windows_over(const axis *a, int64_t i)
-{
-    if (a->adaptive)
-        return (range){i * a->out / a->in, ((i + 1) * a->out + a->in - 1) / a->in};
-    const int64_t reach = i + a->low - a->k;
-    return (range){reach < 0 ? 0 : reach / a->s + 1, smaller((i + a->low) / a->s + 1, a->out)};
-}
-
-FC_INLINE int overlap(const axis *a) { return a->adaptive ? a->in % a->out != 0 : a->s < a->k; }
-
-/* Whether every input cell lies in exactly one window. */
-FC_INLINE int tiled(const axis *a)
-{
-    return a->adaptive ? a->in % a->out == 0 : a->s == a->k && a->d == 1 && a->out * a->s - a->low >= a->in;
-}
-
-/* From the windows over cell i - 1 to those over cell i: no division. */
-FC_INLINE range windows_over_next(const axis *a, range before, int64_t i)
-{
-    if (a->adaptive)
-        return windows_over(a, i);
-    while (before.first < a->out && before.first * a->s + a->k <= i + a->low)
-        before.first++;
-    while (before.end < a->out && before.end * a->s <= i + a->low)
-        before.end++;
-    return before;
-}
-
-/* Whether every window counts the same number of cells: those at the two ends decide. */
-FC_INLINE int counts_alike(const axis *a)
-{
-    if (a->adaptive)
-        return a->in % a->out == 0;
-    return window_at(a, 0).counted == a->k && window_at(a, a->out - 1).counted == a->k;
-}
-
-FC_INLINE int all_inside(const axis *a) { return a->low == 0 && (a->out - 1) * a->s + (a->k - 1) * a->d < a->in; }
-
-/* 2x2 windows side by side, none of them padded. */
-FC_INLINE int is_2x2(const axis *rows, const axis *columns)
-{
-    return !rows->adaptive && rows->k == 2 && columns->k == 2 && rows->s == 2 && columns->s == 2 && rows->d == 1 &&
-           columns->d == 1 && all_inside(rows) && all_inside(columns);
-}
 #endif
 
 #define T FC_POOL_TYPE
@@ -270,7 +154,7 @@ FC_INLINE V P(load_strided)(const T *p, int64_t stride, int n)
 FC_INLINE void P(store_interleaved)(T *p, V even, V odd, int64_t n)
 {
     const I low = (IOTA >> 1) + (IOTA & 1) * L;
-    P(store)(p, __builtin_shuffle(even, odd, low), (int)smaller(n, L));
+    P(store)(p, __builtin_shuffle(even, odd, low), (int)min64(n, L));
     if (n > L)
         P(store)(p + L, __builtin_shuffle(even, odd, low + L / 2), (int)(n - L));
 }
@@ -412,7 +296,7 @@ static T P(whole_window_indexed)(const T *x, int64_t iw, window rows, window col
     for (int64_t i = rows.first; i < rows.end; i += rows.step)
         if (columns.step == 1)
             for (int64_t j = columns.first; j < columns.end; j += L)
-                P(take_larger)(&best, &where, P(load)(x + i * iw + j, (int)smaller(L, columns.end - j), LOWEST),
+                P(take_larger)(&best, &where, P(load)(x + i * iw + j, (int)min64(L, columns.end - j), LOWEST),
                                SPLAT_INT(i * iw + j) + IOTA);
         else
             for (int64_t j = columns.first; j < columns.end; j += columns.step) {
@@ -444,8 +328,8 @@ FC_INLINE void P(row_2x2)(const int op, const int indexed, const T *a, const T *
                           T *y, int64_t *indices, int64_t index0, int64_t iw)
 {
     for (int64_t o = 0; o < n; o += L) {
-        const int outputs = (int)smaller(L, n - o);
-        const int first = smaller(L, 2 * outputs), second = 2 * outputs - first;
+        const int outputs = (int)min64(L, n - o);
+        const int first = min64(L, 2 * outputs), second = 2 * outputs - first;
         const V a0 = P(load)(a + 2 * o, first, (V){0}), b0 = P(load)(b + 2 * o, first, (V){0});
         V a1 = a0, b1 = b0;
         if (second > 0) {
@@ -477,18 +361,18 @@ FC_INLINE void P(row_2x2)(const int op, const int indexed, const T *a, const T *
 /* Row buffer of the input columns start..start + span of a block: `identity` where they lie outside the input. */
 FC_INLINE void P(pad_row)(T *buffer, int64_t start, int64_t span, int64_t iw, T identity)
 {
-    for (int64_t j = 0; j < smaller(span, -start); j++)
+    for (int64_t j = 0; j < min64(span, -start); j++)
         buffer[j] = identity;
-    for (int64_t j = smaller(span, greater(0, iw - start)); j < span + SPAN_SLACK; j++)
+    for (int64_t j = min64(span, max64(0, iw - start)); j < span + SPAN_SLACK; j++)
         buffer[j] = identity;
 }
 
 /* Columns down: buffer[j] = the rows of the window combined at column start + j. */
 FC_INLINE void P(reduce_rows)(const int op, T *buffer, const T *x, int64_t start, int64_t span, int64_t iw, window rows)
 {
-    const int64_t end = smaller(start + span, iw);
-    for (int64_t j = greater(start, 0); j < end; j += L) {
-        const int n = (int)smaller(L, end - j);
+    const int64_t end = min64(start + span, iw);
+    for (int64_t j = max64(start, 0); j < end; j += L) {
+        const int n = (int)min64(L, end - j);
         V acc = P(identity)(op);
         if (n == L)
             for (int64_t i = rows.first; i < rows.end; i += rows.step)
@@ -509,7 +393,7 @@ FC_INLINE void P(rows_buffered)(const int op, const fc_pool2d_args *args, int64_
     const int64_t block = 1 + (SPAN - extent) / sw;
     T buffer[SPAN + SPAN_SLACK], counted[SPAN + SPAN_SLACK];
     for (int64_t o0 = 0; o0 < s->ow; o0 += block) {
-        const int64_t outputs = smaller(block, s->ow - o0);
+        const int64_t outputs = min64(block, s->ow - o0);
         const int64_t start = o0 * sw - s->pw, span = (outputs - 1) * sw + extent;
         P(pad_row)(buffer, start, span, s->iw, op == FC_MAX_POOL ? -INFINITY : 0);
         if (op == FC_AVG_POOL)
@@ -521,7 +405,7 @@ FC_INLINE void P(rows_buffered)(const int op, const fc_pool2d_args *args, int64_
                 T *y = (T *)args->out + (plane * s->oh + i) * s->ow + o0;
                 P(reduce_rows)(op, buffer, (const T *)args->in + plane * s->ih * s->iw, start, span, s->iw, rows);
                 for (int64_t o = 0; o < outputs; o += L) {
-                    const int n = (int)smaller(L, outputs - o);
+                    const int n = (int)min64(L, outputs - o);
                     V acc = P(load_strided)(buffer + o * sw, sw, n);
                     for (int64_t k = 1; k < s->kw; k++)
                         acc = P(combine)(op, acc, P(load_strided)(buffer + o * sw + k * s->dw, sw, n));
@@ -544,7 +428,7 @@ FC_INLINE void P(rows_buffered_indexed)(const fc_pool2d_args *args, int64_t begi
     T buffer[SPAN + SPAN_SLACK], best[SPAN + SPAN_SLACK];
     INT first[SPAN + SPAN_SLACK], where[SPAN + SPAN_SLACK];
     for (int64_t o0 = 0; o0 < s->ow; o0 += block) {
-        const int64_t outputs = smaller(block, s->ow - o0);
+        const int64_t outputs = min64(block, s->ow - o0);
         const int64_t start = o0 * sw - s->pw, span = (outputs - 1) * sw + extent;
         P(pad_row)(buffer, start, span, s->iw, -INFINITY);
         for (int64_t o = 0; o < outputs + L; o++)
@@ -559,7 +443,7 @@ FC_INLINE void P(rows_buffered_indexed)(const fc_pool2d_args *args, int64_t begi
             for (int64_t row = rows.first; row < rows.end; row += rows.step) {
                 P(reduce_rows)(FC_MAX_POOL, buffer, x, start, span, s->iw, (window){row, row + 1, 1, 1});
                 for (int64_t o = 0; o < outputs; o += L) {
-                    const int n = (int)smaller(L, outputs - o);
+                    const int n = (int)min64(L, outputs - o);
                     V acc = *(const V *)(best + o);
                     I at = *(const I *)(where + o);
                     const I cell = SPLAT_INT(row * s->iw + start + o * sw) + IOTA * (INT)sw;
@@ -571,7 +455,7 @@ FC_INLINE void P(rows_buffered_indexed)(const fc_pool2d_args *args, int64_t begi
                 }
             }
             for (int64_t o = 0; o < outputs; o += L) {
-                const int n = (int)smaller(L, outputs - o);
+                const int n = (int)min64(L, outputs - o);
                 P(store)((T *)args->out + unit * s->ow + o0 + o, *(const V *)(best + o), n);
                 P(store_indices)(args->indices + unit * s->ow + o0 + o, *(const I *)(where + o), n);
             }
@@ -656,382 +540,7 @@ FC_INLINE void P(forward_nchw)(const int op, const int indexed, const fc_pool2d_
         P(rows_buffered)(op, args, begin, end, s->sw);
 }
 
-/* ---- Backward of the maximum --------------------------------------------------------------------------------- */
-
-/* Adds dy to the dx of one plane. An index outside the plane adds nothing. */
-FC_INLINE void P(scatter)(const fc_pool2d_shape *s, const T *dy, const int64_t *indices, T *dx)
-{
-    const uint64_t cells = (uint64_t)(s->ih * s->iw);
-    for (int64_t o = 0; o < s->oh * s->ow; o++)
-        if ((uint64_t)indices[o] < cells)
-            dx[indices[o]] += dy[o];
-}
-
-/* 2x2, stride 2: each dy goes to one of its own four cells, so nothing is scattered. Returns 0 if an index names
- * another cell (it came from elsewhere): the caller then scatters. */
-FC_INLINE int P(plane_2x2)(const fc_pool2d_shape *s, const T *dy, const int64_t *indices, T *dx)
-{
-    I hits = {0};
-    const int64_t width = 2 * s->ow;
-    for (int64_t i = 0; i < s->oh; i++) {
-        T *a = dx + 2 * i * s->iw, *b = a + s->iw;
-        for (int64_t o = 0; o < s->ow; o += L) {
-            const int n = (int)smaller(L, s->ow - o);
-            const V value = P(load)(dy + i * s->ow + o, n, (V){0});
-            const I where = n == L ? P(load_indices)(indices + i * s->ow + o, L)
-                                   : P(load_indices)(indices + i * s->ow + o, n);
-            const I cell = where - (SPLAT_INT(2 * i * s->iw + 2 * o) + 2 * IOTA);
-            const I a0 = cell == 0, a1 = cell == 1, b0 = cell == SPLAT_INT(s->iw), b1 = cell == SPLAT_INT(s->iw + 1);
-            hits -= a0 + a1 + b0 + b1;
-            P(store_interleaved)(a + 2 * o, (V)(a0 & (I)value), (V)(a1 & (I)value), 2 * n);
-            P(store_interleaved)(b + 2 * o, (V)(b0 & (I)value), (V)(b1 & (I)value), 2 * n);
-        }
-        for (int64_t j = width; j < s->iw; j++)
-            a[j] = b[j] = 0;
-    }
-    memset(dx + 2 * s->oh * s->iw, 0, (size_t)((s->ih - 2 * s->oh) * s->iw) * sizeof(T));
-    int64_t total = 0;
-    for (int l = 0; l < L; l++)
-        total += hits[l];
-    return total == s->oh * s->ow;
-}
-
-/* Planes begin..end of the mb * c. */
-static void P(max_backward_nchw)(const fc_pool2d_args *args, int64_t begin, int64_t end)
-{
-    const fc_pool2d_shape *s = args->shape;
-    const axis down = rows_of(s), along = columns_of(s);
-    const int by_2x2 = is_2x2(&down, &along) && s->ow >= L / 2; /* shorter rows are scattered faster */
-    const int64_t cells = s->ih * s->iw, outputs = s->oh * s->ow;
-    const int64_t at_once = by_2x2 ? 1 : 1 + ZERO_BYTES / (cells * (int64_t)sizeof(T) + 1);
-    for (int64_t first = begin; first < end; first += at_once) {
-        const int64_t last = smaller(first + at_once, end);
-        const T *dy = (const T *)args->in + first * outputs;
-        const int64_t *indices = args->indices + first * outputs;
-        T *dx = (T *)args->out + first * cells;
-        if (by_2x2 && P(plane_2x2)(s, dy, indices, dx))
-            continue;
-        memset(dx, 0, (size_t)((last - first) * cells) * sizeof(T));
-        for (int64_t plane = first; plane < last; plane++, dy += outputs, indices += outputs, dx += cells)
-            P(scatter)(s, dy, indices, dx);
-    }
-}
-
-/* n <= L channels of one window: dy to the cell that the index names, 0 to the others. */
-FC_INLINE void P(select)(const fc_pool2d_shape *s, const T *dy, const int64_t *indices, window rows, window columns,
-                         T *dx, I *hits, const int n)
-{
-    const V value = P(load)(dy, n, (V){0});
-    const I where = P(load_indices)(indices, n);
-    for (int64_t i = rows.first; i < rows.end; i++)
-        for (int64_t j = columns.first; j < columns.end; j++) {
-            T *cell = dx + (i * s->iw + j) * s->c;
-            const I here = where == SPLAT_INT(i * s->iw + j);
-            *hits -= here;
-            P(store)(cell, (V)(here & (I)value), n);
-        }
-}
-
-/* Channels k0..k1 of an image whose windows do not overlap, by comparing indices; returns how many indices lay in their
- * own windows. Rows with cells under no window are cleared just before the first window reaches them. */
-FC_INLINE int64_t P(select_image)(const fc_pool2d_shape *s, const T *dy, const int64_t *indices, T *dx, int64_t k0,
-                                  int64_t k1)
-{
-    const axis down = rows_of(s), along = columns_of(s);
-    const int64_t c = s->c;
-    int64_t total = 0, cleared = tiled(&down) && tiled(&along) ? s->ih : 0;
-    for (int64_t i = 0; i < s->oh; i++) {
-        const window rows = window_at(&down, i);
-        for (; cleared < (i + 1 < s->oh ? rows.end : s->ih); cleared++)
-            if (k1 - k0 == c)
-                memset(dx + cleared * s->iw * c, 0, (size_t)(s->iw * c) * sizeof(T));
-            else
-                for (int64_t j = 0; j < s->iw; j++)
-                    memset(dx + (cleared * s->iw + j) * c + k0, 0, (size_t)(k1 - k0) * sizeof(T));
-        I hits = {0};
-        for (int64_t o = 0; o < s->ow; o++) {
-            const window columns = window_at(&along, o);
-            const int64_t at = (i * s->ow + o) * c;
-            int64_t k = k0;
-            for (; k + L <= k1; k += L)
-                P(select)(s, dy + at + k, indices + at + k, rows, columns, dx + k, &hits, L);
-            if (k < k1)
-                P(select)(s, dy + at + k, indices + at + k, rows, columns, dx + k, &hits, (int)(k1 - k));
-        }
-        for (int l = 0; l < L; l++)
-            total += hits[l];
-    }
-    return total;
-}
-
-/* Units begin..end of the mb * blocks: an image's block of channels. */
-static void P(max_backward_nhwc)(const fc_pool2d_args *args, int64_t begin, int64_t end)
-{
-    const fc_pool2d_shape *s = args->shape;
-    const axis down = rows_of(s), along = columns_of(s);
-    const int64_t c = s->c, blocks = (c + args->block - 1) / args->block;
-    const int select = !s->adaptive && s->dh == 1 && s->dw == 1 && !overlap(&down) && !overlap(&along) &&
-                       s->kh * s->kw <= SELECT_CELLS;
-    for (int64_t unit = begin; unit < end; unit++) {
-        const int64_t image = unit / blocks, k0 = unit % blocks * args->block, k1 = smaller(k0 + args->block, c);
-        const T *dy = (const T *)args->in + image * s->oh * s->ow * c;
-        const int64_t *indices = args->indices + image * s->oh * s->ow * c;
-        T *dx = (T *)args->out + image * s->ih * s->iw * c;
-        if (select && P(select_image)(s, dy, indices, dx, k0, k1) == s->oh * s->ow * (k1 - k0))
-            continue;
-        /* Not selected, or an index outside its own window (it came from elsewhere). */
-        if (k1 - k0 == c)
-            memset(dx, 0, (size_t)(s->ih * s->iw * c) * sizeof(T));
-        else
-            for (int64_t cell = 0; cell < s->ih * s->iw; cell++)
-                memset(dx + cell * c + k0, 0, (size_t)(k1 - k0) * sizeof(T));
-        const uint64_t cells = (uint64_t)(s->ih * s->iw);
-        for (int64_t o = 0; o < s->oh * s->ow; o++)
-            for (int64_t k = k0; k < k1; k++)
-                if ((uint64_t)indices[o * c + k] < cells)
-                    dx[indices[o * c + k] * c + k] += dy[o * c + k];
-    }
-}
-
-/* ---- Backward of the average --------------------------------------------------------------------------------- */
-
-/* shares[o] = what each cell of a row covered by windows `rows` gets from those of column first + o, o < n. */
-FC_INLINE void P(shares)(const fc_pool2d_shape *s, const T *dy, const axis *down, range rows, int64_t first, int64_t n,
-                         const T *counted, const int alike, T *shares)
-{
-    for (int64_t o = 0; o < n; o += L) {
-        const int lanes = (int)smaller(L, n - o);
-        const V columns = *(const V *)(counted + o);
-        V acc = {0};
-        for (int64_t i = rows.first; i < rows.end; i++) {
-            const V value = P(load)(dy + i * s->ow + first + o, lanes, (V){0});
-            if (alike)
-                acc += value;
-            else
-                acc += value / (columns * SPLAT(window_at(down, i).counted));
-        }
-        if (alike)
-            acc /= columns;
-        P(store)(shares + o, acc, lanes);
-    }
-}
-
-/* One column under more windows than a row buffer holds. */
-static void P(avg_backward_column)(const fc_pool2d_shape *s, const T *dy, T *dx, int64_t j)
-{
-    const axis down = rows_of(s), along = columns_of(s);
-    const range columns = windows_over(&along, j);
-    for (int64_t i = 0; i < s->ih; i++) {
-        const range rows = windows_over(&down, i);
-        T total = 0;
-        for (int64_t a = rows.first; a < rows.end; a++) {
-            T row = 0;
-            for (int64_t b = columns.first; b < columns.end; b++)
-                row += dy[a * s->ow + b] /
-                       (T)(s->divisor_override ? s->divisor_override
-                                               : window_at(&down, a).counted * window_at(&along, b).counted);
-            total += row;
-        }
-        dx[i * s->iw + j] = total;
-    }
-}
-
-/* 2x2, stride 2: each share is written twice in each of two rows. */
-FC_INLINE void P(spread_2x2)(const fc_pool2d_shape *s, const T *dy, T *dx)
-{
-    const int64_t divisor = s->divisor_override ? s->divisor_override : 4;
-    const T inverse = (T)exact_inverse(divisor);
-    for (int64_t i = 0; i < s->oh; i++) {
-        T *a = dx + 2 * i * s->iw, *b = a + s->iw;
-        for (int64_t o = 0; o < s->ow; o += L) {
-            const int n = (int)smaller(L, s->ow - o);
-            const V share = P(divide)(P(load)(dy + i * s->ow + o, n, (V){0}), (T)divisor, inverse);
-            P(store_interleaved)(a + 2 * o, share, share, 2 * n);
-            P(store_interleaved)(b + 2 * o, share, share, 2 * n);
-        }
-        for (int64_t j = 2 * s->ow; j < s->iw; j++)
-            a[j] = b[j] = 0;
-    }
-    memset(dx + 2 * s->oh * s->iw, 0, (size_t)((s->ih - 2 * s->oh) * s->iw) * sizeof(T));
-}
-
-/* Planes begin..end of the mb * c: per block of columns, the windows' shares row by row, then spread along the row. */
-static void P(avg_backward_nchw)(const fc_pool2d_args *args, int64_t begin, int64_t end)
-{
-    enum { BLOCK = SPAN / 2, EDGE = SPAN_SLACK };
-    const fc_pool2d_shape *s = args->shape;
-    const axis down = rows_of(s), along = columns_of(s);
-    const int64_t cells = s->ih * s->iw, outputs = s->oh * s->ow;
-    if (is_2x2(&down, &along)) {
-        for (int64_t plane = begin; plane < end; plane++)
-            P(spread_2x2)(s, (const T *)args->in + plane * outputs, (T *)args->out + plane * cells);
-        return;
-    }
-    const int alike = s->divisor_override || (counts_alike(&down) && counts_alike(&along));
-    const int64_t rows_counted = window_at(&down, 0).counted;
-    if (outputs == 1 && tiled(&down) && tiled(&along)) { /* global */
-        const int64_t counted =
-            s->divisor_override ? s->divisor_override : rows_counted * window_at(&along, 0).counted;
-        for (int64_t plane = begin; plane < end; plane++) {
-            T *dx = (T *)args->out + plane * cells;
-            const V share = SPLAT(((const T *)args->in)[plane] / (T)counted);
-            for (int64_t i = 0; i < cells; i += L)
-                P(store)(dx + i, share, (int)smaller(L, cells - i));
-        }
-        return;
-    }
-    const int by_phase = !s->adaptive && s->sw <= 2 && s->kw <= EDGE / 2;
-    T counted[SPAN + SPAN_SLACK], padded[EDGE + SPAN + SPAN_SLACK + EDGE];
-    T *const shares = padded + EDGE;
-    range over[BLOCK];
-    int64_t width = 0;
-    for (int64_t j0 = 0; j0 < s->iw; j0 += width) {
-        /* As many columns as have windows that fit the buffer. */
-        width = smaller(BLOCK, s->iw - j0);
-        const int64_t first = windows_over(&along, j0).first;
-        while (windows_over(&along, j0 + width - 1).end - first > SPAN && width > 1)
-            width /= 2;
-        const int64_t n = greater(0, windows_over(&along, j0 + width - 1).end - first);
-        if (n > SPAN) {
-            for (int64_t plane = begin; plane < end; plane++)
-                P(avg_backward_column)(s, (const T *)args->in + plane * outputs, (T *)args->out + plane * cells, j0);
-            continue;
-        }
-        for (int64_t o = 0; o < n + L; o++)
-            counted[o] = s->divisor_override ? (T)s->divisor_override
-                         : o < n             ? (T)(window_at(&along, first + o).counted * (alike ? rows_counted : 1))
-                                             : 1;
-        for (int64_t o = 0; o < EDGE; o++)
-            padded[o] = shares[n + o] = 0;
-        int single = 1; /* one window over every column */
-        range columns = windows_over(&along, j0);
-        for (int64_t j = 0; j < width; j++) {
-            columns = over[j] = windows_over_next(&along, columns, j0 + j);
-            single &= columns.end == columns.first + 1;
-        }
-        for (int64_t plane = begin; plane < end; plane++) {
-            const T *dy = (const T *)args->in + plane * outputs;
-            range rows = windows_over(&down, 0), before = {-1, -1};
-            for (int64_t i = 0; i < s->ih; i++) {
-                T *row = (T *)args->out + plane * cells + i * s->iw + j0;
-                rows = windows_over_next(&down, rows, i);
-                if (rows.first == before.first && rows.end == before.end) {
-                    for (int64_t j = 0; j < width; j += L) {
-                        const int lanes = (int)smaller(L, width - j);
-                        P(store)(row + j, P(load)(row + j - s->iw, lanes, (V){0}), lanes);
-                    }
-                    continue;
-                }
-                before = rows;
-                P(shares)(s, dy, &down, rows, first, n, counted, alike, shares);
-                if (n == 1 && single) {
-                    for (int64_t j = 0; j < width; j += L)
-                        P(store)(row + j, SPLAT(shares[0]), (int)smaller(L, width - j));
-                } else if (by_phase && s->sw == 1) {
-                    /* dx[j] = sum over taps of shares[j + pw - tap - first] */
-                    for (int64_t j = 0; j < width; j += L) {
-                        const T *last = shares + (j0 + j + s->pw - first);
-                        V acc = {0};
-                        for (int64_t k = s->kw - 1; k >= 0; k--)
-                            acc += *(const V *)(last - k);
-                        P(store)(row + j, acc, (int)smaller(L, width - j));
-                    }
-                } else if (by_phase) {
-                    /* Column j + pw = 2 q + r lies under taps r, r + 2, ... of windows q, q - 1, ... */
-                    const int64_t odd = (j0 + s->pw) % 2;
-                    for (int64_t j = 0; j < width; j += 2 * L) {
-                        const T *last = shares + ((j0 + j + s->pw) / 2 - first);
-                        V phase[2] = {{0}, {0}};
-                        for (int r = 0; r < 2; r++)
-                            for (int64_t k = (r + odd) % 2; k < s->kw; k += 2)
-                                phase[r] += *(const V *)(last + (r & odd) - k / 2);
-                        P(store_interleaved)(row + j, phase[0], phase[1], smaller(2 * L, width - j));
-                    }
-                } else if (single) {
-                    for (int64_t j = 0; j < width; j++)
-                        row[j] = shares[over[j].first - first];
-                } else {
-                    for (int64_t j = 0; j < width; j++) {
-                        T acc = 0;
-                        for (int64_t o = over[j].first; o < over[j].end; o++)
-                            acc += shares[o - first];
-                        row[j] = acc;
-                    }
-                }
-            }
-        }
-    }
-}
-
-/* n <= L channels of one input cell: its share of every window over it. */
-FC_INLINE void P(spread)(const fc_pool2d_shape *s, const T *dy, const axis *down, const axis *along, range rows,
-                         range columns, T divisor, T inverse, const int alike, T *dx, const int n)
-{
-    V acc = {0};
-    for (int64_t i = rows.first; i < rows.end; i++)
-        for (int64_t o = columns.first; o < columns.end; o++) {
-            const V value = P(load)(dy + (i * s->ow + o) * s->c, n, (V){0});
-            if (alike)
-                acc += value;
-            else
-                acc += value / SPLAT(window_at(down, i).counted * window_at(along, o).counted);
-        }
-    if (alike)
-        acc = P(divide)(acc, divisor, inverse);
-    P(store)(dx, acc, n);
-}
-
-FC_INLINE void P(avg_backward_rows)(const fc_pool2d_args *args, int64_t begin, int64_t end, const int alike)
-{
-    const fc_pool2d_shape *s = args->shape;
-    const axis down = rows_of(s), along = columns_of(s);
-    const int64_t c = s->c;
-    const int64_t divisor =
-        s->divisor_override ? s->divisor_override : window_at(&down, 0).counted * window_at(&along, 0).counted;
-    const T inverse = (T)exact_inverse(divisor);
-    const int apart = alike && !overlap(&down) && !overlap(&along);
-    for (int64_t unit = begin; unit < end; unit++) {
-        const T *dy = (const T *)args->in + unit / s->ih * s->oh * s->ow * c;
-        T *dx = (T *)args->out + unit * s->iw * c;
-        const range rows = windows_over(&down, unit % s->ih);
-        if (apart) {
-            /* At most one window over a cell: each dy is divided once for all cells of its row. */
-            if (rows.first >= rows.end || !tiled(&along))
-                memset(dx, 0, (size_t)(s->iw * c) * sizeof(T));
-            for (int64_t o = 0; o < (rows.first < rows.end ? s->ow : 0); o++) {
-                const window columns = window_at(&along, o);
-                const T *from = dy + (rows.first * s->ow + o) * c;
-                for (int64_t k = 0; k < c; k += L) {
-                    const int n = (int)smaller(L, c - k);
-                    const V share = P(divide)(P(load)(from + k, n, (V){0}), (T)divisor, inverse);
-                    for (int64_t j = columns.first; j < columns.end; j++)
-                        P(store)(dx + j * c + k, share, n);
-                }
-            }
-            continue;
-        }
-        range columns = windows_over(&along, 0);
-        for (int64_t j = 0; j < s->iw; j++, dx += c) {
-            columns = windows_over_next(&along, columns, j);
-            int64_t k = 0;
-            for (; k + L <= c; k += L)
-                P(spread)(s, dy + k, &down, &along, rows, columns, (T)divisor, inverse, alike, dx + k, L);
-            if (k < c)
-                P(spread)(s, dy + k, &down, &along, rows, columns, (T)divisor, inverse, alike, dx + k, (int)(c - k));
-        }
-    }
-}
-
-/* Input rows begin..end of the mb * ih. */
-static void P(avg_backward_nhwc)(const fc_pool2d_args *args, int64_t begin, int64_t end)
-{
-    const fc_pool2d_shape *s = args->shape;
-    const axis down = rows_of(s), along = columns_of(s);
-    if (s->divisor_override || (counts_alike(&down) && counts_alike(&along)))
-        P(avg_backward_rows)(args, begin, end, 1);
-    else
-        P(avg_backward_rows)(args, begin, end, 0);
-}
+#include "pooling_backward_tile.h"
 
 /* ---- The table ----------------------------------------------------------------------------------------------- */
 

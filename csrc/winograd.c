@@ -11,13 +11,13 @@
  *
  * A non-finite value spreads over its tile, and large finite ones may overflow in the transforms only, so tiles with a
  * non-finite result are computed again by the plain sum. */
+#include "numbers.h"
 #include "winograd.h"
 
 #include <stddef.h>
 #include <string.h>
 
 enum {
-    ALIGNMENT = 64,
     PAD = 16,             /* elements after rows and points: a power of two apart they would share cache sets */
     CHANNEL_BLOCK = 64,   /* output channels of M; with T tiles and 36 points it fits beside V in L2 */
     BLOCK_TILES = 42,     /* T at most: three register tiles of rows share each panel of U */
@@ -47,26 +47,6 @@ typedef struct plan {
     int nchw;
 } plan;
 
-static int64_t min64(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-static int64_t max64(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
-
-static int64_t ceil_div(int64_t a, int64_t b)
-{
-    return (a + b - 1) / b;
-}
-
-static int64_t aligned(int64_t bytes)
-{
-    return ceil_div(bytes, ALIGNMENT) * ALIGNMENT;
-}
-
 /* Everything that follows from the shape; sizes do not depend on the ISA, so that a workspace fits any. Mirrored by
  * winograd_workspace in fastconv/capability.py. */
 static plan make_plan(const fc_conv2d_shape *shape, int tile)
@@ -86,7 +66,7 @@ static plan make_plan(const fc_conv2d_shape *shape, int tile)
     p->left = backward ? 2 - shape->pw : shape->pw;
     p->taps_outside = !backward;
 
-    s.size = shape->dtype == FC_F32 ? 4 : 8;
+    s.size = element_size(shape->dtype);
     s.nchw = shape->layout == FC_NCHW;
     s.tile = tile;
     s.alpha = tile + 2;
@@ -109,18 +89,18 @@ static plan make_plan(const fc_conv2d_shape *shape, int tile)
     int64_t scratch = s.points * PATCH_CHANNELS;
     scratch = max64(scratch, s.alpha * strip * LANES_MAX);
     scratch = max64(scratch, tile * (strip + LANES_MAX) * LANES_MAX);
-    s.bias_bytes = aligned(p->g * (p->k + FC_NR_MAX - 1) * s.size);
-    s.u_bytes = aligned(p->g * s.points * (p->c * (p->k + FC_NR_MAX - 1) + PAD) * s.size);
-    s.v_bytes = aligned(s.points * s.v_point * s.size);
-    s.m_bytes = aligned(s.points * s.m_point * s.size);
-    s.scratch_bytes = aligned(scratch * s.size);
+    s.bias_bytes = align_up(p->g * (p->k + FC_NR_MAX - 1) * s.size);
+    s.u_bytes = align_up(p->g * s.points * (p->c * (p->k + FC_NR_MAX - 1) + PAD) * s.size);
+    s.v_bytes = align_up(s.points * s.v_point * s.size);
+    s.m_bytes = align_up(s.points * s.m_point * s.size);
+    s.scratch_bytes = align_up(scratch * s.size);
     return s;
 }
 
 /* The part of U of one panel, where a task packs its own. */
 static int64_t panel_bytes(const plan *s)
 {
-    return aligned(s->points * (s->problem.c * FC_NR_MAX + PAD) * s->size);
+    return align_up(s->points * (s->problem.c * FC_NR_MAX + PAD) * s->size);
 }
 
 /* Bytes of U, V and the bias that all workers share, and those of each worker. */

@@ -3,22 +3,17 @@
  *   FC_MOVE_GATHER, FC_MOVE_SCATTER, FC_MOVE_FINISH, FC_MOVE_TAPS, FC_MOVE_PLAIN   the full symbols
  *   FC_MOVE_TYPE     float or double
  *   FC_MOVE_LANES    elements in a vector: 2, 4, 8 or 16 */
+#include "template.h"
 #include "winograd.h"
 
 #include <stddef.h>
 #include <string.h>
 
-#ifndef FC_MOVE_ONCE
-#define FC_MOVE_ONCE
-#define FC_MOVE_JOIN2(a, b) a##b
-#define FC_MOVE_JOIN(a, b) FC_MOVE_JOIN2(a, b)
-#endif
-
 #define FC_T FC_MOVE_TYPE
 #define FC_L FC_MOVE_LANES
-#define FC_V FC_MOVE_JOIN(FC_MOVE_GATHER, _vector)
-#define FC_TRANSPOSE FC_MOVE_JOIN(FC_MOVE_GATHER, _transpose)
-#define FC_CLAMPED FC_MOVE_JOIN(FC_MOVE_GATHER, _clamped)
+#define FC_V FC_JOIN(FC_MOVE_GATHER, _vector)
+#define FC_TRANSPOSE FC_JOIN(FC_MOVE_GATHER, _transpose)
+#define FC_CLAMPED FC_JOIN(FC_MOVE_GATHER, _clamped)
 
 typedef FC_T FC_V __attribute__((vector_size(FC_L * sizeof(FC_T)), aligned(sizeof(FC_T)), may_alias));
 
@@ -37,7 +32,7 @@ typedef FC_T FC_V __attribute__((vector_size(FC_L * sizeof(FC_T)), aligned(sizeo
 #endif
 
 /* One zip of the two halves rotates the bits of the flat index by one; log2(lanes) of them swap row and column. */
-static inline __attribute__((always_inline)) void FC_TRANSPOSE(FC_V *rows)
+FC_INLINE void FC_TRANSPOSE(FC_V *rows)
 {
 #pragma GCC unroll 4
     for (int stage = 1; stage < FC_L; stage *= 2) {
@@ -53,7 +48,7 @@ static inline __attribute__((always_inline)) void FC_TRANSPOSE(FC_V *rows)
     }
 }
 
-static inline __attribute__((always_inline)) FC_T FC_CLAMPED(const fc_winograd_problem *problem, FC_T value)
+FC_INLINE FC_T FC_CLAMPED(const fc_winograd_problem *problem, FC_T value)
 {
     if (problem->clamp) { /* NaN passes both tests */
         value = value < (FC_T)problem->lo ? (FC_T)problem->lo : value;

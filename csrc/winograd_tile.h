@@ -5,6 +5,7 @@
  *   FC_WINOGRAD_TILE     2 or 4
  * One lane is one channel. The 1-D transforms mirror fastconv/winograd.py (points 0, +-1 and 0, +-5/8, +-3/2, infinity;
  * Lavin & Gray 2016, arXiv 1509.09308); every constant of B and A is exact in float. */
+#include "template.h"
 #include "winograd.h"
 
 #include <stddef.h>
@@ -12,9 +13,6 @@
 
 #ifndef FC_WINOGRAD_ONCE
 #define FC_WINOGRAD_ONCE
-#define FC_WINOGRAD_INLINE static inline __attribute__((always_inline))
-#define FC_WINOGRAD_JOIN2(a, b) a##b
-#define FC_WINOGRAD_JOIN(a, b) FC_WINOGRAD_JOIN2(a, b)
 
 /* Hides where a pointer comes from: else all 36 addresses become loop invariants, far more than there are registers. */
 #define FC_WINOGRAD_OPAQUE(p) __asm__("" : "+r"(p))
@@ -26,8 +24,8 @@
 #define FC_T FC_WINOGRAD_TYPE
 #define FC_M FC_WINOGRAD_TILE
 #define FC_ALPHA (FC_WINOGRAD_TILE + 2)
-#define FC_V FC_WINOGRAD_JOIN(FC_WINOGRAD_INPUT, _vector)
-#define FC_NAMED(suffix) FC_WINOGRAD_JOIN(FC_WINOGRAD_INPUT, suffix)
+#define FC_V FC_JOIN(FC_WINOGRAD_INPUT, _vector)
+#define FC_NAMED(suffix) FC_JOIN(FC_WINOGRAD_INPUT, suffix)
 
 typedef FC_T FC_V __attribute__((vector_size(FC_WINOGRAD_LANES * sizeof(FC_T)), aligned(sizeof(FC_T)), may_alias));
 
@@ -40,7 +38,7 @@ typedef FC_T FC_N __attribute__((vector_size(FC_HALF * sizeof(FC_T)), aligned(si
 
 #if FC_WINOGRAD_TILE == 2
 
-FC_WINOGRAD_INLINE void FC_NAMED(_g)(const FC_D *w, FC_D *u) /* G w */
+FC_INLINE void FC_NAMED(_g)(const FC_D *w, FC_D *u) /* G w */
 {
     const FC_D even = 0.5 * (w[0] + w[2]), odd = 0.5 * w[1];
     u[0] = w[0];
@@ -49,7 +47,7 @@ FC_WINOGRAD_INLINE void FC_NAMED(_g)(const FC_D *w, FC_D *u) /* G w */
     u[3] = w[2];
 }
 
-FC_WINOGRAD_INLINE void FC_NAMED(_bt)(const FC_V *d, FC_V *v) /* B^T d */
+FC_INLINE void FC_NAMED(_bt)(const FC_V *d, FC_V *v) /* B^T d */
 {
     v[0] = d[0] - d[2];
     v[1] = d[1] + d[2];
@@ -57,7 +55,7 @@ FC_WINOGRAD_INLINE void FC_NAMED(_bt)(const FC_V *d, FC_V *v) /* B^T d */
     v[3] = d[3] - d[1];
 }
 
-FC_WINOGRAD_INLINE void FC_NAMED(_at)(const FC_V *m, FC_V *y) /* A^T m */
+FC_INLINE void FC_NAMED(_at)(const FC_V *m, FC_V *y) /* A^T m */
 {
     y[0] = m[0] + m[1] + m[2];
     y[1] = m[1] - m[2] + m[3];
@@ -65,7 +63,7 @@ FC_WINOGRAD_INLINE void FC_NAMED(_at)(const FC_V *m, FC_V *y) /* A^T m */
 
 #else
 
-FC_WINOGRAD_INLINE void FC_NAMED(_g)(const FC_D *w, FC_D *u)
+FC_INLINE void FC_NAMED(_g)(const FC_D *w, FC_D *u)
 {
     const double a = 5.0 / 8, b = 3.0 / 2;
     const double na = 2048.0 / 2975, nb = 128.0 / 1071; /* 1 / |2 p^2 (a^2 - b^2)| at p = a and p = b */
@@ -79,7 +77,7 @@ FC_WINOGRAD_INLINE void FC_NAMED(_g)(const FC_D *w, FC_D *u)
     u[5] = w[2];
 }
 
-FC_WINOGRAD_INLINE void FC_NAMED(_bt)(const FC_V *d, FC_V *v)
+FC_INLINE void FC_NAMED(_bt)(const FC_V *d, FC_V *v)
 {
     const FC_T a = (FC_T)0.625, b = (FC_T)1.5, a2 = (FC_T)0.390625, b2 = (FC_T)2.25;
     const FC_T product = (FC_T)0.87890625, sum = (FC_T)2.640625; /* a^2 b^2, a^2 + b^2 */
@@ -93,7 +91,7 @@ FC_WINOGRAD_INLINE void FC_NAMED(_bt)(const FC_V *d, FC_V *v)
     v[5] = product * d[1] - (sum * d[3] - d[5]);
 }
 
-FC_WINOGRAD_INLINE void FC_NAMED(_at)(const FC_V *m, FC_V *y)
+FC_INLINE void FC_NAMED(_at)(const FC_V *m, FC_V *y)
 {
     const FC_T a = (FC_T)0.625, b = (FC_T)1.5, a2 = (FC_T)0.390625, b2 = (FC_T)2.25;
     const FC_T a3 = (FC_T)0.244140625, b3 = (FC_T)3.375;
@@ -172,9 +170,9 @@ static void FC_WINOGRAD_INPUT(const void *d, int64_t row, int64_t col, int64_t n
 }
 
 /* epilogue 0: neither residual nor clamp. */
-FC_WINOGRAD_INLINE int FC_NAMED(_inverse)(const fc_winograd_problem *problem, const void *m, int64_t stride, int64_t n,
-                                          const void *bias, const void *residual, int clamp, void *y, int64_t row,
-                                          int64_t col, const int epilogue)
+FC_INLINE int FC_NAMED(_inverse)(const fc_winograd_problem *problem, const void *m, int64_t stride, int64_t n,
+                                 const void *bias, const void *residual, int clamp, void *y, int64_t row, int64_t col,
+                                 const int epilogue)
 {
     const FC_V lo = (FC_T)(clamp ? problem->lo : 0) - (FC_V){0}, hi = (FC_T)(clamp ? problem->hi : 0) - (FC_V){0};
     FC_V probe = {0}; /* stays 0 while all values are finite, else NaN */

@@ -1,0 +1,243 @@
+/* The gather of im2col.c in NCHW: rows of the microkernel are output channels, columns are pixels.
+ *
+ * A block of pixels is packed as panels of columns, by runs of an output row or by one shift of the plane for each tap;
+ * pixels of a 1x1 filter are read in place. */
+#include "im2col.h"
+
+#include <stddef.h>
+
+enum {
+    ALIAS_PANELS = 3, /* fewer do not repay the copy of rows of weights that fall into one set of the L1 */
+    DEEPEST = DEPTH_BYTES / 4 * 3 / 2 + 1, /* of a block: see depth_of in im2col.c */
+};
+
+typedef uint32_t words16 __attribute__((vector_size(16), aligned(4), may_alias)); /* a panel's row is a multiple */
+
+/* Columns q0 <= q < q0 + n of depth k0 <= k < k1 (k = c*taps + t) as dst[k - k0][nr], zero padded to nr.
+ * Run by run: a run is the part of the panel that lies in one output row. */
+static void pack_runs(const gather *g, char *dst, int64_t q0, int64_t n, int64_t k0, int64_t k1, int64_t group)
+{
+    const int64_t size = g->size, nr = g->kernel.nr, taps = g->taps, lanes = (int64_t)sizeof(words16) / size;
+    int64_t j = q0 % g->out_w, row = q0 / g->out_w;
+    for (int64_t column = 0; column < n; row++, j = 0) {
+        const int64_t i = row % g->out_h, image = row / g->out_h, run = min64(n - column, g->out_w - j);
+        for (int64_t t = 0; t < taps; t++) {
+            const int64_t y = i * g->sh + g->th[t / g->taps_w], x0 = j * g->sw + g->tw[t % g->taps_w];
+            int64_t lo = x0 < 0 ? min64(run, ceil_div(-x0, g->sw)) : 0;
+            int64_t hi = x0 < g->in_w ? min64(run, (g->in_w - 1 - x0) / g->sw + 1) : 0;
+            if (y < 0 || y >= g->in_h || hi <= lo)
+                lo = hi = run;
+            const int64_t c_first = k0 > t ? ceil_div(k0 - t, taps) : 0;
+            char *d = dst + ((c_first * taps + t - k0) * nr + column) * size;
+            const char *s = g->in + (image * g->x.n + (group * g->icg + c_first) * g->x.c + y * g->x.h + x0 * g->x.w) * size;
+            const int64_t last = (k1 - 1 - c_first * taps - t) / taps * g->x.c; /* of s, in elements, from the first */
+            const int64_t vectors = ceil_div((hi - lo) * size, (int64_t)sizeof(words16)), covered = vectors * lanes;
+            /* Whole vectors where they end inside the panel's row (later runs overwrite) and inside the array. */
+            const int whole = g->sw == 1 && column + lo + covered <= nr &&
+                              (s - g->in) / size + last + lo + covered <= g->in_elements;
+            for (int64_t k = c_first * taps + t; k < k1; k += taps, d += taps * nr * size, s += g->x.c * size) {
+                zero_run(d, lo, (int)size);
+                if (whole)
+                    for (int64_t v = 0; v < vectors; v++)
+                        ((words16 *)(d + lo * size))[v] = ((const words16 *)(s + lo * size))[v];
+                else
+                    copy_words(d + lo * size, s + lo * g->sw * size, hi - lo, 1, g->sw, (int)size);
+                zero_run(d + hi * size, run - hi, (int)size);
+            }
+        }
+        column += run;
+    }
+    if (n < nr)
+        for (int64_t k = 0; k < k1 - k0; k++)
+            zero_run(dst + (k * nr + n) * size, nr - n, (int)size);
+}
+
+/* The same for a full panel inside one image when in and out are equally wide and the stride is 1: in flat coordinates
+ * a tap is one shift, and what falls over the rim is masked away. 0 if it would read outside the array. */
+static int pack_shifted(const gather *g, char *dst, int64_t q0, int64_t k0, int64_t k1, int64_t group)
+{
+    const int64_t size = g->size, nr = g->kernel.nr, taps = g->taps, plane = g->out_h * g->out_w;
+    const int64_t image = q0 / plane, p0 = q0 % plane, i0 = p0 / g->out_w, j0 = p0 % g->out_w;
+    const int64_t first = image * g->x.n + group * g->icg * g->x.c + p0;
+    if (p0 + nr > plane)
+        return 0;
+    for (int64_t t = 0; t < taps; t++) {
+        const int64_t th = g->th[t / g->taps_w], tw = g->tw[t % g->taps_w], shift = first + th * g->in_w + tw;
+        const int64_t c_first = k0 > t ? ceil_div(k0 - t, taps) : 0, c_end = k1 > t ? ceil_div(k1 - t, taps) : 0;
+        if (c_end > c_first && (shift + c_first * g->x.c < 0 || shift + (c_end - 1) * g->x.c + nr > g->in_elements))
+            return 0;
+    }
+    for (int64_t t = 0; t < taps; t++) {
+        const int64_t th = g->th[t / g->taps_w], tw = g->tw[t % g->taps_w], shift = first + th * g->in_w + tw;
+        const int64_t c_first = k0 > t ? ceil_div(k0 - t, taps) : 0;
+        word64 mask[FC_NR_MAX];
+        for (int64_t column = 0, i = i0 + th, j = j0; column < nr; column++) {
+            const int inside = i >= 0 && i < g->in_h && j + tw >= 0 && j + tw < g->in_w;
+            if (size == 4)
+                ((word32 *)mask)[column] = inside ? ~(word32)0 : 0;
+            else
+                mask[column] = inside ? ~(word64)0 : 0;
+            if (++j == g->out_w) {
+                j = 0;
+                i++;
+            }
+        }
+        const int64_t vectors = nr * size / (int64_t)sizeof(words16);
+        char *d = dst + (c_first * taps + t - k0) * nr * size;
+        const char *s = g->in + (shift + c_first * g->x.c) * size;
+        for (int64_t k = c_first * taps + t; k < k1; k += taps, d += taps * nr * size, s += g->x.c * size)
+            for (int64_t v = 0; v < vectors; v++)
+                ((words16 *)d)[v] = ((const words16 *)s)[v] & ((const words16 *)mask)[v];
+    }
+    return 1;
+}
+
+/* A tile of C whose columns are not neighbours in memory: it passes through a stack tile. */
+static void run_scattered(const gather *g, fc_gemm_args *args, int64_t q0, int64_t channel)
+{
+    const int64_t size = g->size, m = args->m, n = args->n, nr = g->kernel.nr;
+    double c_tile[FC_MR_MAX * FC_NR_MAX], r_tile[FC_MR_MAX * FC_NR_MAX];
+    int64_t out[FC_NR_MAX], residual[FC_NR_MAX];
+    const int with_residual = args->last && g->residual != NULL;
+    for (int64_t column = 0; column < n; column++) {
+        const int64_t q = q0 + column, j = q % g->out_w, row = q / g->out_w, i = row % g->out_h, b = row / g->out_h;
+        out[column] = b * g->y.n + i * g->y.h + j * g->y.w + channel * g->y.c;
+        residual[column] = b * g->r.n + i * g->r.h + j * g->r.w + channel * g->r.c;
+    }
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t column = 0; column < n; column++) {
+            if (args->accumulate)
+                copy_words((char *)c_tile + (i * nr + column) * size, g->out + (out[column] + i * g->y.c) * size, 1, 1, 1,
+                           (int)size);
+            if (with_residual)
+                copy_words((char *)r_tile + (i * nr + column) * size,
+                           g->residual + (residual[column] + i * g->r.c) * size, 1, 1, 1, (int)size);
+        }
+    args->c = c_tile;
+    args->rs_c = nr;
+    args->residual = with_residual ? r_tile : NULL;
+    args->rs_r = nr;
+    g->kernel.run(args);
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t column = 0; column < n; column++)
+            copy_words(g->out + (out[column] + i * g->y.c) * size, (char *)c_tile + (i * nr + column) * size, 1, 1, 1,
+                       (int)size);
+}
+
+/* Whether columns q0 <= q < q0 + n are neighbours in the array that s describes. */
+static int columns_adjoin(const gather *g, int64_t q0, int64_t n, const strides4 *s)
+{
+    const int64_t plane = g->out_h * g->out_w;
+    if (s->w != 1)
+        return 0;
+    return s->h == g->out_w ? q0 / plane == (q0 + n - 1) / plane : q0 / g->out_w == (q0 + n - 1) / g->out_w;
+}
+
+/* One pixel by its taps inside the image and no others, as nhwc_pixel: depth c*taps + t becomes a list. */
+static void nchw_pixel(const gather *g, fc_gemm_args *args, char *column, int64_t q, int64_t k0, int64_t k1,
+                       int64_t group, int64_t channel)
+{
+    const int64_t size = g->size, nr = g->kernel.nr;
+    const int64_t j = q % g->out_w, row = q / g->out_w, i = row % g->out_h, n = row / g->out_h;
+    int64_t a_offset[DEEPEST], count = 0;
+    for (int64_t k = k0; k < k1; k++) {
+        const int64_t c = group * g->icg + k / g->taps, t = k % g->taps;
+        const int64_t y = i * g->sh + g->th[t / g->taps_w], x = j * g->sw + g->tw[t % g->taps_w];
+        if (y < 0 || y >= g->in_h || x < 0 || x >= g->in_w)
+            continue;
+        char *b = column + count * nr * size;
+        copy_run(b, g->in + (n * g->x.n + c * g->x.c + y * g->x.h + x * g->x.w) * size, 1, (int)size);
+        zero_run(b + size, nr - 1, (int)size);
+        a_offset[count++] = (k - k0) * args->cs_a;
+    }
+    args->a_offset = a_offset;
+    args->taps = count;
+    args->kc = 1;
+    args->n = 1;
+    args->b = column;
+    args->rs_b = nr;
+    run_scattered(g, args, q, channel);
+    args->a_offset = NULL;
+}
+
+void fc_im2col_nchw_task(void *ctx, int64_t task, int worker)
+{
+    const gather *g = ctx;
+    const int64_t size = g->size, nr = g->kernel.nr, mr = g->kernel.mr;
+    const int64_t pixel_block = task % g->pixel_blocks, rest = task / g->pixel_blocks;
+    const int64_t channel_block = rest % g->channel_blocks, group = rest / g->channel_blocks;
+    const int64_t panel0 = pixel_block * g->pixel_block, panel1 = min64(panel0 + g->pixel_block, g->pixel_tiles);
+    const int64_t tile0 = channel_block * g->channel_block, tile1 = min64(tile0 + g->channel_block, g->channel_tiles);
+    const int64_t depth_all = g->icg * g->taps, plane = g->out_h * g->out_w;
+    char *const rows = g->scratch + worker * g->scratch_bytes;
+    char *const panels = rows + align_up(FC_MR_MAX * pitch_of(g->depth) * size);
+    const char *b[BLOCK_PIXELS];
+    fc_gemm_args args;
+
+    common_arguments(g, &args);
+    for (int64_t block = 0; block < g->blocks; block++) {
+        const int64_t k0 = block * g->depth, k1 = min64(k0 + g->depth, depth_all), depth = k1 - k0;
+        const int last = block == g->blocks - 1;
+        for (int64_t panel = panel0; panel < panel1 && !g->nonfinite; panel++) {
+            const int64_t q0 = panel * nr, n = min64(nr, g->pixels - q0), image = q0 / plane, p0 = q0 % plane;
+            const int64_t first = image * g->x.n + (group * g->icg + k0) * g->x.c + p0;
+            if (g->pointwise && p0 + n <= plane && first + (depth - 1) * g->x.c + nr <= g->in_elements) {
+                b[panel - panel0] = g->in + first * size;
+                continue;
+            }
+            char *dst = panels + (panel - panel0) * nr * depth * size;
+            b[panel - panel0] = dst;
+            if (!g->flat || n < nr || !pack_shifted(g, dst, q0, k0, k1, group))
+                pack_runs(g, dst, q0, n, k0, k1, group);
+        }
+        for (int64_t tile = tile0; tile < tile1; tile++) {
+            int64_t o;
+            const int64_t m = split(g->ocg, g->channel_tiles, tile, &o);
+            args.m = m;
+            args.kc = depth;
+            args.taps = 1;
+            if (!g->affine) {
+                args.a = g->packed + ((group * depth_all + k0) * g->channel_tiles * mr + tile * depth * mr) * size;
+                args.rs_a = 1;
+                args.cs_a = mr;
+            } else {
+                args.a = g->w + (group * g->wg + o * g->wo + g->base_w + k0 * g->cs_w) * size;
+                args.rs_a = g->wo;
+                args.cs_a = g->cs_w;
+                if (g->cs_w == 1 && aliased(g->wo, size) && panel1 - panel0 >= ALIAS_PANELS) {
+                    for (int64_t r = 0; r < m; r++)
+                        copy_run(rows + r * pitch_of(depth) * size, (const char *)args.a + r * g->wo * size, depth,
+                                 (int)size);
+                    args.a = rows;
+                    args.rs_a = pitch_of(depth);
+                }
+            }
+            o += group * g->ocg;
+            args.bias_row = g->bias ? g->bias + o * size : NULL;
+            args.accumulate = block > 0;
+            args.last = last;
+            if (g->nonfinite) {
+                for (int64_t q = panel0 * nr; q < min64(panel1 * nr, g->pixels); q++)
+                    nchw_pixel(g, &args, panels, q, k0, k1, group, o);
+                continue;
+            }
+            for (int64_t panel = panel0; panel < panel1; panel++) {
+                const int64_t q0 = panel * nr;
+                const char *const packed = panels + (panel - panel0) * nr * depth * size;
+                args.n = min64(nr, g->pixels - q0);
+                args.b = b[panel - panel0];
+                args.rs_b = b[panel - panel0] == packed ? nr : g->x.c;
+                if (!columns_adjoin(g, q0, args.n, &g->y) ||
+                    (g->residual && !columns_adjoin(g, q0, args.n, &g->r))) {
+                    run_scattered(g, &args, q0, o);
+                    continue;
+                }
+                args.c = row_address(g, q0, g->out, &g->y) + o * g->y.c * size;
+                args.rs_c = g->y.c;
+                args.residual = g->residual ? row_address(g, q0, g->residual, &g->r) + o * g->r.c * size : NULL;
+                args.rs_r = g->r.c;
+                g->kernel.run(&args);
+            }
+        }
+    }
+}

@@ -1,0 +1,184 @@
+/* The gather of im2col.c in NHWC: rows of the microkernel are pixels, columns are output channels.
+ *
+ * Pixels inside the image are read in place, tap by tap; the others are packed, a register tile of them at a time. */
+#include "im2col.h"
+
+#include <stddef.h>
+
+enum { TAPS_IN_PLACE = 64 }; /* offsets kept on the stack: an 8x8 filter, or 64 filter rows */
+
+/* The rows of a tile of pixels, q0 <= q < q0 + m, as dst[row][t*channels + c]. */
+static void pack_pixels(const gather *g, char *dst, int64_t pitch, int64_t q0, int64_t m, int64_t channel, int64_t channels)
+{
+    const int64_t size = g->size;
+    int64_t j = q0 % g->out_w, row = q0 / g->out_w, i = row % g->out_h, n = row / g->out_h;
+    for (int64_t r = 0; r < m; r++) {
+        char *d = dst + r * pitch * size;
+        const char *image = g->in + (n * g->x.n + channel) * size;
+        const int64_t left = j * g->sw;
+        for (int64_t a = 0; a < g->taps_h; a++) {
+            const int64_t y = i * g->sh + g->th[a];
+            if (y < 0 || y >= g->in_h) {
+                zero_run(d, g->taps_w * channels, (int)size);
+                d += g->taps_w * channels * size;
+                continue;
+            }
+            const char *line = image + y * g->x.h * size;
+            if (g->merged) {
+                const int64_t x0 = left + g->tw[0];
+                const int64_t lo = min64(g->taps_w, max64(0, -x0)), hi = max64(lo, min64(g->taps_w, g->in_w - x0));
+                zero_run(d, lo * channels, (int)size);
+                copy_run(d + lo * channels * size, line + (x0 + lo) * g->x.w * size, (hi - lo) * channels, (int)size);
+                zero_run(d + hi * channels * size, (g->taps_w - hi) * channels, (int)size);
+                d += g->taps_w * channels * size;
+                continue;
+            }
+            for (int64_t b = 0; b < g->taps_w; b++, d += channels * size) {
+                const int64_t x = left + g->tw[b];
+                if (x < 0 || x >= g->in_w)
+                    zero_run(d, channels, (int)size);
+                else
+                    copy_run(d, line + x * g->x.w * size, channels, (int)size);
+            }
+        }
+        if (++j == g->out_w) {
+            j = 0;
+            if (++i == g->out_h) {
+                i = 0;
+                n++;
+            }
+        }
+    }
+}
+
+/* Whether the microkernel can read the m pixels from q0 in place; gives the address of the first one's tap (0, 0) cell. */
+static int pixels_in_place(const gather *g, int64_t q0, int64_t m, const char **address)
+{
+    const int64_t j = q0 % g->out_w, row = q0 / g->out_w, i = row % g->out_h, n = row / g->out_h;
+    *address = g->in + (n * g->x.n + i * g->sh * g->x.h + j * g->sw * g->x.w) * g->size;
+    if (g->taps == 0)
+        return 1;
+    if (aliased(g->sw * g->x.w, g->size))
+        return 0;
+    if (g->pointwise)
+        return 1;
+    return j + m <= g->out_w && i * g->sh + g->th[0] >= 0 && i * g->sh + g->th[g->taps_h - 1] < g->in_h &&
+           j * g->sw + g->tw[0] >= 0 && (j + m - 1) * g->sw + g->tw[g->taps_w - 1] < g->in_w;
+}
+
+static int64_t pixel_tile(const gather *g, int64_t tile, int64_t *q0)
+{
+    if (g->flat)
+        return split(g->pixels, g->pixel_tiles, tile, q0);
+    int64_t j;
+    const int64_t m = split(g->out_w, g->tiles_a_row, tile % g->tiles_a_row, &j);
+    *q0 = tile / g->tiles_a_row * g->out_w + j;
+    return m;
+}
+
+/* One tile of C: args has A, B, m and the flags; here come the columns of a panel of output channels. */
+static void nhwc_run(const gather *g, fc_gemm_args *args, int64_t q0, int64_t group, int64_t panel)
+{
+    const int64_t size = g->size, nr = g->kernel.nr, o = group * g->ocg + panel * nr;
+    double bias_edge[FC_NR_MAX]; /* the last panel's bias, readable to nr */
+    args->n = min64(nr, g->ocg - panel * nr);
+    args->c = row_address(g, q0, g->out, &g->y) + o * size;
+    args->residual = g->residual ? row_address(g, q0, g->residual, &g->r) + o * size : NULL;
+    args->bias_col = g->bias ? g->bias + o * size : NULL;
+    if (g->bias && args->n < nr) {
+        memset(bias_edge, 0, sizeof bias_edge);
+        copy_run(bias_edge, g->bias + o * size, args->n, (int)size);
+        args->bias_col = bias_edge;
+    }
+    g->kernel.run(args);
+}
+
+/* One pixel by its taps inside the image and no others: what weights that are not finite need in the adjoint. */
+static void nhwc_pixel(const gather *g, fc_gemm_args *args, int64_t q, int64_t group, int64_t panel0, int64_t panel1,
+                       int64_t c0, int64_t channels, const char *weights)
+{
+    const int64_t size = g->size, nr = g->kernel.nr, depth = g->taps * channels;
+    const int64_t j = q % g->out_w, row = q / g->out_w, i = row % g->out_h, n = row / g->out_h;
+    const int accumulate = args->accumulate, last = args->last;
+    args->m = 1;
+    args->kc = channels;
+    for (int64_t panel = panel0; panel < panel1; panel++) {
+        args->accumulate = accumulate;
+        args->taps = 1;
+        args->last = 0;
+        for (int64_t t = 0; t < g->taps; t++) {
+            const int64_t y = i * g->sh + g->th[t / g->taps_w], x = j * g->sw + g->tw[t % g->taps_w];
+            if (y < 0 || y >= g->in_h || x < 0 || x >= g->in_w)
+                continue;
+            args->a = g->in + (n * g->x.n + y * g->x.h + x * g->x.w + group * g->icg + c0) * size;
+            args->b = weights + (panel * depth + t * channels) * nr * size;
+            nhwc_run(g, args, q, group, panel);
+            args->accumulate = 1;
+        }
+        args->taps = 0; /* the epilogue, or the start value of a pixel that no tap reaches */
+        args->last = last;
+        nhwc_run(g, args, q, group, panel);
+    }
+    args->accumulate = accumulate;
+}
+
+void fc_im2col_nhwc_task(void *ctx, int64_t task, int worker)
+{
+    const gather *g = ctx;
+    const int64_t size = g->size, nr = g->kernel.nr;
+    const int64_t pixel_block = task % g->pixel_blocks, rest = task / g->pixel_blocks;
+    const int64_t channel_block = rest % g->channel_blocks, group = rest / g->channel_blocks;
+    const int64_t tile0 = pixel_block * g->pixel_block, tile1 = min64(tile0 + g->pixel_block, g->pixel_tiles);
+    const int64_t panel0 = channel_block * g->channel_block, panel1 = min64(panel0 + g->channel_block, g->channel_tiles);
+    const int64_t depth_all = g->icg * g->taps, channels_all = g->taps ? g->depth / g->taps : 0;
+    char *rows = g->scratch + worker * g->scratch_bytes;
+    fc_gemm_args args;
+
+    common_arguments(g, &args);
+    for (int64_t block = 0; block < g->blocks; block++) {
+        const int64_t k0 = block * g->depth, depth = min64(g->depth, depth_all - k0);
+        const int64_t c0 = block * channels_all, channels = g->taps ? depth / g->taps : 0;
+        const char *weights = g->packed + (group * depth_all + k0) * g->channel_tiles * nr * size;
+        const int last = block == g->blocks - 1;
+        const int64_t pitch = pitch_of(depth);
+        const int64_t inner = g->merged ? g->taps_w : 1; /* taps that the depth run of one tap covers */
+        args.cs_a = 1;
+        args.rs_b = nr;
+        args.rs_c = g->y.w;
+        args.rs_r = g->r.w;
+        for (int64_t tile = tile0; tile < tile1; tile++) {
+            int64_t q0, offsets[TAPS_IN_PLACE];
+            const int64_t m = pixel_tile(g, tile, &q0);
+            const char *in_place;
+            args.m = m;
+            args.accumulate = block > 0;
+            args.last = last;
+            args.a_offset = NULL;
+            if (g->nonfinite) {
+                for (int64_t q = q0; q < q0 + m; q++)
+                    nhwc_pixel(g, &args, q, group, panel0, panel1, c0, channels, weights);
+                continue;
+            }
+            if (g->taps / inner <= TAPS_IN_PLACE && pixels_in_place(g, q0, m, &in_place)) {
+                args.a_offset = offsets;
+                for (int64_t t = 0; t < g->taps / inner; t++)
+                    offsets[t] = g->merged ? g->th[t] * g->x.h + g->tw[0] * g->x.w :
+                                             g->th[t / g->taps_w] * g->x.h + g->tw[t % g->taps_w] * g->x.w;
+                args.a = in_place + (group * g->icg + c0) * size;
+                args.rs_a = g->sw * g->x.w;
+                args.taps = g->taps / inner;
+                args.kc = channels * inner;
+            } else {
+                pack_pixels(g, rows, pitch, q0, m, group * g->icg + c0, channels);
+                args.a = rows;
+                args.rs_a = pitch;
+                args.taps = 1;
+                args.kc = depth;
+            }
+            for (int64_t panel = panel0; panel < panel1; panel++) {
+                args.b = weights + panel * depth * nr * size;
+                nhwc_run(g, &args, q0, group, panel);
+            }
+        }
+    }
+}
