@@ -21,8 +21,7 @@ typedef struct fc_winograd_problem {
 /* One ISA's part of F(tile x tile, 3 x 3) for one type T; alpha = tile + 2, points p = row * alpha + column. All sizes and
  * strides in elements; n is a multiple of lanes where a comment says "vectors". No alignment beyond that of T. */
 typedef struct fc_winograd_kernel {
-    const char *name;
-    int tile, lanes;
+    int lanes;
     /* u[p * stride + j] = (G w_j G^T)_p, computed in double, rounded once; taps[t * n + j] = w_j's cell t. Vectors. */
     void (*weights)(const void *taps, int64_t n, void *u, int64_t stride);
     /* v[p * stride + j] = (B^T d_j B)_p, d_j's cell (r, s) = d[r * row + s * col + j]. Vectors. */

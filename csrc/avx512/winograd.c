@@ -51,8 +51,6 @@
 #include "../winograd_tile.h"
 
 static const fc_winograd_kernel fc_f32_winograd_f2x3__avx512 = {
-    .name = "fc_f32_winograd_f2x3__avx512",
-    .tile = 2,
     .lanes = 16,
     .weights = fc_f32_winograd_f2x3_weights__avx512,
     .input = fc_f32_winograd_f2x3_input__avx512,
@@ -65,8 +63,6 @@ static const fc_winograd_kernel fc_f32_winograd_f2x3__avx512 = {
 };
 
 static const fc_winograd_kernel fc_f32_winograd_f4x3__avx512 = {
-    .name = "fc_f32_winograd_f4x3__avx512",
-    .tile = 4,
     .lanes = 16,
     .weights = fc_f32_winograd_f4x3_weights__avx512,
     .input = fc_f32_winograd_f4x3_input__avx512,
@@ -79,8 +75,6 @@ static const fc_winograd_kernel fc_f32_winograd_f4x3__avx512 = {
 };
 
 static const fc_winograd_kernel fc_f64_winograd_f2x3__avx512 = {
-    .name = "fc_f64_winograd_f2x3__avx512",
-    .tile = 2,
     .lanes = 8,
     .weights = fc_f64_winograd_f2x3_weights__avx512,
     .input = fc_f64_winograd_f2x3_input__avx512,
@@ -93,8 +87,6 @@ static const fc_winograd_kernel fc_f64_winograd_f2x3__avx512 = {
 };
 
 static const fc_winograd_kernel fc_f64_winograd_f4x3__avx512 = {
-    .name = "fc_f64_winograd_f4x3__avx512",
-    .tile = 4,
     .lanes = 8,
     .weights = fc_f64_winograd_f4x3_weights__avx512,
     .input = fc_f64_winograd_f4x3_input__avx512,

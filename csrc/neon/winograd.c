@@ -51,8 +51,6 @@
 #include "../winograd_tile.h"
 
 static const fc_winograd_kernel fc_f32_winograd_f2x3__neon = {
-    .name = "fc_f32_winograd_f2x3__neon",
-    .tile = 2,
     .lanes = 4,
     .weights = fc_f32_winograd_f2x3_weights__neon,
     .input = fc_f32_winograd_f2x3_input__neon,
@@ -65,8 +63,6 @@ static const fc_winograd_kernel fc_f32_winograd_f2x3__neon = {
 };
 
 static const fc_winograd_kernel fc_f32_winograd_f4x3__neon = {
-    .name = "fc_f32_winograd_f4x3__neon",
-    .tile = 4,
     .lanes = 4,
     .weights = fc_f32_winograd_f4x3_weights__neon,
     .input = fc_f32_winograd_f4x3_input__neon,
@@ -79,8 +75,6 @@ static const fc_winograd_kernel fc_f32_winograd_f4x3__neon = {
 };
 
 static const fc_winograd_kernel fc_f64_winograd_f2x3__neon = {
-    .name = "fc_f64_winograd_f2x3__neon",
-    .tile = 2,
     .lanes = 2,
     .weights = fc_f64_winograd_f2x3_weights__neon,
     .input = fc_f64_winograd_f2x3_input__neon,
@@ -93,8 +87,6 @@ static const fc_winograd_kernel fc_f64_winograd_f2x3__neon = {
 };
 
 static const fc_winograd_kernel fc_f64_winograd_f4x3__neon = {
-    .name = "fc_f64_winograd_f4x3__neon",
-    .tile = 4,
     .lanes = 2,
     .weights = fc_f64_winograd_f4x3_weights__neon,
     .input = fc_f64_winograd_f4x3_input__neon,

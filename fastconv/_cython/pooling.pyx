@@ -257,7 +257,7 @@ def adaptive_avg_pool2d_backward_naive__cython(PoolShape shape, dy, indices, dx,
 
 
 def max_pool2d_forward_direct__cython(
-    PoolShape shape, cnp.ndarray x, cnp.ndarray y, indices, workspace, int threads
+    PoolShape shape not None, cnp.ndarray x not None, cnp.ndarray y not None, indices, workspace, int threads
 ):
     cdef const void *source = cnp.PyArray_DATA(x)
     cdef void *target = cnp.PyArray_DATA(y)
@@ -267,7 +267,8 @@ def max_pool2d_forward_direct__cython(
 
 
 def max_pool2d_backward_direct__cython(
-    PoolShape shape, cnp.ndarray dy, cnp.ndarray indices, cnp.ndarray dx, workspace, int threads
+    PoolShape shape not None, cnp.ndarray dy not None, cnp.ndarray indices not None, cnp.ndarray dx not None,
+    workspace, int threads
 ):
     cdef const void *source = cnp.PyArray_DATA(dy)
     cdef const int64_t *places = <const int64_t *> cnp.PyArray_DATA(indices)
@@ -277,7 +278,7 @@ def max_pool2d_backward_direct__cython(
 
 
 def avg_pool2d_forward_direct__cython(
-    PoolShape shape, cnp.ndarray x, cnp.ndarray y, indices, workspace, int threads
+    PoolShape shape not None, cnp.ndarray x not None, cnp.ndarray y not None, indices, workspace, int threads
 ):
     cdef const void *source = cnp.PyArray_DATA(x)
     cdef void *target = cnp.PyArray_DATA(y)
@@ -286,7 +287,7 @@ def avg_pool2d_forward_direct__cython(
 
 
 def avg_pool2d_backward_direct__cython(
-    PoolShape shape, cnp.ndarray dy, indices, cnp.ndarray dx, workspace, int threads
+    PoolShape shape not None, cnp.ndarray dy not None, indices, cnp.ndarray dx not None, workspace, int threads
 ):
     cdef const void *source = cnp.PyArray_DATA(dy)
     cdef void *target = cnp.PyArray_DATA(dx)

@@ -26,7 +26,7 @@ cdef extern from "winograd.h" nogil:
     ctypedef struct fc_winograd_problem:
         pass
     ctypedef struct fc_winograd_kernel:
-        int tile, lanes
+        int lanes
         void (*weights)(const void *taps, int64_t n, void *u, int64_t stride)
         void (*input)(const void *d, int64_t row, int64_t col, int64_t n, void *v, int64_t stride)
         int (*output)(const fc_winograd_problem *problem, const void *m, int64_t stride, int64_t n,
@@ -141,6 +141,8 @@ def transform_lanes(int tile, dtype):
 
 def transform(str what, int tile, cnp.ndarray source):
     """G w G^T, B^T d B or A^T m A ("weights", "input", "output") of (rows, cols, n), by the ISA in use."""
+    if tile not in (2, 4) or source.dtype not in (np.float32, np.float64):
+        raise ValueError(f"no transform of tile {tile} and dtype {source.dtype}")
     cdef const fc_winograd_kernel *kernel = kernel_of(tile, source.dtype)
     cdef int64_t alpha = tile + 2, n = source.shape[2]
     cdef int64_t side = 3 if what == "weights" else alpha
