@@ -54,7 +54,7 @@ class OneCycle(Schedule):
     """Linear rise from max/`start_div` to max over the share `warmup` of the updates, then a cosine down to
     max/`final_div` (Smith and Topin 2018)."""
 
-    def __init__(self, max_learning_rate: float, total_steps: int, warmup: float = 0.2, start_div: float = 10.0,
+    def __init__(self, max_learning_rate: float, total_steps: int, warmup: float = 0.3, start_div: float = 10.0,
                  final_div: float = 1000.0) -> None:
         self.max_learning_rate = float(max_learning_rate)
         self.total_steps = int(total_steps)

@@ -20,9 +20,11 @@ from .callbacks import History
 from .models import Sequential
 from .networks import mnist_network
 
-# Highest rates of the one-cycle schedule; chosen on the last 1,000 (embedded) and 10,000 (full) training digits,
-# which those runs did not train on. No test digit took part.
-PEAK_LEARNING_RATES = {"sgd": 0.1, "rmsprop": 0.002, "adam": 0.003}
+# Highest rates of the one-cycle schedule. Chosen by the accuracy on the last 10,000 training digits of MNIST of
+# networks trained for 5 epochs on the first 10,000 (and 50,000) of them; no test digit took part. RMSprop at 0.001,
+# 0.002, 0.003: 97.95, 98.43, 98.51 % (99.13, 99.24, 99.30 %); Adam at 0.003, 0.006, 0.01: 98.39, 98.48, 98.48 %;
+# SGD at 0.05, 0.1: 98.19, 98.23 %.
+PEAK_LEARNING_RATES = {"sgd": 0.1, "rmsprop": 0.003, "adam": 0.006}
 MOMENTUM = 0.9  # of sgd
 # How long `--data download` may take: whoever asks for the full set by name waits for it.
 PATIENT_SECONDS = 600.0
