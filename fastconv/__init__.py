@@ -1,5 +1,12 @@
 """fastconv: fast 2-D convolution and pooling for NumPy arrays.
 
+    import numpy as np, fastconv
+    y = fastconv.conv2d(x, weight, bias, padding="same", activation="relu")      # NCHW, OIHW; or layout="NHWC"
+
+Convolution: conv2d, conv1d, conv_transpose2d, conv_transpose1d; gradients conv2d_backward, conv2d_input, conv2d_weight.
+Pooling: max_pool2d, avg_pool2d, adaptive_max_pool2d, adaptive_avg_pool2d and their *_backward; lp_pool2d, max_unpool2d.
+Choice: explain, plan_conv2d, tune, config, info, set_num_threads. A training loop: fastconv.nn.
+
 Map of the rooms (data flows one way, downwards; a test holds it):
 
     nn, interop, cli        guests: they use the public functions only
@@ -12,6 +19,9 @@ Map of the rooms (data flows one way, downwards; a test holds it):
     csrc/                   the registers (C micro-kernels, one folder for each instruction set)
     host, threads           what this machine can run; how many threads a call may use
 """
+
+import importlib
+from typing import Any
 
 from fastconv._version import __version__
 from fastconv.functional import (
@@ -78,3 +88,10 @@ __all__ = [
     "set_num_threads",
     "tune",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`fastconv.nn` is imported when it is first named."""
+    if name == "nn":
+        return importlib.import_module("fastconv.nn")
+    raise AttributeError(f"module 'fastconv' has no attribute {name!r}")

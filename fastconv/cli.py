@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -48,7 +49,7 @@ def _add_explain(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("problem", metavar="TEXTFORM", help="e.g. mb2ic3ih9iw7oc5kh3kw3sh2ph1")
     parser.add_argument("--op", default="conv2d", help="conv2d (default), max_pool2d, avg_pool2d, adaptive_...")
     passes = "forward, backward_input, backward_weight; pools: forward, backward"
-    parser.add_argument("--pass", dest="pass_", default="forward", help=passes)
+    parser.add_argument("--pass", dest="pass_", metavar="PASS", default="forward", help=passes)
     parser.add_argument("--layout", default="NCHW", help="NCHW (default) or NHWC")
     parser.add_argument("--dtype", default="float32", help="float32 (default), float64 or int64")
     parser.add_argument("--algorithm", default="auto")
@@ -138,6 +139,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(arguments)
     try:
         args.run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # the reader (head, less) has seen enough; Python would complain again when it closes the stream
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, TypeError, OSError) as error:
         print(f"fastconv: {error}", file=sys.stderr)
         return 2

@@ -125,6 +125,9 @@ def choose(problem: Problem, request: Request) -> Kernel:
     found = list(verdicts(problem, request))
     able = [v for v in found if v.reason is None]
     if not able:
+        fault = host.backend_fault(request.backend)
+        if fault is not None and all(v.kernel.backend != request.backend for v in found):
+            raise NoKernelError(f'no kernel can compute {problem} with backend="{request.backend}": {fault}')
         reasons = "\n".join(f"  {v.kernel.name}: {v.reason}" for v in found)
         raise NoKernelError(f"no kernel can compute {problem}:\n{reasons}")
     tuned = autotune.remembered(problem)
@@ -261,7 +264,7 @@ def explain(problem: Problem, request: Request = Request(), notes: tuple[str, ..
     except NoKernelError:
         chosen = ""
     width = max((len(v.kernel.name) for v in found), default=0)
-    lines = [str(problem), f"  {problem.flops / 1e6:.1f} MFLOP, {problem.bytes / 1e6:.2f} MB, ISA {host.isa()}"]
+    lines = [str(problem), f"  {problem.flops / 1e6:.4g} MFLOP, {problem.bytes / 1e6:.3g} MB, ISA {host.isa()}"]
     lines.append(f"  {'kernel':<{width}}    predicted   workspace     error")
     for v in found:
         mark = ">" if v.kernel.name == chosen else " "

@@ -52,7 +52,7 @@ def extension_fault() -> str | None:
     try:
         core = importlib.import_module("fastconv._cython")
     except ImportError as error:
-        return f"the compiled extension does not load ({error}); install a C compiler and reinstall fastconv"
+        return f"no compiled extension ({error}); install a C compiler and reinstall fastconv"
     cap = isa_cap()
     if cap is not None:
         core.set_isa([name for name in core.detected_isas() if ISAS.index(name) <= ISAS.index(cap)][-1])

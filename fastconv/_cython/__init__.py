@@ -17,7 +17,7 @@ from typing import Any
 
 _core = importlib.util.find_spec(__name__ + ".core")
 if _core is None or _core.origin is None:
-    raise ImportError("it was not built, because no working C compiler was found when fastconv was installed")
+    raise ImportError("no working C compiler was found at installation")
 _ORIGIN: str = _core.origin
 
 

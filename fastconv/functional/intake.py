@@ -78,6 +78,8 @@ def check_channels(
         message += ' The last axis fits: pass layout="NHWC"?'
     elif layout == "NHWC" and (x_shape[1] == expected or x_shape[1] == w_shape[1] * groups):
         message += ' Axis 1 fits: pass layout="NCHW"?'
+    elif layout == "NHWC" and channels == w_shape[1] * groups:
+        message += " With NHWC a weight is (kh, kw, ic / groups, oc): weight.transpose(2, 3, 1, 0) fits."
     raise ValueError(message)
 
 
@@ -109,6 +111,8 @@ def check_residual(where: str, residual: Any, shape: tuple[int, ...], dtype: np.
 
 def size4(where: str, name: str, size: Any) -> tuple[tuple[int, ...], bool]:
     """A shape of three or four sizes as four, and whether it had a batch axis."""
+    if hasattr(size, "shape"):
+        raise TypeError(f"{where}: {name} must be a shape, got an array of shape {size.shape}: pass its .shape")
     sizes = tuple(check_int(where, name, s, 0) for s in size)
     if len(sizes) not in (3, 4):
         raise ValueError(f"{where}: {name} must have 3 or 4 axes, got {sizes}")
