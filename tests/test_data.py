@@ -317,10 +317,10 @@ def test_download_with_a_wrong_checksum_leaves_nothing_behind(mirror, nowhere):
     assert data.find_mnist().path is None
 
 
-def test_failed_download_warns_and_gives_the_embedded_digits():
+def test_failed_download_warns_and_gives_the_embedded_digits(nowhere):
     with pytest.warns(UserWarning, match=r"MNIST could not be downloaded \(.*\); using the embedded digits"):
         (x_train, _), _ = data.load_mnist("download")
-    assert len(x_train) == 10000
+    assert len(x_train) == 10000 and not (nowhere / "mnist").exists()
 
 
 def test_a_mirror_that_never_answers_is_given_up_in_time(monkeypatch):

@@ -220,6 +220,8 @@ def _fetch_all(folder: Path, deadline: float, faults: list[str]) -> None:
                 _fetch_from_mirrors(folder, f"{name}.gz", digest, deadline)
     except Exception as error:
         faults.append(f"MNIST could not be downloaded ({_reason(error)})")
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # only if nothing came
 
 
 def _reason(error: Exception) -> str:

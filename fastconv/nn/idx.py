@@ -92,6 +92,9 @@ def check_split(images: np.ndarray, labels: np.ndarray, image_name: str, label_n
 def read_npz(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(x_train, y_train, x_test, y_test) of a file in the layout of Keras's mnist.npz."""
     name = str(path)
+    if path.is_file() and not zipfile.is_zipfile(path):
+        # said here, because NumPy's own message would recommend unpickling the file
+        raise _fault(name, "corrupt or not an npz archive (for the four IDX files give their folder)")
     try:
         opened = np.load(path, allow_pickle=False)
         if not isinstance(opened, np.lib.npyio.NpzFile):

@@ -129,7 +129,7 @@ def _train(args: argparse.Namespace) -> tuple[dict[str, Any], Sequential]:
           f"{fastconv.get_num_threads()} threads")
     print(profile)
     return {
-        "test_accuracy": accuracy, "test_loss": loss, "updates": history.updates,
+        "accuracy": accuracy, "loss": loss, "updates": history.updates,
         "updates_per_epoch": history.updates // args.epochs, "images_per_second": rate, "seconds": seconds,
         "test_seconds": test_seconds, "total_seconds": perf_counter() - began, "profile": profile.to_dict(),
         "kernels": _kernels(model), "epochs": _epochs(history), "settings": _settings(args),
