@@ -268,7 +268,7 @@ def test_damaged_npz(tmp_path, digits, change):
 def test_an_npy_file_is_no_npz(tmp_path, digits):
     with open(tmp_path / "mnist.npz", "wb") as file:
         np.save(file, digits[0])
-    with pytest.raises(DataError, match="is not an npz archive"):
+    with pytest.raises(DataError, match="not an npz archive"):
         data.load_mnist(tmp_path)
 
 

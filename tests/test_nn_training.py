@@ -681,7 +681,7 @@ def test_train_command(command, folder, tmp_path, capsys):
     assert len(figures["profile"]["layers"]) == 8 and "conv2d" in " ".join(figures["kernels"])
     model = load_model(tmp_path / "m.npz")
     (_, _), (x_test, y_test) = data.load_mnist(folder)
-    assert model.evaluate(x_test, y_test)[1] == figures["test_accuracy"]
+    assert model.evaluate(x_test, y_test)[1] == figures["accuracy"]
 
 
 def test_train_command_is_reproducible(command, folder, tmp_path):

@@ -245,7 +245,10 @@ class Sequential:
         self.metrics = tuple(names)
         self._check_ending()
         # refuses unknown names now, not in the first step
-        fastconv.explain((1, 4, 4, 1), (3, 3, 1, 1), layout="NHWC", algorithm=kernels, backend=backend)
+        try:
+            fastconv.explain((1, 4, 4, 1), (3, 3, 1, 1), layout="NHWC", algorithm=kernels, backend=backend)
+        except ValueError as error:
+            raise ValueError(str(error).replace("explain: ", "compile: ", 1)) from None
         self.algorithm, self.backend = kernels, backend
         for layer in self.layers:
             layer.kernels = KernelChoice(kernels, backend)
