@@ -81,7 +81,8 @@ def blocked(name):
 def test_without_the_extension_the_other_rows_remain():
     code = """
         info = fastconv.info()
-        assert "no compiled extension" in info["cython rows"] and info["numba rows"] == "ready" and info["isa"] == "none"
+        assert "no compiled extension" in info["cython rows"]
+        assert info["numba rows"] == "ready" and info["isa"] == "none"
         text = fastconv.explain((2, 3, 9, 8), (4, 3, 3, 3))
         assert "> conv2d_forward" in text and "__numba" in text and "no compiled extension" in text
         try:
