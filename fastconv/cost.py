@@ -1,7 +1,8 @@
-"""What each kernel family costs (seconds on one thread, from a measured model) and which error it makes.
+"""What each kernel family costs (predicted seconds on one thread) and which error it makes.
 
-The rates were measured on one core of an AMD EPYC (Zen 4) with AVX-512; only their ratios decide. The choice must not
-depend on the number of threads, or the bits of the result would.
+Only ratios decide, and the choice must not depend on the number of threads, or the bits of the result would. Rates are
+those of one core of an AMD EPYC (Zen 4) with AVX-512 and float32; `python -m bench.rates` measures them again and says
+how far each prediction is off.
 """
 
 from __future__ import annotations
@@ -10,15 +11,19 @@ from fastconv.problem import ConvProblem, PoolProblem
 
 # float32 operations a second that one core's multiply-add units reach; float64 has half.
 PEAK_FLOPS = 115e9
-NAIVE_FLOPS = 0.75e9
-REFERENCE_FLOPS = 0.5e9
+# Rounded down from bench/results/rates.json. No automatic choice hangs on them: each leads or ends its backend's list.
+NAIVE_FLOPS = 1.0e9
+REFERENCE_FLOPS = 9e9
+REFERENCE_CALL_SECONDS = 160e-6
+POOL_BYTES = {"direct": 60e9, "naive": 1.1e9, "reference": 0.25e9}
+# These decide between im2col and Winograd and are not fitted yet: im2col's are first estimates and predict large layers
+# about a fifth too slow; Winograd's come from profiles of its phases. Bytes a second pass through the transforms of
+# images and of weights, and through the packing of panels.
 IM2COL_SHARE = 0.8
+PACK_BYTES = 48e9
 WINOGRAD_GEMM_SHARE = 0.9
-# Bytes a second that pass through the transforms of images and of weights, and through the packing of panels.
 TRANSFORM_BYTES = 27e9
 WEIGHT_TRANSFORM_BYTES = 12e9
-PACK_BYTES = 48e9
-POOL_BYTES = {"direct": 8e9, "naive": 0.6e9, "reference": 0.1e9}
 CALL_SECONDS = 1e-6
 
 EPS = {"float32": 2.0**-24, "float64": 2.0**-53, "int64": 0.0}
@@ -37,7 +42,7 @@ def naive(p: ConvProblem) -> float:
 
 
 def reference(p: ConvProblem) -> float:
-    return 50 * CALL_SECONDS + p.flops / REFERENCE_FLOPS
+    return REFERENCE_CALL_SECONDS + p.flops / REFERENCE_FLOPS
 
 
 def im2col(p: ConvProblem) -> float:
@@ -82,7 +87,7 @@ def pool_naive(p: PoolProblem) -> float:
 
 
 def pool_reference(p: PoolProblem) -> float:
-    return 50 * CALL_SECONDS + _pool(p, "reference")
+    return REFERENCE_CALL_SECONDS + _pool(p, "reference")
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -90,7 +95,7 @@ def pool_reference(p: PoolProblem) -> float:
 
 
 def plain_error(p: ConvProblem) -> float:
-    """A float sum of n terms in blocks: random-walk growth, three standard deviations (Higham 2002, section 4.2)."""
+    """An estimate, not a bound: rounding errors of a sum of n terms grow like a random walk. Limits no choice."""
     terms = p.icg * p.kh * p.kw if p.pass_ != "backward_weight" else max(1, p.mb * p.oh * p.ow)
     return 3 * EPS[p.dtype] * max(1.0, terms**0.5) / 2
 
@@ -104,20 +109,16 @@ def pool_error(p: PoolProblem) -> float:
     return 0.0 if "max" in p.op else 4 * EPS[p.dtype]
 
 
-# Largest error over largest output at 64 channels in float32, measured with He weights, and its growth with channels.
-F2X3_ERROR_64 = 3.0e-7
-F4X3_ERROR_64 = 1.3e-6
-ERROR_GROWTH = 0.45
+def _winograd_error(p: ConvProblem, tile: str) -> float:
+    """What winograd.py measured, by the channels summed over."""
+    from fastconv.winograd import typical_error  # on use: its exact fractions cost 7 ms at import
 
-
-def _winograd_error(p: ConvProblem, at_64: float) -> float:
-    channels = p.icg if p.pass_ == "forward" else p.ocg
-    return at_64 * (channels / 64) ** ERROR_GROWTH * EPS[p.dtype] / EPS["float32"]
+    return typical_error(tile, p.icg if p.pass_ == "forward" else p.ocg, p.dtype)
 
 
 def winograd_f2x3_error(p: ConvProblem) -> float:
-    return _winograd_error(p, F2X3_ERROR_64)
+    return _winograd_error(p, "f2x3")
 
 
 def winograd_f4x3_error(p: ConvProblem) -> float:
-    return _winograd_error(p, F4X3_ERROR_64)
+    return _winograd_error(p, "f4x3")
