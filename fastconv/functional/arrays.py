@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -92,7 +93,9 @@ def check_rank(where: str, name: str, array: np.ndarray, ranks: tuple[int, ...],
         raise ValueError(f"{where}: {name} must have {allowed} axes {axes}, got shape {array.shape}")
 
 
-def check_out(where: str, out: Any, shape: tuple[int, ...], dtype: np.dtype, inputs: dict[str, np.ndarray]) -> None:
+def check_out(
+    where: str, out: Any, shape: tuple[int, ...], dtype: np.dtype, inputs: Mapping[str, np.ndarray | None]
+) -> None:
     """Refuse an `out=` that is not a writable array of this shape and dtype apart from the inputs' memory."""
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(f"{where}: out must be a NumPy array, got {type(out).__name__}")

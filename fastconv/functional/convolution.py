@@ -120,8 +120,8 @@ def conv2d(
     residual : array of the output's shape, added before the activation
     out : array of the output's shape and dtype that shares no memory with the inputs
     algorithm, backend : force a family ("winograd"), a row's algorithm ("winograd_f4x3") or a backend ("numba")
-    precision : "fast" (errors up to 2e-5 of the largest output), "strict" (plain sums only) or the largest error
-        accepted
+    precision : "fast" (Winograd where its expected error is up to 2e-5 of the largest output), "strict" (plain sums
+        only) or a number in the place of 2e-5; plain sums may always run
     max_workspace : most scratch memory in bytes
 
     Returns
@@ -168,7 +168,7 @@ def conv2d(
     b = check_bias(where, bias, p.oc, compute)
     r = check_residual(where, residual, shape, compute)
     if out is not None:
-        check_out(where, out, shape, result, {"input": x, "weight": w, "bias": b, "residual": r})  # type: ignore[dict-item]
+        check_out(where, out, shape, result, {"input": x, "weight": w, "bias": b, "residual": r})
     if pads is not None:
         batch = pad_image(batch, pads, padding_mode, layout)
     target = Output(out, shape, result, compute)
@@ -523,7 +523,7 @@ def conv_transpose2d(
     b = check_bias(where, bias, p.ic, compute)
     r = check_residual(where, residual, shape, compute)
     if out is not None:
-        check_out(where, out, shape, result, {"input": x, "weight": w, "bias": b, "residual": r})  # type: ignore[dict-item]
+        check_out(where, out, shape, result, {"input": x, "weight": w, "bias": b, "residual": r})
     target = Output(out, shape, result, compute)
     plan(
         logical(batched4(contiguous(x, compute)), layout),

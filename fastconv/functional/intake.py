@@ -53,12 +53,14 @@ def precision_of(precision: Any) -> Any:
 
 def image_sizes(shape: tuple[int, ...], layout: str) -> tuple[int, int, int, int]:
     """(batch, channels, height, width) of an image array's shape."""
-    return shape if layout == "NCHW" else (shape[0], shape[3], shape[1], shape[2])  # type: ignore[return-value]
+    a, b, c, d = shape
+    return (a, b, c, d) if layout == "NCHW" else (a, d, b, c)
 
 
 def filter_sizes(shape: tuple[int, ...], layout: str) -> tuple[int, int, int, int]:
     """(oc, ic / g, kh, kw) of a weight's shape."""
-    return shape if layout == "NCHW" else (shape[3], shape[2], shape[0], shape[1])  # type: ignore[return-value]
+    a, b, c, d = shape
+    return (a, b, c, d) if layout == "NCHW" else (d, c, a, b)
 
 
 def check_channels(

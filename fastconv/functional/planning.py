@@ -72,7 +72,7 @@ def explain(
     groups: int = 1, *, op: str = "conv2d", layout: str = "NCHW", dtype: Any = "float32", pass_: str = "forward",
     algorithm: str = "auto", backend: str = "auto", precision: Any = "fast", max_workspace: int | None = None,
 ) -> Table:  # fmt: skip
-    """A table of all kernels for this convolution: can it (or why not), predicted time, workspace, error bound.
+    """A table of all kernels for this convolution: can it (or why not), predicted time, workspace, expected error.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ class ConvPlan:
         r = check_residual("plan", residual, p.output_shape, self._dtype)
         if out is not None:
             inputs = {"input": x, "weight": self._weight, "bias": self._bias, "residual": r}
-            check_out("plan", out, p.output_shape, self._dtype, inputs)  # type: ignore[arg-type]
+            check_out("plan", out, p.output_shape, self._dtype, inputs)
         target = Output(out, p.output_shape, self._dtype, self._dtype)
         self._plan(
             logical(contiguous(x, self._dtype), p.layout),

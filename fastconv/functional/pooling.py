@@ -97,7 +97,7 @@ def _backward(
         where_to = _check_indices(where, indices, expected, p.ih * p.iw)
     shape = size if batched else size[1:]
     if out is not None:
-        check_out(where, out, shape, result, {"grad_output": dy, "indices": where_to})  # type: ignore[dict-item]
+        check_out(where, out, shape, result, {"grad_output": dy, "indices": where_to})
     target = Output(out, shape, result, compute)
     plan(
         logical(batched4(contiguous(dy, compute)), layout),

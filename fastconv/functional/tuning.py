@@ -44,7 +44,8 @@ def tune(
     """Time every kernel that can compute this convolution here and remember the fastest for later calls.
 
     A challenger replaces the default choice only when it is over 5 % faster. The choice is kept on disk (JSON, in the
-    user's cache folder or FASTCONV_CACHE) by CPU, instruction set, threads, version, problem and precision.
+    user's cache folder or FASTCONV_CACHE) by CPU, instruction set, threads, version, problem and precision: with
+    another number of threads the default runs again, and may round differently.
 
     Parameters
     ----------
