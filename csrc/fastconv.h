@@ -138,36 +138,35 @@ const fc_kernels_table *fc_kernels_of(int isa); /* NULL when not supported */
  * inside fn: a pool that is busy runs the whole loop on the caller. Safe after fork. */
 void fc_parallel_for(int64_t tasks, int threads, void (*fn)(void *ctx, int64_t task, int worker), void *ctx);
 
-/* ---- Convolution by GEMM (im2col.c, im2col_weight.c) ------------------------------------------------------------ */
+/* ---- Convolution kernels ----------------------------------------------------------------------------------------- */
 
-/* Bytes of workspace (64-byte aligned, content ignored) that the call for this shape and pass needs. */
-int64_t fc_conv2d_im2col_workspace(const fc_conv2d_shape *shape, int threads);
+/* The call shape of every kernel of the passes forward and backward_input. x: input of the pass (x or dy), y: its output
+ * (y or dx), both dense in shape->layout; w: any strides; dtype float32 or float64.
+ * Weights can be packed once: `pack` writes them to packed_bytes() bytes (64-byte aligned), in an order that may be that
+ * of the ISA in use at that moment, as are flags about their values; they serve calls of the same shape under that ISA.
+ * packed NULL: `run` packs into the workspace. w is needed all the same. packed_bytes() = 0: there is nothing to pack.
+ * workspace(): bytes of scratch (64-byte aligned, content ignored) of `run` with at most `threads` threads, for any ISA;
+ * packed != 0: the weights come packed. */
+typedef struct fc_conv2d_kernel {
+    const char *name; /* "conv2d_forward_im2col": the row's, without its backend */
+    int64_t (*packed_bytes)(const fc_conv2d_shape *shape);
+    void (*pack)(const fc_conv2d_shape *shape, const fc_view *w, void *packed, int threads);
+    int64_t (*workspace)(const fc_conv2d_shape *shape, int packed, int threads);
+    void (*run)(const fc_conv2d_shape *shape, const fc_view *x, const fc_view *w, const void *packed,
+                const fc_epilogue *epilogue, const fc_view *y, void *workspace, int threads);
+} fc_conv2d_kernel;
 
-/* in: x or dy; out: y or dx; dense in shape->layout. w: any strides. dtype float32 or float64. */
-void fc_conv2d_forward_im2col(const fc_conv2d_shape *shape, const fc_view *x, const fc_view *w,
-                              const fc_epilogue *epilogue, const fc_view *y, void *workspace, int threads);
-void fc_conv2d_backward_input_im2col(const fc_conv2d_shape *shape, const fc_view *dy, const fc_view *w,
-                                     const fc_epilogue *epilogue, const fc_view *dx, void *workspace, int threads);
+/* im2col.c: the sum as GEMM over {taps x channels}. */
+extern const fc_conv2d_kernel fc_conv2d_forward_im2col, fc_conv2d_backward_input_im2col;
+
+/* winograd.c: F(2x2, 3x3) and F(4x4, 3x3); filters 3x3, stride 1, no dilation. */
+extern const fc_conv2d_kernel fc_conv2d_forward_winograd_f2x3, fc_conv2d_backward_input_winograd_f2x3;
+extern const fc_conv2d_kernel fc_conv2d_forward_winograd_f4x3, fc_conv2d_backward_input_winograd_f4x3;
+
+/* im2col_weight.c: arrays as above; dw with any strides. */
+int64_t fc_conv2d_backward_weight_im2col_workspace(const fc_conv2d_shape *shape, int threads);
 void fc_conv2d_backward_weight_im2col(const fc_conv2d_shape *shape, const fc_view *x, const fc_view *dy,
                                       const fc_view *dw, void *workspace, int threads);
-
-/* ---- Winograd (winograd.c) -------------------------------------------------------------------------------------- */
-
-/* F(tile x tile, 3 x 3), tile 2 or 4; filters 3x3, stride 1, no dilation; dtype float32 or float64. The shape's pass says
- * which of the two calls the workspace and the packed weights are for. packed: the weights come packed. */
-int64_t fc_conv2d_winograd_workspace(const fc_conv2d_shape *shape, int tile, int packed, int threads);
-
-/* Transformed weights: bytes, and writing them to u (64-byte aligned). Their order is that of the ISA in use. */
-int64_t fc_conv2d_winograd_packed(const fc_conv2d_shape *shape, int tile);
-void fc_conv2d_winograd_pack(const fc_conv2d_shape *shape, int tile, const fc_view *w, void *u, int threads);
-
-/* Arrays as for im2col. u: the packed weights, or NULL to pack them into the workspace; w is needed all the same, for the
- * plain sum where a tile's result is not finite. */
-void fc_conv2d_forward_winograd(const fc_conv2d_shape *shape, int tile, const fc_view *x, const fc_view *w, const void *u,
-                                const fc_epilogue *epilogue, const fc_view *y, void *workspace, int threads);
-void fc_conv2d_backward_input_winograd(const fc_conv2d_shape *shape, int tile, const fc_view *dy, const fc_view *w,
-                                       const void *u, const fc_epilogue *epilogue, const fc_view *dx, void *workspace,
-                                       int threads);
 
 /* ---- Pooling (pooling.c) --------------------------------------------------------------------------------------- */
 

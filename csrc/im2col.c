@@ -17,6 +17,7 @@ enum {
     BLOCK_CHANNELS = 256, /* output channels that a task takes through the loop nest */
     TASKS_A_THREAD = 8,   /* so that the last tasks balance */
     CHANNEL_GRAIN = 16,   /* NHWC blocks of channels are whole cache lines of floats */
+    KEPT_HEAD = 64,       /* before the packed weights of a gather that are kept: an int, whether any is not finite */
 };
 
 /* Depth of a block of the reduction over `channels` channels of `taps` taps. NCHW cuts anywhere in c*taps + t; NHWC cuts
@@ -121,6 +122,13 @@ static int weights_affine(gather *g)
     return g->icg == 1 || g->wc == g->taps * step;
 }
 
+/* Bytes of a gather's packed weights. */
+static int64_t packed_panels(const gather *g)
+{
+    const int64_t width = g->layout == FC_NHWC ? g->kernel.nr : g->kernel.mr;
+    return align_up(g->groups * g->icg * g->taps * ceil_div(g->ocg, width) * width * g->size);
+}
+
 static void run_gather(gather *g)
 {
     g->taps = g->taps_h * g->taps_w;
@@ -137,12 +145,23 @@ static void run_gather(gather *g)
     for (int64_t b = 1; b < g->taps_w; b++)
         g->merged = g->merged && g->tw[b] == g->tw[b - 1] + 1;
     /* The adjoint looks at its weights while it packs them, unless no tap ever leaves the image. */
-    g->affine = !nhwc && (depth_all == 0 || ((g->pointwise || !g->adjoint) && weights_affine(g)));
+    const int in_place = !nhwc && (g->pointwise || !g->adjoint) && g->kept == NULL;
+    g->affine = depth_all == 0 || (in_place && weights_affine(g));
     g->nonfinite = 0;
     cut_work(g);
-    if (!g->affine && depth_all) {
+    if (g->kept) {
+        g->packed = g->kept + KEPT_HEAD;
+        g->kept = g->packed + packed_panels(g);
+    }
+    if (g->stage == RUN_PACKED)
+        g->nonfinite = *(const int *)(g->packed - KEPT_HEAD);
+    else if (!g->affine) {
         pack_job job = {g, nhwc ? g->kernel.nr : g->kernel.mr};
         fc_parallel_for(g->groups * g->blocks * g->channel_tiles, g->threads, pack_weights_task, &job);
+    }
+    if (g->stage == PACK_ONLY) {
+        *(int *)(g->packed - KEPT_HEAD) = g->nonfinite;
+        return;
     }
     fc_parallel_for(g->groups * g->pixel_blocks * g->channel_blocks, g->threads, nhwc ? fc_im2col_nhwc_task : fc_im2col_nchw_task, g);
 }
@@ -154,8 +173,9 @@ static int64_t tap_tables_bytes(const fc_conv2d_shape *s)
     return align_up(2 * (s->kh + s->kw) * (int64_t)sizeof(int64_t));
 }
 
-static void start_gather(gather *g, const fc_conv2d_shape *s, const fc_view *w, const fc_epilogue *epilogue,
-                         char *workspace, int threads)
+/* kept: where weights are packed once, or NULL for stage PACK_AND_RUN. */
+static void start_gather(gather *g, const fc_conv2d_shape *s, const fc_view *w, char *kept, int stage,
+                         const fc_epilogue *epilogue, char *workspace, int threads)
 {
     const int forward = s->pass == FC_FORWARD;
     const int64_t ic = forward ? s->ic : s->oc, oc = forward ? s->oc : s->ic;
@@ -178,10 +198,11 @@ static void start_gather(gather *g, const fc_conv2d_shape *s, const fc_view *w, 
     g->wg = s->oc / s->g * w->strides[0];
     g->wo = w->strides[forward ? 0 : 1];
     g->wc = w->strides[forward ? 1 : 0];
+    g->stage = stage;
+    g->kept = kept ? kept + tap_tables_bytes(s) : NULL;
     g->packed = workspace + tap_tables_bytes(s);
-    const int64_t width = g->layout == FC_NHWC ? g->kernel.nr : g->kernel.mr;
-    const int64_t packed = g->groups * g->icg * s->kh * s->kw * ceil_div(g->ocg, width) * width * g->size;
-    g->scratch = g->packed + align_up(packed);
+    g->taps = s->kh * s->kw;
+    g->scratch = g->packed + (kept ? 0 : packed_panels(g));
 }
 
 /* Scratch of one worker, for the deepest block that a class with at most kh*kw taps can have (see depth_of). */
@@ -196,12 +217,12 @@ static int64_t scratch_bytes(const fc_conv2d_shape *s)
     return nchw ? rows + align_up((min64(pixels, BLOCK_PIXELS) + FC_NR_MAX) * deepest * size) : rows;
 }
 
-void fc_conv2d_forward_im2col(const fc_conv2d_shape *s, const fc_view *x, const fc_view *w, const fc_epilogue *epilogue,
-                              const fc_view *y, void *workspace, int threads)
+static void forward(const fc_conv2d_shape *s, const fc_view *x, const fc_view *w, char *kept, int stage,
+                    const fc_epilogue *epilogue, const fc_view *y, void *workspace, int threads)
 {
     gather g;
     int64_t *tables = workspace, *th = tables, *tw = th + s->kh, *wh = tw + s->kw, *ww = wh + s->kh;
-    start_gather(&g, s, w, epilogue, workspace, threads);
+    start_gather(&g, s, w, kept, stage, epilogue, workspace, threads);
     for (int64_t a = 0; a < s->kh; a++) {
         th[a] = a * s->dh - s->ph;
         wh[a] = s->kh > 1 ? a * w->strides[2] : 0;
@@ -237,13 +258,13 @@ static int64_t class_taps(int64_t k, int64_t dilation, int64_t pad, int64_t stri
     return count;
 }
 
-void fc_conv2d_backward_input_im2col(const fc_conv2d_shape *s, const fc_view *dy, const fc_view *w,
-                                     const fc_epilogue *epilogue, const fc_view *dx, void *workspace, int threads)
+static void backward_input(const fc_conv2d_shape *s, const fc_view *dy, const fc_view *w, char *kept, int stage,
+                           const fc_epilogue *epilogue, const fc_view *dx, void *workspace, int threads)
 {
     gather g;
     int64_t *tables = workspace, *th = tables, *tw = th + s->kh, *wh = tw + s->kw, *ww = wh + s->kh;
     const strides4 dense = dense_strides(s->layout, s->ic, s->ih, s->iw);
-    start_gather(&g, s, w, epilogue, workspace, threads);
+    start_gather(&g, s, w, kept, stage, epilogue, workspace, threads);
     g.th = th, g.tw = tw, g.wh = wh, g.ww = ww;
     g.sh = g.sw = 1;
     g.in_h = s->oh, g.in_w = s->ow;
@@ -266,15 +287,48 @@ void fc_conv2d_backward_input_im2col(const fc_conv2d_shape *s, const fc_view *dy
     }
 }
 
-/* Bounds for every ISA and every stride of the weights. Mirrored by im2col_workspace in fastconv/capability.py. */
-int64_t fc_conv2d_im2col_workspace(const fc_conv2d_shape *s, int threads)
+/* ---- The kernels ------------------------------------------------------------------------------------------------------ */
+
+static int64_t weight_elements(const fc_conv2d_shape *s)
 {
-    const int64_t size = element_size(s->dtype), taps = s->kh * s->kw;
-    const int forward = s->pass == FC_FORWARD;
-    const int64_t channels = (forward ? s->ic : s->oc) / s->g, outputs = (forward ? s->oc : s->ic) / s->g;
-    if (s->pass == FC_BACKWARD_WEIGHT)
-        return fc_im2col_weight_workspace(s, threads);
+    const int64_t channels = (s->pass == FC_FORWARD ? s->ic : s->oc) / s->g;
+    const int64_t outputs = (s->pass == FC_FORWARD ? s->oc : s->ic) / s->g;
     const int64_t width = s->layout == FC_NHWC ? FC_NR_MAX : FC_MR_MAX;
-    return tap_tables_bytes(s) + align_up(s->g * (outputs + width - 1) * channels * taps * size) +
+    return s->g * (outputs + width - 1) * channels * s->kh * s->kw;
+}
+
+/* Of every ISA: each gather has a head and its end aligned. In NCHW the dense weights of a forward pass are read in place. */
+static int64_t packed_bytes(const fc_conv2d_shape *s)
+{
+    const int64_t gathers = s->pass == FC_FORWARD ? 1 : min64(s->sh, s->ih) * min64(s->sw, s->iw);
+    if (s->layout == FC_NCHW && s->pass == FC_FORWARD)
+        return 0;
+    return tap_tables_bytes(s) + gathers * 2 * KEPT_HEAD + align_up(weight_elements(s) * element_size(s->dtype));
+}
+
+static void pack_weights(const fc_conv2d_shape *s, const fc_view *w, void *packed, int threads)
+{
+    const fc_view none = {packed, {0}}; /* no image is touched */
+    const fc_epilogue plain = {0};
+    /* the tables of taps, which every call makes anew, take the first bytes */
+    (s->pass == FC_FORWARD ? forward : backward_input)(s, &none, w, packed, PACK_ONLY, &plain, &none, packed, threads);
+}
+
+/* Bounds for every ISA and every stride of the weights. Mirrored by im2col_workspace in fastconv/capability.py. */
+static int64_t workspace_bytes(const fc_conv2d_shape *s, int packed, int threads)
+{
+    return tap_tables_bytes(s) + (packed ? 0 : align_up(weight_elements(s) * element_size(s->dtype))) +
            threads * scratch_bytes(s);
 }
+
+static void run(const fc_conv2d_shape *s, const fc_view *x, const fc_view *w, const void *packed,
+                const fc_epilogue *epilogue, const fc_view *y, void *workspace, int threads)
+{
+    (s->pass == FC_FORWARD ? forward : backward_input)(s, x, w, (char *)packed, packed ? RUN_PACKED : PACK_AND_RUN, epilogue,
+                                                       y, workspace, threads);
+}
+
+const fc_conv2d_kernel fc_conv2d_forward_im2col = {
+    "conv2d_forward_im2col", packed_bytes, pack_weights, workspace_bytes, run};
+const fc_conv2d_kernel fc_conv2d_backward_input_im2col = {
+    "conv2d_backward_input_im2col", packed_bytes, pack_weights, workspace_bytes, run};

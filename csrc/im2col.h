@@ -12,6 +12,8 @@ enum {
     ALIAS_BYTES = 4096, /* rows at a multiple of this fall into one set of the L1 */
 };
 
+enum { PACK_AND_RUN, PACK_ONLY, RUN_PACKED }; /* what a call does with the weights */
+
 typedef struct strides4 {
     int64_t n, c, h, w;
 } strides4;
@@ -35,6 +37,8 @@ typedef struct gather {
     int clamp;
     double lo, hi;
     char *packed;                                /* weights, shared */
+    char *kept;                                  /* weights packed once, of this gather and those to come, or NULL */
+    int stage;                                   /* PACK_AND_RUN, PACK_ONLY, RUN_PACKED */
     char *scratch;                               /* of worker i at scratch + i*scratch_bytes */
     int64_t scratch_bytes;
     int64_t in_elements;                         /* of the whole input array */
@@ -54,9 +58,6 @@ typedef struct gather {
 /* One task of a gather whose weights are packed: a block of pixels by a block of output channels of one group. */
 void fc_im2col_nhwc_task(void *ctx, int64_t task, int worker); /* im2col_nhwc.c */
 void fc_im2col_nchw_task(void *ctx, int64_t task, int worker); /* im2col_nchw.c */
-
-/* What fc_conv2d_im2col_workspace says for backward_weight (im2col_weight.c). */
-int64_t fc_im2col_weight_workspace(const fc_conv2d_shape *shape, int threads);
 
 static inline strides4 dense_strides(int layout, int64_t c, int64_t h, int64_t w)
 {

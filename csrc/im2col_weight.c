@@ -173,7 +173,7 @@ void fc_conv2d_backward_weight_im2col(const fc_conv2d_shape *s, const fc_view *x
     fc_parallel_for(tasks * g.splits, threads, weight_gradient_task, &g);
 }
 
-int64_t fc_im2col_weight_workspace(const fc_conv2d_shape *s, int threads)
+int64_t fc_conv2d_backward_weight_im2col_workspace(const fc_conv2d_shape *s, int threads)
 {
     const int64_t size = element_size(s->dtype);
     int64_t rows, columns;

@@ -116,13 +116,13 @@ static int64_t worker_bytes(const plan *s, int packed)
     return s->m_bytes + s->scratch_bytes + (!s->by_channel ? s->v_bytes : packed ? 0 : panel_bytes(s));
 }
 
-int64_t fc_conv2d_winograd_workspace(const fc_conv2d_shape *shape, int tile, int packed, int threads)
+static int64_t workspace_bytes(const fc_conv2d_shape *shape, int tile, int packed, int threads)
 {
     const plan s = make_plan(shape, tile);
     return s.tiles ? shared_bytes(&s, packed) + threads * worker_bytes(&s, packed) : 0;
 }
 
-int64_t fc_conv2d_winograd_packed(const fc_conv2d_shape *shape, int tile)
+static int64_t packed_bytes(const fc_conv2d_shape *shape, int tile)
 {
     return make_plan(shape, tile).u_bytes;
 }
@@ -199,7 +199,7 @@ static void pack(plan *s, int threads)
     fc_parallel_for(s->problem.g * s->panels * ceil_div(s->problem.c, PACK_CHANNELS), threads, pack_task, s);
 }
 
-void fc_conv2d_winograd_pack(const fc_conv2d_shape *shape, int tile, const fc_view *w, void *u, int threads)
+static void pack_weights(const fc_conv2d_shape *shape, int tile, const fc_view *w, void *u, int threads)
 {
     plan s = make_plan(shape, tile);
     choose_kernels(&s, tile);
@@ -503,15 +503,58 @@ static void run(const fc_conv2d_shape *shape, int tile, const fc_view *in, const
     fc_parallel_for(p->g * s.blocks, threads, block_task, &s);
 }
 
-void fc_conv2d_forward_winograd(const fc_conv2d_shape *shape, int tile, const fc_view *x, const fc_view *w, const void *u,
-                                const fc_epilogue *epilogue, const fc_view *y, void *workspace, int threads)
+/* ---- F(2x2, 3x3) ---- */
+
+static int64_t packed_bytes_f2x3(const fc_conv2d_shape *shape)
 {
-    run(shape, tile, x, w, u, epilogue, y, workspace, threads);
+    return packed_bytes(shape, 2);
 }
 
-void fc_conv2d_backward_input_winograd(const fc_conv2d_shape *shape, int tile, const fc_view *dy, const fc_view *w,
-                                       const void *u, const fc_epilogue *epilogue, const fc_view *dx, void *workspace,
-                                       int threads)
+static void pack_f2x3(const fc_conv2d_shape *shape, const fc_view *w, void *packed, int threads)
 {
-    run(shape, tile, dy, w, u, epilogue, dx, workspace, threads);
+    pack_weights(shape, 2, w, packed, threads);
 }
+
+static int64_t workspace_f2x3(const fc_conv2d_shape *shape, int packed, int threads)
+{
+    return workspace_bytes(shape, 2, packed, threads);
+}
+
+static void run_f2x3(const fc_conv2d_shape *shape, const fc_view *x, const fc_view *w, const void *packed,
+                     const fc_epilogue *epilogue, const fc_view *y, void *workspace, int threads)
+{
+    run(shape, 2, x, w, packed, epilogue, y, workspace, threads);
+}
+
+const fc_conv2d_kernel fc_conv2d_forward_winograd_f2x3 = {
+    "conv2d_forward_winograd_f2x3", packed_bytes_f2x3, pack_f2x3, workspace_f2x3, run_f2x3};
+const fc_conv2d_kernel fc_conv2d_backward_input_winograd_f2x3 = {
+    "conv2d_backward_input_winograd_f2x3", packed_bytes_f2x3, pack_f2x3, workspace_f2x3, run_f2x3};
+
+/* ---- F(4x4, 3x3) ---- */
+
+static int64_t packed_bytes_f4x3(const fc_conv2d_shape *shape)
+{
+    return packed_bytes(shape, 4);
+}
+
+static void pack_f4x3(const fc_conv2d_shape *shape, const fc_view *w, void *packed, int threads)
+{
+    pack_weights(shape, 4, w, packed, threads);
+}
+
+static int64_t workspace_f4x3(const fc_conv2d_shape *shape, int packed, int threads)
+{
+    return workspace_bytes(shape, 4, packed, threads);
+}
+
+static void run_f4x3(const fc_conv2d_shape *shape, const fc_view *x, const fc_view *w, const void *packed,
+                     const fc_epilogue *epilogue, const fc_view *y, void *workspace, int threads)
+{
+    run(shape, 4, x, w, packed, epilogue, y, workspace, threads);
+}
+
+const fc_conv2d_kernel fc_conv2d_forward_winograd_f4x3 = {
+    "conv2d_forward_winograd_f4x3", packed_bytes_f4x3, pack_f4x3, workspace_f4x3, run_f4x3};
+const fc_conv2d_kernel fc_conv2d_backward_input_winograd_f4x3 = {
+    "conv2d_backward_input_winograd_f4x3", packed_bytes_f4x3, pack_f4x3, workspace_f4x3, run_f4x3};

@@ -49,7 +49,7 @@ def no_workspace(p: ConvProblem | PoolProblem, threads: int) -> int:
 
 
 def im2col_workspace(p: ConvProblem, threads: int) -> int:
-    """Bytes of im2col in C: mirrors fc_conv2d_im2col_workspace (im2col.c, im2col_weight.c), for any ISA."""
+    """Bytes of im2col in C: mirrors workspace_bytes (im2col.c) and that of im2col_weight.c, for any ISA."""
     mr, nr, depth_bytes, block_pixels = 14, 32, 2048, 256
     size, taps, target = p.itemsize, p.kh * p.kw, depth_bytes // p.itemsize
 

@@ -8,7 +8,7 @@ import importlib.util
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -175,31 +175,42 @@ class Plan:
         self.kernel = kernel
         package = importlib.import_module(_LOWERING.get(kernel.backend) or PACKAGES[kernel.backend])
         self._lowered = package.lower(problem)
-        self._run: Callable[..., None] = getattr(importlib.import_module(_module_path(kernel)), kernel.name)
+        self._run: Any = getattr(importlib.import_module(_module_path(kernel)), kernel.name)
         self._small = threads_for(problem, kernel) == 1 and threads.get_num_threads() > 1
-        self._needs: dict[int, int] = {}
+        self._needs: dict[tuple[int, bool], int] = {}
 
-    def workspace_nbytes(self, count: int | None = None) -> int:
+    def workspace_nbytes(self, count: int | None = None, packed: Any = None) -> int:
         """Scratch bytes of one call with `count` threads (default: as many as it would use now)."""
         count = self.num_threads() if count is None else count
-        need = self._needs.get(count)
+        need = self._needs.get((count, packed is None))
         if need is None:
-            need = self._needs[count] = self.kernel.workspace(self.problem, count)
+            if packed is None:
+                need = self.kernel.workspace(self.problem, count)
+            else:
+                need = self._run.workspace_nbytes(self._lowered, True, count)
+            self._needs[count, packed is None] = need
         return need
+
+    def pack(self, weight: np.ndarray) -> Any:
+        """The weights in the kernel's own order, for many calls, or None where it reads them as they are."""
+        pack = getattr(self._run, "pack", None)
+        return None if pack is None else pack(self._lowered, weight, self.num_threads())
 
     def num_threads(self) -> int:
         """Threads of one call."""
         return 1 if self._small else threads.get_num_threads()
 
-    def __call__(self, *arrays: Any) -> None:
+    def __call__(self, *arrays: Any, packed: Any = None) -> None:
+        """`packed`: what `pack` returned for these weights, still usable, or None."""
         count = self.num_threads()
-        workspace = _workspace_of(self.workspace_nbytes(count))
+        workspace = _workspace_of(self.workspace_nbytes(count, packed))
+        arguments = (*arrays, workspace, count) if packed is None else (*arrays, workspace, count, packed)
         listener = settings.current().verbose
         if not listener:
-            self._run(self._lowered, *arrays, workspace, count)
+            self._run(self._lowered, *arguments)
             return
         start = time.perf_counter()
-        self._run(self._lowered, *arrays, workspace, count)
+        self._run(self._lowered, *arguments)
         milliseconds = 1e3 * (time.perf_counter() - start)
         used = 0 if workspace is None else workspace.size
         if callable(listener):

@@ -17,7 +17,10 @@ PACKAGES = {"cython": "fastconv._cython", "numba": "fastconv._numba", "cuda": "f
 
 @dataclass(frozen=True)
 class Kernel:
-    """One way to compute one pass of one op. `module` is imported on first use and holds a function of this name."""
+    """One way to compute one pass of one op. `module` is imported on first use and holds a function of this name.
+
+    Where that is an object with `pack` (as _cython/kernel.pyx's are), plans that hold weights hold them packed.
+    """
 
     name: str
     module: str

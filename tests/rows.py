@@ -295,13 +295,18 @@ class Run:
     """How to call one row: the function with its lowered problem bound, and its workspace for a number of threads."""
 
     call: Callable[..., None]
-    workspace: Callable[[int], int]
+    workspace: Callable[..., int]  # of a number of threads, and packed weights or None
+    pack: Callable[[Array], Any] = lambda w: None
 
 
 def run_of(kernel: Kernel, problem: Problem) -> Run:
     plan = dispatch.plan_for(problem, kernel)
     function, lowered = plan._run, plan._lowered
-    return Run(lambda *arguments: function(lowered, *arguments), lambda n: kernel.workspace(problem, n))
+    return Run(
+        lambda *arguments: function(lowered, *arguments),
+        lambda n, packed=None: plan.workspace_nbytes(n, packed),
+        plan.pack,
+    )
 
 
 @dataclass(frozen=True)
@@ -312,6 +317,7 @@ class Setting:
     junk: int = NAN_JUNK
     offset: int = 0  # of every array from a 64-byte boundary, in elements
     weight_form: int = 0
+    packed: bool = False  # weights packed once, where the row does
 
 
 def conv_call(run: Run, p: ConvProblem, o: Operands, how: Setting = Setting()) -> Array:
@@ -321,16 +327,18 @@ def conv_call(run: Run, p: ConvProblem, o: Operands, how: Setting = Setting()) -
     out, view = guarded_like(
         output_shape(p), p.dtype, _memory_axes(p.layout, p.pass_ == "backward_weight"), offset, how.junk
     )
-    need = run.workspace(how.threads)
+    w = None if p.pass_ == "backward_weight" else inputs.add("w", o.w, how.weight_form)
+    packed = run.pack(w) if how.packed and w is not None else None
+    need = run.workspace(how.threads) if packed is None else run.workspace(how.threads, packed)
     workspace = Guarded((need,), np.uint8, 0, how.junk) if need else None
     scratch = None if workspace is None else workspace.array
     if p.pass_ == "backward_weight":
         run.call(inputs.add("x", o.x), inputs.add("dy", o.y), view, scratch, how.threads)
     else:
         first = inputs.add("x", o.x) if p.pass_ == "forward" else inputs.add("dy", o.y)
-        w = inputs.add("w", o.w, how.weight_form)
         bias, residual = inputs.add("bias", o.bias), inputs.add("residual", o.residual)
-        run.call(first, w, bias, residual, view, scratch, how.threads)
+        last = () if packed is None else (packed,)
+        run.call(first, w, bias, residual, view, scratch, how.threads, *last)
     what = f"{p} {how}"
     assert out.intact(), f"{what}: wrote outside the output"
     assert workspace is None or workspace.intact(), f"{what}: wrote outside its {need} bytes of workspace"
@@ -341,7 +349,8 @@ def conv_call(run: Run, p: ConvProblem, o: Operands, how: Setting = Setting()) -
 def _settings(p: Problem) -> tuple[Setting, Setting]:
     """Two unlike calls; what varies besides threads and junk is drawn from the problem's name."""
     draw = seed_of(p, "setting")
-    return Setting(), Setting(threads=2 + draw % 2, junk=FINITE_JUNK, offset=1 + draw % 7, weight_form=draw % 3)
+    other = Setting(2 + draw % 2, FINITE_JUNK, 1 + draw % 7, draw % 3, draw // 7 % 2 == 0)
+    return Setting(), other
 
 
 def conv_twice(run: Run, p: ConvProblem, o: Operands, exact: bool = False) -> Array:

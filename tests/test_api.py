@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastconv
-from fastconv import reference
+from fastconv import host, reference
 from fastconv.problem import ConvProblem, NoKernelError
 from tests import compare, rows
 
@@ -521,6 +521,29 @@ def test_plan_refuses_other_inputs(rng):
 
 # ---------------------------------------------------------------------------------------------------------------
 # Pools
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("algorithm", ["im2col", "winograd_f2x3", "winograd_f4x3"])
+def test_a_plan_packs_its_weights_for_the_instruction_set_in_use(algorithm, layout):
+    rng = np.random.default_rng(5)
+    x, w = rng.standard_normal((2, 9, 8, 20), np.float32), rng.standard_normal((3, 3, 20, 37), np.float32)
+    if layout == "NCHW":
+        x, w = x.transpose(0, 3, 1, 2).copy(), w.transpose(3, 2, 0, 1)
+    plan = fastconv.plan_conv2d(x.shape, w, padding=1, layout=layout, algorithm=algorithm)
+    assert f"packed={plan.packed_nbytes}" in repr(plan) and f"workspace={plan.workspace_nbytes}" in repr(plan)
+    isas = host.isas()
+    before = host.isa()
+    if isas and algorithm.startswith("winograd"):
+        assert plan.packed_nbytes > w.nbytes
+    try:
+        for isa in (*isas, *isas[::-1]):
+            host.set_isa(isa)
+            expected = fastconv.conv2d(x, w, padding=1, layout=layout, algorithm=algorithm)
+            np.testing.assert_array_equal(plan(x), expected, err_msg=isa)
+            np.testing.assert_array_equal(pickle.loads(pickle.dumps(plan))(x), expected, err_msg=isa)
+    finally:
+        if isas:
+            host.set_isa(before)
 
 
 def test_pools_by_hand():

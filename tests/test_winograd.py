@@ -321,12 +321,10 @@ def test_packed_weights_give_the_same_bits(isa: str, tile: str) -> None:
         for pass_ in ("forward", "backward_input"):
             p = ConvProblem.parse(text, pass_=pass_)
             x, w, *_ = operands(p, rng)
-            lowered = backend.lower(p)
-            u = workspace(getattr(kernels, f"packed_winograd_{tile}")(lowered))
-            getattr(kernels, f"pack_winograd_{tile}")(lowered, w, u, 2)
-            np.testing.assert_array_equal(convolve(p, tile, x, w, u=u), convolve(p, tile, x, w))
-            with pytest.raises(RuntimeError, match="bytes of packed weights"):
-                getattr(kernels, f"pack_winograd_{tile}")(lowered, w, u[:-1])
+            kernel, lowered = getattr(kernels, f"conv2d_{pass_}_winograd_{tile}__cython"), backend.lower(p)
+            packed = kernel.pack(lowered, w, 2)
+            assert packed.nbytes == kernel.packed_nbytes(lowered) > w.nbytes
+            np.testing.assert_array_equal(convolve(p, tile, x, w, packed=packed), convolve(p, tile, x, w))
 
 
 def test_workspace_is_what_the_core_needs(isa: str) -> None:
@@ -336,7 +334,8 @@ def test_workspace_is_what_the_core_needs(isa: str) -> None:
     for p in problems:
         for tile in (2, 4):
             for threads in (1, 2, 7):
-                need = kernels.winograd_workspace_bytes(backend.lower(p), tile, threads)
+                kernel = getattr(kernels, f"conv2d_{p.pass_}_winograd_f{tile}x3__cython")
+                need = kernel.workspace_nbytes(backend.lower(p), False, threads)
                 assert winograd_workspace(p, threads, tile) == need, str(p)
 
 

@@ -76,23 +76,21 @@ cdef extern from "fastconv.h" nogil:
     void fc_parallel_for(int64_t tasks, int threads,
                          void (*fn)(void *ctx, int64_t task, int worker) noexcept nogil, void *ctx)
 
-    int64_t fc_conv2d_im2col_workspace(const fc_conv2d_shape *shape, int threads)
-    void fc_conv2d_forward_im2col(const fc_conv2d_shape *shape, const fc_view *x, const fc_view *w,
-                                  const fc_epilogue *epilogue, const fc_view *y, void *workspace, int threads)
-    void fc_conv2d_backward_input_im2col(const fc_conv2d_shape *shape, const fc_view *dy, const fc_view *w,
-                                         const fc_epilogue *epilogue, const fc_view *dx, void *workspace, int threads)
+    ctypedef struct fc_conv2d_kernel:
+        const char *name
+        int64_t (*packed_bytes)(const fc_conv2d_shape *shape) noexcept nogil
+        void (*pack)(const fc_conv2d_shape *shape, const fc_view *w, void *packed, int threads) noexcept nogil
+        int64_t (*workspace)(const fc_conv2d_shape *shape, int packed, int threads) noexcept nogil
+        void (*run)(const fc_conv2d_shape *shape, const fc_view *x, const fc_view *w, const void *packed,
+                    const fc_epilogue *epilogue, const fc_view *y, void *workspace, int threads) noexcept nogil
+
+    const fc_conv2d_kernel fc_conv2d_forward_im2col, fc_conv2d_backward_input_im2col
+    const fc_conv2d_kernel fc_conv2d_forward_winograd_f2x3, fc_conv2d_backward_input_winograd_f2x3
+    const fc_conv2d_kernel fc_conv2d_forward_winograd_f4x3, fc_conv2d_backward_input_winograd_f4x3
+
+    int64_t fc_conv2d_backward_weight_im2col_workspace(const fc_conv2d_shape *shape, int threads)
     void fc_conv2d_backward_weight_im2col(const fc_conv2d_shape *shape, const fc_view *x, const fc_view *dy,
                                           const fc_view *dw, void *workspace, int threads)
-
-    int64_t fc_conv2d_winograd_workspace(const fc_conv2d_shape *shape, int tile, int packed, int threads)
-    int64_t fc_conv2d_winograd_packed(const fc_conv2d_shape *shape, int tile)
-    void fc_conv2d_winograd_pack(const fc_conv2d_shape *shape, int tile, const fc_view *w, void *u, int threads)
-    void fc_conv2d_forward_winograd(const fc_conv2d_shape *shape, int tile, const fc_view *x, const fc_view *w,
-                                    const void *u, const fc_epilogue *epilogue, const fc_view *y, void *workspace,
-                                    int threads)
-    void fc_conv2d_backward_input_winograd(const fc_conv2d_shape *shape, int tile, const fc_view *dy, const fc_view *w,
-                                           const void *u, const fc_epilogue *epilogue, const fc_view *dx,
-                                           void *workspace, int threads)
 
     void fc_max_pool2d_forward(const fc_pool2d_shape *shape, const void *x, void *y, int64_t *indices, int threads)
     void fc_max_pool2d_backward(const fc_pool2d_shape *shape, const void *dy, const int64_t *indices, void *dx,
