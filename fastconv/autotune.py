@@ -18,22 +18,9 @@ _choices: dict[str, str] | None = None
 _generation = 0
 
 
-def cache_folder() -> Path:
-    """FASTCONV_CACHE, else the user's cache folder."""
-    wanted = host.environment("FASTCONV_CACHE")
-    if wanted:
-        return Path(wanted)
-    try:
-        import platformdirs
-    except ImportError:
-        base = host.environment("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-        return Path(base) / "fastconv"
-    return Path(platformdirs.user_cache_dir("fastconv", appauthor=False))
-
-
 def path() -> Path:
     """The file of remembered choices."""
-    return cache_folder() / "tuned.json"
+    return host.cache_folder() / "tuned.json"
 
 
 def key(problem: Any) -> str:
@@ -79,7 +66,7 @@ def remember(problem: Any, name: str) -> None:
     with _lock:
         _load()[key(problem)] = name
         _generation += 1
-        folder = cache_folder()
+        folder = host.cache_folder()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=folder, suffix=".json")

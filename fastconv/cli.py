@@ -1,4 +1,4 @@
-"""The `fastconv` command: info, explain, warmup, train. A guest: it uses the public functions only."""
+"""The `fastconv` command: info, explain, warmup, calibrate, train. A guest: it uses the public functions only."""
 
 from __future__ import annotations
 
@@ -120,6 +120,25 @@ def _add_warmup(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=_warmup)
 
 
+def _calibrate(args: argparse.Namespace) -> None:
+    start = time.perf_counter()
+    found = fastconv.calibrate(args.problems, args.backend, args.file)
+    where = args.file or "this machine's cache folder"
+    print(f"{len(found)} kernels fitted in {time.perf_counter() - start:.0f} s, written to {where}")
+
+
+def _add_calibrate(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "calibrate",
+        help="fit the predicted times of the kernels to this machine",
+        description="Time every kernel on random problems and fit the rates that the choice between kernels hangs on.",
+    )
+    parser.add_argument("--problems", type=int, default=400, help="drawn for each pass and layout (default: 400)")
+    parser.add_argument("--backend", default="cython", choices=["cython", "numba"])
+    parser.add_argument("--file", help="write the rates there, as they ship with the package, and do not use them")
+    parser.set_defaults(run=_calibrate)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     parser = argparse.ArgumentParser(prog="fastconv", description="Fast 2-D convolution for NumPy arrays.")
@@ -128,6 +147,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_info(commands)
     _add_explain(commands)
     _add_warmup(commands)
+    _add_calibrate(commands)
     from fastconv.nn.train import add_train_parser
 
     add_train_parser(commands)

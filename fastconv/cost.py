@@ -1,93 +1,137 @@
-"""What each kernel family costs (predicted seconds on one thread) and which error it makes.
+"""What each kernel family has to do, counted (its work), and which error it makes.
 
-Only ratios decide, and the choice must not depend on the number of threads, or the bits of the result would. Rates are
-those of one core of an AMD EPYC (Zen 4) with AVX-512 and float32; `python -m bench.rates` measures them again and says
-how far each prediction is off.
+A prediction is the work times fitted rates (rates.py), on one thread: only ratios decide, and the choice must not
+depend on the number of threads, or the bits of the result would. `fastconv calibrate` fits the rates.
 """
 
 from __future__ import annotations
 
+from fastconv import rates
 from fastconv.problem import ConvProblem, PoolProblem
 
-# float32 operations a second that one core's multiply-add units reach; float64 has half.
-PEAK_FLOPS = 115e9
-# Rounded down from bench/results/rates.json. No automatic choice hangs on them: each leads or ends its backend's list.
-NAIVE_FLOPS = 1.0e9
-REFERENCE_FLOPS = 9e9
-REFERENCE_CALL_SECONDS = 160e-6
-POOL_BYTES = {"direct": 60e9, "naive": 1.1e9, "reference": 0.25e9}
-# These decide between im2col and Winograd and are not fitted yet: im2col's are first estimates and predict large layers
-# about a fifth too slow; Winograd's come from profiles of its phases. Bytes a second pass through the transforms of
-# images and of weights, and through the packing of panels.
-IM2COL_SHARE = 0.8
-PACK_BYTES = 48e9
-WINOGRAD_GEMM_SHARE = 0.9
-TRANSFORM_BYTES = 27e9
-WEIGHT_TRANSFORM_BYTES = 12e9
-CALL_SECONDS = 1e-6
+# Kinds of work. Those in WEIGHT_KINDS fall away where a plan holds packed weights.
+Work = dict[str, float]
+WEIGHT_KINDS = ("weights",)
+
+# Rates of a row that nobody has measured yet: right within a factor of a few on any machine of this decade.
+UNMEASURED = {"calls": 1e-6, "flops": 1 / 50e9, "slow_flops": 1 / 1e9, "numpy_calls": 160e-6, "numpy_flops": 1 / 9e9}
+UNMEASURED_BYTES = 1 / 20e9
 
 EPS = {"float32": 2.0**-24, "float64": 2.0**-53, "int64": 0.0}
 
-
-def _peak(p: ConvProblem) -> float:
-    return PEAK_FLOPS if p.dtype == "float32" else PEAK_FLOPS / 2
-
-
-def _round_up(n: int, unit: int) -> int:
-    return -(-n // unit) * unit
+# The register tiles of the work counts (AVX-512's; narrower ISAs have tiles that waste less).
+TILE_ROWS, TILE_COLUMNS = 14, 32
 
 
-def naive(p: ConvProblem) -> float:
-    return CALL_SECONDS + p.flops / NAIVE_FLOPS
+def seconds(kernel: str, layout: str, work: Work, packed: bool = False) -> float:
+    """Predicted seconds on one thread; `packed`: the weights come packed."""
+    known = rates.rates_of(kernel, layout)
+    total = 0.0
+    for kind, amount in work.items():
+        if packed and kind in WEIGHT_KINDS:
+            continue
+        if known is not None:
+            total += known.get(kind, 0.0) * amount
+        else:
+            total += UNMEASURED.get(kind, UNMEASURED_BYTES) * amount
+    return total
 
 
-def reference(p: ConvProblem) -> float:
-    return REFERENCE_CALL_SECONDS + p.flops / REFERENCE_FLOPS
+def _ceil(n: int, unit: int) -> int:
+    return -(-n // unit)
 
 
-def im2col(p: ConvProblem) -> float:
-    """A GEMM on packed panels; columns come in vectors of 32 output channels (NHWC) or rows of 14 (NCHW)."""
-    unit = 32 if p.layout == "NHWC" else 14
-    waste = _round_up(p.ocg, unit) / p.ocg
-    panels = 2 * p.mb * p.g * p.oh * p.ow * p.icg * p.kh * p.kw * p.itemsize
-    return CALL_SECONDS + p.flops * min(waste, 8.0) / (IM2COL_SHARE * _peak(p)) + panels / PACK_BYTES
+def _compute(p: ConvProblem | PoolProblem) -> float:
+    """Vector operations for each that float32 would take."""
+    return p.itemsize / 4
 
 
-def winograd(p: ConvProblem, tile: int) -> float:
-    """(tile + 2)^2 products for tile^2 outputs of 9 products each, and the transforms of x, y and w."""
-    h, w = (p.oh, p.ow) if p.pass_ == "forward" else (p.ih, p.iw)
-    ic, oc = (p.icg, p.ocg) if p.pass_ == "forward" else (p.ocg, p.icg)
-    points = (tile + 2) ** 2
-    tiles = p.mb * -(-h // tile) * -(-w // tile)
-    products = 2 * tiles * points * ic * _round_up(oc, 32) * p.g
-    images = tiles * points * (p.ic + p.oc) * p.itemsize / TRANSFORM_BYTES
-    weights = points * p.oc * p.icg * p.itemsize / WEIGHT_TRANSFORM_BYTES
-    return 3 * CALL_SECONDS + products / (WINOGRAD_GEMM_SHARE * _peak(p)) + images + weights
+def naive(p: ConvProblem) -> Work:
+    return {"calls": 1.0, "slow_flops": float(p.flops)}
 
 
-def winograd_f2x3(p: ConvProblem) -> float:
+def reference(p: ConvProblem) -> Work:
+    return {"numpy_calls": 1.0, "numpy_flops": float(p.flops)}
+
+
+def im2col(p: ConvProblem) -> Work:
+    """A GEMM on register tiles that never leave the registers over {taps x channels}."""
+    taps = p.kh * p.kw
+    if p.pass_ == "backward_weight":
+        rows, columns, depth = p.icg * taps, p.ocg, p.mb * p.oh * p.ow
+    else:
+        forward = p.pass_ == "forward"
+        columns, channels = (p.ocg, p.icg) if forward else (p.icg, p.ocg)
+        h, w = (p.oh, p.ow) if forward else (p.ih, p.iw)
+        rows, depth = p.mb * h * w, channels * taps
+        if not forward:
+            depth = max(1, depth // (p.sh * p.sw))
+    if p.pass_ == "backward_weight":
+        row_tiles, column_tiles = _ceil(rows, TILE_ROWS), _ceil(columns, TILE_COLUMNS)
+        padded = rows * column_tiles * TILE_COLUMNS
+    elif p.layout == "NHWC":
+        wide = w >= 2 * TILE_ROWS  # tiles of wide rows do not cross them
+        row_tiles, column_tiles = (
+            p.mb * h * _ceil(w, TILE_ROWS) if wide else _ceil(rows, TILE_ROWS),
+            _ceil(columns, TILE_COLUMNS),
+        )
+        padded = rows * column_tiles * TILE_COLUMNS
+    else:
+        row_tiles, column_tiles = _ceil(rows, TILE_COLUMNS), _ceil(columns, TILE_ROWS)
+        padded = columns * row_tiles * TILE_COLUMNS
+    tiles = p.g * row_tiles * column_tiles
+    return {
+        "calls": 1.0,
+        "flops": 2.0 * p.g * padded * depth * _compute(p),
+        "tile_steps": tiles * depth * _compute(p),
+        "tiles": float(tiles),
+        "gathered": float(p.g * rows * depth * p.itemsize),
+        "image": float(p.bytes),
+        "weights": float(p.oc * p.icg * taps * p.itemsize),
+        "streamed": float(p.oc * p.icg * taps * p.itemsize * _ceil(rows, 256)),
+    }
+
+
+def winograd(p: ConvProblem, tile: int, taps: int = 3) -> Work:
+    """F(tile x tile, taps x taps): the GEMM of its points and the transforms of images, outputs and weights."""
+    forward = p.pass_ == "forward"
+    h, w = (p.oh, p.ow) if forward else (p.ih, p.iw)
+    ic, oc = (p.icg, p.ocg) if forward else (p.ocg, p.icg)
+    points = (tile + taps - 1) ** 2
+    tiles = p.mb * _ceil(h, tile) * _ceil(w, tile)
+    columns = _ceil(oc, TILE_COLUMNS)
+    u = float(points * p.oc * p.icg * p.itemsize)
+    return {
+        "calls": 1.0,
+        "flops": 2.0 * p.g * tiles * points * ic * columns * TILE_COLUMNS * _compute(p),
+        "tile_steps": p.g * _ceil(tiles, TILE_ROWS) * points * ic * columns * _compute(p),
+        "tiles": float(p.g * _ceil(tiles, TILE_ROWS) * points * columns),
+        "inputs": float(tiles * points * p.g * _ceil(ic, 16) * 16 * p.itemsize),
+        "outputs": float(tiles * points * p.g * columns * TILE_COLUMNS * p.itemsize),
+        "image": float(p.bytes),
+        "weights": u,
+        "streamed": u * _ceil(tiles, 42),
+    }
+
+
+def winograd_f2x3(p: ConvProblem) -> Work:
     return winograd(p, 2)
 
 
-def winograd_f4x3(p: ConvProblem) -> float:
+def winograd_f4x3(p: ConvProblem) -> Work:
     return winograd(p, 4)
 
 
-def _pool(p: PoolProblem, kind: str) -> float:
-    cells = p.flops * p.itemsize + p.bytes
-    return CALL_SECONDS + cells / POOL_BYTES[kind]
+def pool(p: PoolProblem) -> Work:
+    return {"calls": 1.0, "cells": float(p.flops * p.itemsize), "image": float(p.bytes)}
 
 
-def pool_direct(p: PoolProblem) -> float:
-    return _pool(p, "direct")
+def pool_naive(p: PoolProblem) -> Work:
+    return {"calls": 1.0, "slow_flops": float(p.flops) + p.bytes / p.itemsize}
 
 
-def pool_naive(p: PoolProblem) -> float:
-    return _pool(p, "naive")
-
-
-def pool_reference(p: PoolProblem) -> float:
-    return REFERENCE_CALL_SECONDS + _pool(p, "reference")
+def pool_reference(p: PoolProblem) -> Work:
+    return {"numpy_calls": 1.0, "slow_flops": 4.0 * (p.flops + p.bytes / p.itemsize)}
 
 
 # ---------------------------------------------------------------------------------------------------------------

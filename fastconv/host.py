@@ -18,6 +18,19 @@ def environment(name: str) -> str:
     return os.environ.get(name, "").strip()
 
 
+def cache_folder() -> Path:
+    """FASTCONV_CACHE, else the user's cache folder."""
+    wanted = environment("FASTCONV_CACHE")
+    if wanted:
+        return Path(wanted)
+    try:
+        import platformdirs
+    except ImportError:
+        base = environment("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        return Path(base) / "fastconv"
+    return Path(platformdirs.user_cache_dir("fastconv", appauthor=False))
+
+
 def _cgroup_quota() -> float | None:
     """Cores granted by the container's CPU quota (cgroup v2, then v1), or None."""
     try:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import autotune, host, threads
+from fastconv import host, threads
 from fastconv._version import __version__
 from fastconv.registry import KERNELS
 
@@ -56,5 +56,5 @@ def info() -> Info:
     for backend in ("cython", "numba", "cuda"):
         found[f"{backend} rows"] = host.backend_fault(backend) or "ready"
     found["kernels"] = len(KERNELS)
-    found["cache"] = str(autotune.cache_folder())
+    found["cache"] = str(host.cache_folder())
     return found

@@ -25,7 +25,7 @@ class Kernel:
     name: str
     module: str
     cannot: Callable[[Any], str | None]
-    seconds: Callable[[Any], float]
+    work: Callable[[Any], cost.Work]
     error: Callable[[Any], float]
     workspace: Callable[[Any, int], int]
     plain_sum: bool = True
@@ -39,6 +39,10 @@ class Kernel:
         assert match is not None, self.name
         for key, value in match.groupdict().items():
             object.__setattr__(self, key, value)
+
+    def seconds(self, problem: Any, packed: bool = False) -> float:
+        """Predicted seconds on one thread; `packed`: the weights come packed."""
+        return cost.seconds(self.name, problem.layout, self.work(problem), packed)
 
     @property
     def family(self) -> str:
@@ -75,36 +79,36 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel("conv2d_backward_weight_naive__numba", "naive", can.anything, cost.naive, cost.exact_error, can.no_workspace),
     Kernel("conv2d_backward_weight_reference__numpy", "reference", can.anything, cost.reference, cost.exact_error, can.no_workspace),
 
-    Kernel("max_pool2d_forward_direct__cython", "pooling", can.pool_direct, cost.pool_direct, cost.pool_error, can.no_workspace),
+    Kernel("max_pool2d_forward_direct__cython", "pooling", can.pool_direct, cost.pool, cost.pool_error, can.no_workspace),
     Kernel("max_pool2d_forward_naive__cython", "pooling", can.anything, cost.pool_naive, cost.pool_error, can.no_workspace),
     Kernel("max_pool2d_forward_naive__numba", "pooling", can.anything, cost.pool_naive, cost.pool_error, can.no_workspace),
     Kernel("max_pool2d_forward_reference__numpy", "reference", can.anything, cost.pool_reference, cost.pool_error, can.no_workspace),
-    Kernel("max_pool2d_backward_direct__cython", "pooling", can.pool_direct, cost.pool_direct, cost.pool_error, can.no_workspace),
+    Kernel("max_pool2d_backward_direct__cython", "pooling", can.pool_direct, cost.pool, cost.pool_error, can.no_workspace),
     Kernel("max_pool2d_backward_naive__cython", "pooling", can.anything, cost.pool_naive, cost.pool_error, can.no_workspace),
     Kernel("max_pool2d_backward_naive__numba", "pooling", can.anything, cost.pool_naive, cost.pool_error, can.no_workspace),
     Kernel("max_pool2d_backward_reference__numpy", "reference", can.anything, cost.pool_reference, cost.pool_error, can.no_workspace),
-    Kernel("avg_pool2d_forward_direct__cython", "pooling", can.pool_direct, cost.pool_direct, cost.pool_error, can.no_workspace),
+    Kernel("avg_pool2d_forward_direct__cython", "pooling", can.pool_direct, cost.pool, cost.pool_error, can.no_workspace),
     Kernel("avg_pool2d_forward_naive__cython", "pooling", can.floating, cost.pool_naive, cost.pool_error, can.no_workspace),
     Kernel("avg_pool2d_forward_naive__numba", "pooling", can.floating, cost.pool_naive, cost.pool_error, can.no_workspace),
     Kernel("avg_pool2d_forward_reference__numpy", "reference", can.floating, cost.pool_reference, cost.pool_error, can.no_workspace),
-    Kernel("avg_pool2d_backward_direct__cython", "pooling", can.pool_direct, cost.pool_direct, cost.pool_error, can.no_workspace),
+    Kernel("avg_pool2d_backward_direct__cython", "pooling", can.pool_direct, cost.pool, cost.pool_error, can.no_workspace),
     Kernel("avg_pool2d_backward_naive__cython", "pooling", can.floating, cost.pool_naive, cost.pool_error, can.no_workspace),
     Kernel("avg_pool2d_backward_naive__numba", "pooling", can.floating, cost.pool_naive, cost.pool_error, can.no_workspace),
     Kernel("avg_pool2d_backward_reference__numpy", "reference", can.floating, cost.pool_reference, cost.pool_error, can.no_workspace),
 
-    Kernel("adaptive_max_pool2d_forward_direct__cython", "pooling", can.pool_direct, cost.pool_direct, cost.pool_error, can.no_workspace),
+    Kernel("adaptive_max_pool2d_forward_direct__cython", "pooling", can.pool_direct, cost.pool, cost.pool_error, can.no_workspace),
     Kernel("adaptive_max_pool2d_forward_naive__cython", "pooling", can.anything, cost.pool_naive, cost.pool_error, can.no_workspace),
     Kernel("adaptive_max_pool2d_forward_naive__numba", "pooling", can.anything, cost.pool_naive, cost.pool_error, can.no_workspace),
     Kernel("adaptive_max_pool2d_forward_reference__numpy", "reference", can.anything, cost.pool_reference, cost.pool_error, can.no_workspace),
-    Kernel("adaptive_max_pool2d_backward_direct__cython", "pooling", can.pool_direct, cost.pool_direct, cost.pool_error, can.no_workspace),
+    Kernel("adaptive_max_pool2d_backward_direct__cython", "pooling", can.pool_direct, cost.pool, cost.pool_error, can.no_workspace),
     Kernel("adaptive_max_pool2d_backward_naive__cython", "pooling", can.anything, cost.pool_naive, cost.pool_error, can.no_workspace),
     Kernel("adaptive_max_pool2d_backward_naive__numba", "pooling", can.anything, cost.pool_naive, cost.pool_error, can.no_workspace),
     Kernel("adaptive_max_pool2d_backward_reference__numpy", "reference", can.anything, cost.pool_reference, cost.pool_error, can.no_workspace),
-    Kernel("adaptive_avg_pool2d_forward_direct__cython", "pooling", can.pool_direct, cost.pool_direct, cost.pool_error, can.no_workspace),
+    Kernel("adaptive_avg_pool2d_forward_direct__cython", "pooling", can.pool_direct, cost.pool, cost.pool_error, can.no_workspace),
     Kernel("adaptive_avg_pool2d_forward_naive__cython", "pooling", can.floating, cost.pool_naive, cost.pool_error, can.no_workspace),
     Kernel("adaptive_avg_pool2d_forward_naive__numba", "pooling", can.floating, cost.pool_naive, cost.pool_error, can.no_workspace),
     Kernel("adaptive_avg_pool2d_forward_reference__numpy", "reference", can.floating, cost.pool_reference, cost.pool_error, can.no_workspace),
-    Kernel("adaptive_avg_pool2d_backward_direct__cython", "pooling", can.pool_direct, cost.pool_direct, cost.pool_error, can.no_workspace),
+    Kernel("adaptive_avg_pool2d_backward_direct__cython", "pooling", can.pool_direct, cost.pool, cost.pool_error, can.no_workspace),
     Kernel("adaptive_avg_pool2d_backward_naive__cython", "pooling", can.floating, cost.pool_naive, cost.pool_error, can.no_workspace),
     Kernel("adaptive_avg_pool2d_backward_naive__numba", "pooling", can.floating, cost.pool_naive, cost.pool_error, can.no_workspace),
     Kernel("adaptive_avg_pool2d_backward_reference__numpy", "reference", can.floating, cost.pool_reference, cost.pool_error, can.no_workspace),

@@ -21,7 +21,8 @@ ALLOWED = {
     "threads": {"host"},
     "reference": {"problem"},
     "capability": {"problem", "winograd"},
-    "cost": {"problem", "winograd"},
+    "rates": {"host"},
+    "cost": {"problem", "rates", "winograd"},
     "_cython": {"problem", "winograd", "threads", "host"},
     "_numba": {"problem", "winograd", "threads", "host"},
     "_cuda": {"problem", "winograd", "host"},
@@ -29,8 +30,8 @@ ALLOWED = {
     "settings": {"host"},
     "autotune": {"host", "threads", "problem", "_version"},
     "dispatch": {"autotune", "host", "problem", "registry", "settings", "threads"},
-    "functional": {"autotune", "dispatch", "problem", "settings"},
-    "information": {"autotune", "host", "threads", "registry", "_version"},
+    "functional": {"autotune", "cost", "dispatch", "host", "problem", "rates", "registry", "settings", "threads"},
+    "information": {"host", "threads", "registry", "_version"},
     "__init__": {"_version", "functional", "information", "problem", "settings", "threads"},
 }
 # Plain numbers that live beside the kernels they describe, read on use: (room, module, at module level).

@@ -1,5 +1,6 @@
 """The public functions: arrays become a Problem, validated here and never again, then a Plan, then arrays."""
 
+from fastconv.functional.calibration import calibrate
 from fastconv.functional.convolution import (
     clear_cache,
     conv2d,
@@ -32,6 +33,7 @@ __all__ = [
     "adaptive_max_pool2d_backward",
     "avg_pool2d",
     "avg_pool2d_backward",
+    "calibrate",
     "clear_cache",
     "conv1d",
     "conv2d",

@@ -18,7 +18,7 @@ ROUNDS = 7
 HOPELESS = 30.0
 
 
-def _arrays(p: ConvProblem) -> tuple[Any, ...]:
+def operands(p: ConvProblem) -> tuple[Any, ...]:
     """Random operands in the call shape of the pass."""
     rng = np.random.default_rng(0)
     dtype = np.dtype(p.dtype)
@@ -77,7 +77,7 @@ def tune(
         raise AssertionError("unreachable")
     best = min(v.seconds for v in able)
     plans = [dispatch.plan_for(problem, v.kernel) for v in able if v is default or v.seconds < HOPELESS * best]
-    arrays = _arrays(problem)
+    arrays = operands(problem)
     seconds = {plan.kernel.name: float("inf") for plan in plans}
     for plan in plans:
         plan(*arrays)  # compiles what must be compiled

@@ -1,0 +1,200 @@
+"""calibrate(...): measure every kernel on this machine and fit the rates that the choice between them hangs on."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastconv import cost, dispatch, host, rates
+from fastconv.functional.arrays import logical
+from fastconv.functional.convolution import clear_cache
+from fastconv.functional.tuning import operands
+from fastconv.problem import ConvProblem, PoolProblem
+from fastconv.registry import KERNELS
+from fastconv.threads import get_num_threads, set_num_threads
+
+# The problems: drawn anew from this seed, between these sizes, so that a call takes a microsecond to 10 ms.
+SEED = 20260301
+FEWEST_FLOPS, MOST_FLOPS, MOST_BYTES = 1e4, 6e8, 1e8
+FILTERS = ((3, 3),) * 6 + ((1, 1),) * 4 + ((5, 5), (5, 5), (7, 7), (1, 7), (7, 1), (1, 3), (2, 2))
+CHANNELS = (1, 3, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 256, 320, 384, 512, 768, 1024)
+SIZES = (4, 5, 7, 8, 10, 13, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 160, 224)
+BATCHES = (1, 1, 1, 1, 2, 4, 8, 16, 64)
+# A call is repeated for this long and the least time counts; rows of plain loops are not worth it.
+SECONDS_A_CALL = 0.02
+WINDOWS = ("kh2sh2", "kh2sh2", "kh3sh2ph1", "kh3sh2", "kh3sh1ph1", "kh5sh1ph2", "kh7sh7")
+FEWEST_POOL_BYTES = 2e4
+PASSES = ("forward", "backward_input", "backward_weight")
+SLOW = ("naive", "reference")
+
+
+def draw_problems(count: int, pass_: str, layout: str, seed: int = SEED) -> Iterator[ConvProblem]:
+    """Random convolutions as networks have them: channels and sizes log-uniform, filters mostly 3x3 and 1x1."""
+    rng = random.Random(f"{seed}{pass_}{layout}")
+    while count > 0:
+        kh, kw = rng.choice(FILTERS)
+        ic, oc = rng.choice(CHANNELS), rng.choice(CHANNELS)
+        ih = rng.choice(SIZES)
+        iw = ih if rng.random() < 0.8 else rng.choice(SIZES)
+        stride = 2 if rng.random() < 0.2 else 1
+        padded = rng.random() < 0.8
+        groups = 1
+        if rng.random() < 0.12:
+            groups = ic if rng.random() < 0.6 else rng.choice((2, 4, 8, 32))
+            oc = ic if groups == ic else oc
+        if ic % groups or oc % groups or ih < kh or iw < kw:
+            continue
+        text = f"g{groups}mb{rng.choice(BATCHES)}ic{ic}ih{ih}iw{iw}oc{oc}kh{kh}kw{kw}sh{stride}"
+        text += f"ph{kh // 2 if padded else 0}pw{kw // 2 if padded else 0}"
+        problem = ConvProblem.parse(text, pass_=pass_, layout=layout)
+        if FEWEST_FLOPS <= problem.flops <= MOST_FLOPS and problem.bytes <= MOST_BYTES:
+            count -= 1
+            yield problem
+
+
+def draw_pools(count: int, op: str, pass_: str, layout: str, seed: int = SEED) -> Iterator[PoolProblem]:
+    """Random pools: mostly windows of 2 and 3, global ones where the op is adaptive."""
+    rng = random.Random(f"{seed}{op}{pass_}{layout}")
+    while count > 0:
+        size = rng.choice(SIZES)
+        text = f"mb{rng.choice(BATCHES)}ic{rng.choice(CHANNELS)}ih{size}"
+        if op.startswith("adaptive_"):
+            text += f"oh{rng.choice((1, 1, 2, 4))}"
+        else:
+            text += rng.choice(WINDOWS)
+        if op.startswith("adaptive_") or size >= 7:
+            problem = PoolProblem.parse(text, op, pass_=pass_, layout=layout)
+            if FEWEST_POOL_BYTES <= problem.bytes <= MOST_BYTES:
+                count -= 1
+                yield problem
+
+
+def pool_operands(p: PoolProblem) -> tuple[Any, ...]:
+    """Random operands in the call shape of the pass; the indices name the first cell of each window."""
+    rng = np.random.default_rng(0)
+    x = logical(rng.standard_normal(p.input_shape).astype(p.dtype), p.layout)
+    y = logical(rng.standard_normal(p.output_shape).astype(p.dtype), p.layout)
+    if p.pass_ == "forward":
+        return x, y, None
+    if "max" not in p.op:
+        return y, None, x
+    adaptive = p.op.startswith("adaptive_")
+    rows = np.array([i * p.ih // p.oh if adaptive else max(0, i * p.sh - p.ph) for i in range(p.oh)])
+    columns = np.array([j * p.iw // p.ow if adaptive else max(0, j * p.sw - p.pw) for j in range(p.ow)])
+    flat = rows[:, None] * p.iw + columns
+    indices = np.empty(p.output_shape, np.int64)
+    logical(indices, p.layout)[...] = flat
+    return y, logical(indices, p.layout), x
+
+
+def time_rows(plans: Sequence[tuple[str, Callable[[], object]]], seconds: float) -> dict[str, float]:
+    """The least time of each call; they alternate, so that a noisy moment hits all of them."""
+    least = {}
+    for name, call in plans:
+        call()
+        least[name] = float("inf")
+    deadline = time.perf_counter() + seconds * len(plans)
+    rounds = 0
+    while rounds < 3 or time.perf_counter() < deadline:
+        for name, call in plans:
+            start = time.perf_counter()
+            call()
+            least[name] = min(least[name], time.perf_counter() - start)
+        rounds += 1
+    return least
+
+
+def fit(works: list[cost.Work], measured: list[float]) -> dict[str, float]:
+    """Rates >= 0 that minimise the sum of |predicted / measured - 1|: least squares, reweighted.
+
+    Multiplicative updates keep them nonnegative (Lee & Seung, "Algorithms for non-negative matrix factorization",
+    2001, theorem 1), on columns scaled to one.
+    """
+    kinds = sorted({kind for work in works for kind in work})
+    rows = np.array([[work.get(kind, 0.0) for kind in kinds] for work in works]) / np.array(measured)[:, None]
+    scale = np.maximum(rows.max(axis=0), 1e-300)
+    rows /= scale
+    weights = np.ones(len(rows))
+    solution = np.full(len(kinds), 0.1)
+    for _ in range(12):
+        gram, target = (rows.T * weights) @ rows, rows.T @ weights
+        for _ in range(4000):
+            solution *= target / np.maximum(gram @ solution, 1e-300)
+        weights = 1 / np.maximum(np.abs(rows @ solution - 1), 0.02)
+    return {kind: float(rate) for kind, rate, share in zip(kinds, solution / scale, solution) if share > 1e-6}
+
+
+Samples = dict[tuple[str, str], list[tuple[cost.Work, float]]]
+
+
+def _measure(backend: str, count: int) -> Samples:
+    """(kernel, layout) -> work and seconds on one thread of each problem."""
+    samples: Samples = {}
+    rows = [k for k in KERNELS if k.backend == backend and k.family not in SLOW]
+    for op, pass_ in dict.fromkeys((k.op, k.pass_) for k in rows):
+        for layout in ("NCHW", "NHWC"):
+            if op == "conv2d":
+                draws: Iterator[Any] = draw_problems(count, pass_, layout)
+            else:
+                draws = draw_pools(max(8, count // 8), op, pass_, layout)
+            for problem in draws:
+                able = [k for k in rows if (k.op, k.pass_) == (op, pass_) and k.cannot(problem) is None]
+                arrays = operands(problem) if op == "conv2d" else pool_operands(problem)
+                calls = [(k.name, partial(dispatch.plan_for(problem, k), *arrays)) for k in able]
+                seconds = time_rows(calls, SECONDS_A_CALL)
+                for k in able:
+                    samples.setdefault((k.name, layout), []).append((k.work(problem), seconds[k.name]))
+    return samples
+
+
+def calibrate(
+    problems: int = 400, backend: str = "cython", file: str | os.PathLike[str] | None = None
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Measure this machine's rates, which the choice between kernels hangs on, and use them from now on.
+
+    Times every kernel of a backend on random convolutions, one thread, and fits seconds for each kind of work that
+    cost.py counts. The rates are kept on disk by CPU and instruction set (JSON, in the user's cache folder or
+    FASTCONV_CACHE). About four minutes; leave the machine alone meanwhile.
+
+    Parameters
+    ----------
+    problems : int, convolutions drawn for each pass and layout
+    backend : "cython" or "numba"
+    file : write the rates to this file, as they ship with the package, instead of using them here
+
+    Returns
+    -------
+    dict of kernel to layout to kind of work to seconds a unit
+
+    Raises
+    ------
+    ValueError
+        A backend that cannot run here.
+    """
+    fault = host.backend_fault(backend)
+    if fault is not None:
+        raise ValueError(f"calibrate: {fault}")
+    before = get_num_threads()
+    set_num_threads(1)
+    try:
+        samples = _measure(backend, problems)
+    finally:
+        set_num_threads(before)
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for (name, layout), pairs in samples.items():
+        found.setdefault(name, {})[layout] = fit([work for work, _ in pairs], [s for _, s in pairs])
+    if file is not None:
+        document = rates.read(Path(file))
+        document.setdefault(host.isa(), {}).update(found)
+        rates.write(Path(file), document)
+        return found
+    rates.remember(host.isa(), found)
+    clear_cache()
+    return found
