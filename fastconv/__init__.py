@@ -5,7 +5,7 @@
 
 Convolution: conv2d, conv1d, conv_transpose2d, conv_transpose1d; gradients conv2d_backward, conv2d_input, conv2d_weight.
 Pooling: max_pool2d, avg_pool2d, adaptive_max_pool2d, adaptive_avg_pool2d and their *_backward; lp_pool2d, max_unpool2d.
-Choice: explain, plan_conv2d, tune, config, info, set_num_threads. A training loop: fastconv.nn.
+Choice: explain, plan_conv2d, tune, calibrate, config, info, set_num_threads. A training loop: fastconv.nn.
 
 Map of the rooms (data flows one way, downwards; a test holds it):
 
@@ -14,7 +14,8 @@ Map of the rooms (data flows one way, downwards; a test holds it):
     problem                 ConvProblem, PoolProblem: checked numbers, no arrays
     settings, autotune      defaults of a context; measured choices on disk
     dispatch, registry      verdicts(problem), plan(problem), explain(problem); KERNELS, the one ordered table
-    capability, cost        what a row cannot do and needs; what it costs and which error it makes
+    capability, cost        what a row cannot do and needs; its work, counted, and which error it makes
+    rates                   seconds for each kind of work, shipped or fitted to this machine by calibrate
     _cython, _numba         the loops; reference: their meaning in NumPy, float64
     csrc/                   the registers (C micro-kernels, one folder for each instruction set)
     host, threads           what this machine can run; how many threads a call may use

@@ -16,6 +16,8 @@ WEIGHT_KINDS = ("weights",)
 # Rates of a row that nobody has measured yet: right within a factor of a few on any machine of this decade.
 UNMEASURED = {"calls": 1e-6, "flops": 1 / 50e9, "slow_flops": 1 / 1e9, "numpy_calls": 160e-6, "numpy_flops": 1 / 9e9}
 UNMEASURED_BYTES = 1 / 20e9
+# No call takes less, not even one without work.
+LEAST_SECONDS = 1e-7
 
 EPS = {"float32": 2.0**-24, "float64": 2.0**-53, "int64": 0.0}
 
@@ -23,18 +25,21 @@ EPS = {"float32": 2.0**-24, "float64": 2.0**-53, "int64": 0.0}
 TILE_ROWS, TILE_COLUMNS = 14, 32
 
 
+def counted(work: Work, packed: bool) -> Work:
+    """`work` without what packed weights save."""
+    return {kind: amount for kind, amount in work.items() if kind not in WEIGHT_KINDS} if packed else work
+
+
 def seconds(kernel: str, layout: str, work: Work, packed: bool = False) -> float:
     """Predicted seconds on one thread; `packed`: the weights come packed."""
     known = rates.rates_of(kernel, layout)
     total = 0.0
-    for kind, amount in work.items():
-        if packed and kind in WEIGHT_KINDS:
-            continue
+    for kind, amount in counted(work, packed).items():
         if known is not None:
             total += known.get(kind, 0.0) * amount
         else:
             total += UNMEASURED.get(kind, UNMEASURED_BYTES) * amount
-    return total
+    return max(total, LEAST_SECONDS)
 
 
 def _ceil(n: int, unit: int) -> int:

@@ -44,6 +44,8 @@ class Request:
     backend: str = "auto"
     max_workspace: int | None = None
     deterministic: bool = False
+    # The weights are held and packed already: a kernel is chosen for the calls, not for the packing.
+    packed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,7 @@ def verdicts(problem: Problem, request: Request = Request()) -> Iterator[Verdict
             yield Verdict(kernel, reason, float("inf"), 0, 0.0)
         else:
             workspace = kernel.workspace(problem, count)
-            yield Verdict(kernel, None, kernel.seconds(judged), workspace, kernel.error(problem))
+            yield Verdict(kernel, None, kernel.seconds(judged, request.packed), workspace, kernel.error(problem))
 
 
 def threads_for(problem: Problem, kernel: Kernel) -> int:

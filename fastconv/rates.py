@@ -44,6 +44,7 @@ def write(file: Path, document: dict[str, Any]) -> None:
     with os.fdopen(handle, "w", encoding="utf-8") as stream:
         json.dump(document, stream, indent=1, sort_keys=True)
         stream.write("\n")
+    os.chmod(temporary, 0o644)  # mkstemp makes files for their owner only
     os.replace(temporary, file)
 
 

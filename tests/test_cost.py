@@ -43,8 +43,9 @@ def test_fit_shrugs_at_a_few_disturbed_times():
 
 
 def test_fit_leaves_out_work_that_takes_no_time():
-    works = [{"calls": 1.0, "flops": 10.0**n, "tiles": 7.0 * n} for n in range(1, 9)]
-    assert set(calibration.fit(works, [1e-9 * work["flops"] for work in works])) == {"flops"}
+    rng = random.Random(9)
+    works = [{"calls": 1.0, "flops": 10 ** rng.uniform(4, 8), "tiles": 10 ** rng.uniform(2, 3)} for _ in range(50)]
+    assert set(calibration.fit(works, [1e-11 * work["flops"] for work in works])) == {"flops"}
 
 
 def test_drawn_problems_are_the_same_every_time_and_of_every_kind():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,9 @@ BATCHES = (1, 1, 1, 1, 2, 4, 8, 16, 64)
 SECONDS_A_CALL = 0.02
 WINDOWS = ("kh2sh2", "kh2sh2", "kh3sh2ph1", "kh3sh2", "kh3sh1ph1", "kh5sh1ph2", "kh7sh7")
 FEWEST_POOL_BYTES = 2e4
-PASSES = ("forward", "backward_input", "backward_weight")
+# Steps of the fit: more change no rate by a percent.
+REWEIGHTINGS, SWEEPS = 12, 400
+NO_SHARE = 0.01
 SLOW = ("naive", "reference")
 
 
@@ -94,16 +96,15 @@ def pool_operands(p: PoolProblem) -> tuple[Any, ...]:
     return y, logical(indices, p.layout), x
 
 
-def time_rows(plans: Sequence[tuple[str, Callable[[], object]]], seconds: float) -> dict[str, float]:
+def time_rows(calls: Mapping[Any, Callable[[], object]], seconds: float) -> dict[Any, float]:
     """The least time of each call; they alternate, so that a noisy moment hits all of them."""
-    least = {}
-    for name, call in plans:
+    least = dict.fromkeys(calls, float("inf"))
+    for call in calls.values():
         call()
-        least[name] = float("inf")
-    deadline = time.perf_counter() + seconds * len(plans)
+    deadline = time.perf_counter() + seconds * len(calls)
     rounds = 0
     while rounds < 3 or time.perf_counter() < deadline:
-        for name, call in plans:
+        for name, call in calls.items():
             start = time.perf_counter()
             call()
             least[name] = min(least[name], time.perf_counter() - start)
@@ -114,21 +115,22 @@ def time_rows(plans: Sequence[tuple[str, Callable[[], object]]], seconds: float)
 def fit(works: list[cost.Work], measured: list[float]) -> dict[str, float]:
     """Rates >= 0 that minimise the sum of |predicted / measured - 1|: least squares, reweighted.
 
-    Multiplicative updates keep them nonnegative (Lee & Seung, "Algorithms for non-negative matrix factorization",
-    2001, theorem 1), on columns scaled to one.
+    Each weighted problem is solved by coordinate descent with clipping at 0, on columns scaled to one.
     """
     kinds = sorted({kind for work in works for kind in work})
     rows = np.array([[work.get(kind, 0.0) for kind in kinds] for work in works]) / np.array(measured)[:, None]
     scale = np.maximum(rows.max(axis=0), 1e-300)
     rows /= scale
     weights = np.ones(len(rows))
-    solution = np.full(len(kinds), 0.1)
-    for _ in range(12):
+    solution = np.zeros(len(kinds))
+    for _ in range(REWEIGHTINGS):
         gram, target = (rows.T * weights) @ rows, rows.T @ weights
-        for _ in range(4000):
-            solution *= target / np.maximum(gram @ solution, 1e-300)
+        for _ in range(SWEEPS):
+            for i in range(len(kinds)):
+                solution[i] = max(0.0, solution[i] + (target[i] - gram[i] @ solution) / max(gram[i, i], 1e-300))
         weights = 1 / np.maximum(np.abs(rows @ solution - 1), 0.02)
-    return {kind: float(rate) for kind, rate, share in zip(kinds, solution / scale, solution) if share > 1e-6}
+    shares = (rows * solution).max(axis=0)  # of the predicted time of some problem
+    return {kind: float(rate) for kind, rate, share in zip(kinds, solution / scale, shares) if share > NO_SHARE}
 
 
 Samples = dict[tuple[str, str], list[tuple[cost.Work, float]]]
@@ -147,10 +149,20 @@ def _measure(backend: str, count: int) -> Samples:
             for problem in draws:
                 able = [k for k in rows if (k.op, k.pass_) == (op, pass_) and k.cannot(problem) is None]
                 arrays = operands(problem) if op == "conv2d" else pool_operands(problem)
-                calls = [(k.name, partial(dispatch.plan_for(problem, k), *arrays)) for k in able]
+                calls: dict[tuple[str, bool], Callable[[], object]] = {}
+                for kernel in able:
+                    plan = dispatch.plan_for(problem, kernel)
+                    calls[kernel.name, False] = partial(plan, *arrays)
+                    if op == "conv2d" and pass_ != "backward_weight":
+                        packed = plan.pack(arrays[1])
+                        if packed is not None:
+                            calls[kernel.name, True] = partial(plan, *arrays, packed=packed)
                 seconds = time_rows(calls, SECONDS_A_CALL)
-                for k in able:
-                    samples.setdefault((k.name, layout), []).append((k.work(problem), seconds[k.name]))
+                for kernel in able:
+                    for held in (False, True):
+                        if (kernel.name, held) in seconds:
+                            work = cost.counted(kernel.work(problem), held)
+                            samples.setdefault((kernel.name, layout), []).append((work, seconds[kernel.name, held]))
     return samples
 
 

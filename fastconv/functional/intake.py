@@ -37,14 +37,16 @@ def hashable(value: Any) -> Any:
     return _Typed(hashable(v) for v in value)
 
 
-def request_of(where: str, algorithm: Any, backend: Any, max_workspace: Any) -> dispatch.Request:
+def request_of(
+    where: str, algorithm: Any, backend: Any, max_workspace: Any, packed: bool = False
+) -> dispatch.Request:
     """The caller's wishes, with the settings in force where an argument was left at its default."""
     now = settings.current()
     algorithm = now.algorithm if algorithm == "auto" else algorithm
     backend = now.backend if backend == "auto" else backend
     max_workspace = now.max_workspace if max_workspace is None else max_workspace
     dispatch.check_request(where, algorithm, backend, max_workspace)
-    return dispatch.Request(algorithm, backend, max_workspace, now.deterministic)
+    return dispatch.Request(algorithm, backend, max_workspace, now.deterministic, packed)
 
 
 def precision_of(precision: Any) -> Any:

@@ -244,7 +244,7 @@ def plan_conv2d(
     )  # fmt: skip
     plan = conv_plan(
         where, "forward", size, w.shape, NAMES[compute], *arguments[:5], bias is not None, arguments[5], bool(residual),
-        precision_of(precision), request_of(where, algorithm, backend, max_workspace), generation(),
+        precision_of(precision), request_of(where, algorithm, backend, max_workspace, packed=True), generation(),
     )  # fmt: skip
     b = check_bias(where, bias, plan.problem.oc, compute)  # type: ignore[union-attr]
     return ConvPlan(plan, np.array(w, compute, order="C"), None if b is None else b.copy(), arguments)
