@@ -9,7 +9,7 @@ Choice: explain, plan_conv2d, tune, calibrate, config, info, set_num_threads. A 
 
 Map of the rooms (data flows one way, downwards; a test holds it):
 
-    nn, interop, cli        guests: they use the public functions only
+    nn, benchmark, cli      guests: they use the public functions only
     functional/             conv2d, its gradients, conv_transpose2d, pools: arrays -> Problem -> Plan -> arrays
     problem                 ConvProblem, PoolProblem: checked numbers, no arrays
     settings, autotune      defaults of a context; measured choices on disk

@@ -37,9 +37,13 @@ ALLOWED = {
 # Plain numbers that live beside the kernels they describe, read on use: (room, module, at module level).
 LAZY_NUMBERS = {("capability", "fastconv._numba", False), ("capability", "fastconv._numba.blocking", False)}
 # Guests use what fastconv exports, and each other's public names.
-GUESTS = {"nn", "interop", "cli", "__main__"}
+# nn trains, benchmark races against other libraries (bench/ and the `bench` command share it), interop serves them.
+GUESTS = {"nn", "benchmark", "interop", "cli", "__main__"}
 
-HEAVY = {"numba", "torch", "matplotlib", "scipy", "tqdm", "platformdirs", "safetensors", "pandas", "PIL", "onnx"}
+HEAVY = {
+    "numba", "llvmlite", "torch", "matplotlib", "scipy", "tqdm", "platformdirs", "safetensors", "pandas", "PIL", "onnx",
+    "onnxruntime", "openvino", "ncnn", "MNN",
+}  # fmt: skip
 
 
 def room_of(path):
