@@ -138,6 +138,11 @@ const fc_kernels_table *fc_kernels_of(int isa); /* NULL when not supported */
  * inside fn: a pool that is busy runs the whole loop on the caller. Safe after fork. */
 void fc_parallel_for(int64_t tasks, int threads, void (*fn)(void *ctx, int64_t task, int worker), void *ctx);
 
+/* Scratch of the calling thread (scratch.c): `nbytes`, 64-byte aligned, content undefined, valid until its next call;
+ * NULL when there is no memory. For small calls: it is kept until the thread ends or frees it. */
+void *fc_scratch(int64_t nbytes);
+void fc_free_scratch(void);
+
 /* ---- Convolution kernels ----------------------------------------------------------------------------------------- */
 
 /* The call shape of every kernel of the passes forward and backward_input. x: input of the pass (x or dy), y: its output

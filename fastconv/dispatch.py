@@ -24,6 +24,9 @@ Problem = ConvProblem | PoolProblem
 FAST_ERROR_LIMIT = 2e-5
 # Plans kept; each is a few kilobytes, workspaces belong to the threads.
 PLAN_CACHE_SIZE = 64
+# Predicted time from which a call by the short way lets other Python threads run; asking for the GIL again can take
+# longer than a smaller call.
+RELEASE_SECONDS = 5e-6
 # A thread keeps its workspace between calls up to this size.
 WORKSPACE_KEPT_BYTES = 256 * 1024**2
 ALIGNMENT = 64
@@ -181,6 +184,21 @@ class Plan:
         self._small = threads_for(problem, kernel) == 1 and threads.get_num_threads() > 1
         self._needs: dict[tuple[int, bool], int] = {}
 
+    def shortcut(self, ndim: int, weight: Any = None, bias: Any = None, packed: Any = None) -> Any:
+        """This forward convolution as a compiled call for image arrays of `ndim` axes, or None where there is none.
+
+        With weights it holds them and is called as (input, out, residual); see _cython/entry.pyx.
+        """
+        p = self.problem
+        if settings.current().verbose or not hasattr(self._run, "pack") or p.pass_ != "forward":
+            return None
+        compiled = _entry()
+        assert isinstance(p, ConvProblem) and compiled is not None
+        return compiled.ConvCall(
+            self._run, self._lowered, np.dtype(p.dtype).num, ndim, p.bias, p.residual, self.num_threads(),
+            self.kernel.seconds(p) > RELEASE_SECONDS, _workspace_of, _state(), weight, bias, packed,
+        )  # fmt: skip
+
     def workspace_nbytes(self, count: int | None = None, packed: Any = None) -> int:
         """Scratch bytes of one call with `count` threads (default: as many as it would use now)."""
         count = self.num_threads() if count is None else count
@@ -226,6 +244,27 @@ class Plan:
         return f"<Plan {self.kernel.name} {self.problem}>"
 
 
+@functools.cache
+def _entry() -> Any:
+    """The module of compiled calls, or None without the extension."""
+    return None if host.backend_fault("cython") else importlib.import_module(f"{PACKAGES['cython']}.entry")
+
+
+@functools.cache
+def _state() -> Any:
+    """What else a call depends on, besides its arguments: the settings in force, tuned choices, threads."""
+    return _entry().State(
+        settings.variable, (vars(settings), "_initial"), (vars(threads), "_num_threads"),
+        (vars(autotune), "_generation"), (vars(autotune), "_choices"),
+    )  # fmt: skip
+
+
+@functools.cache
+def conv_calls() -> Any:
+    """The table of compiled calls, or None without the extension."""
+    return None if _entry() is None else _entry().ConvCalls()
+
+
 def check_request(where: str, algorithm: Any, backend: Any, max_workspace: Any) -> None:
     """Raise ValueError for a name that is in no row."""
     if algorithm != "auto" and algorithm not in ALGORITHMS:
@@ -259,6 +298,8 @@ def plan_for(problem: Problem, kernel: Kernel) -> Plan:
 def clear_cache() -> None:
     """Forget all plans and this thread's workspace; they are made again on the next call."""
     _plan.cache_clear()
+    if conv_calls.cache_info().currsize and conv_calls() is not None:
+        conv_calls().clear()
     clear_workspace()
 
 

@@ -23,14 +23,14 @@ class Settings:
     verbose: bool | Callable[..., None] = False
 
 
-_current: ContextVar[Settings | None] = ContextVar("fastconv_settings", default=None)
+variable: ContextVar[Settings | None] = ContextVar("fastconv_settings", default=None)
 _initial: Settings | None = None
 
 
 def current() -> Settings:
     """The settings in force in this context (a thread or task)."""
     global _initial
-    settings = _current.get()
+    settings = variable.get()
     if settings is not None:
         return settings
     if _initial is None:
@@ -71,8 +71,8 @@ def config(**changes: Any) -> Iterator[Settings]:
     for name in changes:
         if name not in known:
             raise TypeError(f"config: unknown setting {name!r}; the settings are {', '.join(known)}")
-    token = _current.set(replace(current(), **changes))
+    token = variable.set(replace(current(), **changes))
     try:
         yield current()
     finally:
-        _current.reset(token)
+        variable.reset(token)

@@ -76,6 +76,9 @@ cdef extern from "fastconv.h" nogil:
     void fc_parallel_for(int64_t tasks, int threads,
                          void (*fn)(void *ctx, int64_t task, int worker) noexcept nogil, void *ctx)
 
+    void *fc_scratch(int64_t nbytes)
+    void fc_free_scratch()
+
     ctypedef struct fc_conv2d_kernel:
         const char *name
         int64_t (*packed_bytes)(const fc_conv2d_shape *shape) noexcept nogil

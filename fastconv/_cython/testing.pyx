@@ -1,8 +1,9 @@
 # cython: freethreading_compatible = True
-"""Doors for the tests to what has no public name: one microkernel call, one loop of the thread pool."""
+"""Doors for the tests to what has no public name: one microkernel call, one loop of the thread pool, junk in the scratch."""
 
 cimport numpy as cnp
 from libc.stdint cimport int64_t
+from libc.string cimport memset
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from fastconv._cython.fastconv cimport (
     fc_kernels_of,
     fc_kernels_table,
     fc_parallel_for,
+    fc_scratch,
 )
 from fastconv._cython.shape cimport data_or_null
 
@@ -86,3 +88,8 @@ def count_tasks(int64_t tasks, int threads, int64_t inner_tasks=0):
     with nogil:
         fc_parallel_for(tasks, threads, count_task, &c)
     return runs, workers
+
+
+def fill_scratch(int64_t nbytes, int byte):
+    """Write `byte` all over the scratch of this thread, made `nbytes` large if it was smaller."""
+    memset(fc_scratch(nbytes), byte, nbytes)

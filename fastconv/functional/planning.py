@@ -120,6 +120,10 @@ def explain(
     return Table(dispatch.explain(problem, request, tuple(notes)))
 
 
+def _no_shortcut(*arguments: Any) -> None:
+    """Where the kernel has no compiled calls, or the settings ask for a trace."""
+
+
 class ConvPlan:
     """A convolution made ready: shapes checked, kernel chosen, weights held and packed. Made by `plan_conv2d`."""
 
@@ -130,6 +134,7 @@ class ConvPlan:
         self._arguments = arguments
         self._dtype = np.dtype(plan.problem.dtype)
         self._packed = plan.pack(logical_weight(weight, plan.problem.layout))
+        self._shortcut: Any = plan.shortcut(4, weight, bias, self._packed) or _no_shortcut
 
     @property
     def problem(self) -> ConvProblem:
@@ -160,6 +165,9 @@ class ConvPlan:
 
     def __call__(self, input: Any, out: np.ndarray | None = None, residual: Any = None) -> np.ndarray:
         """The convolution of `input`, an array of exactly the planned shape and dtype, into `out` if given."""
+        y = self._shortcut(input, out, residual)
+        if y is not None:
+            return y
         p = self.problem
         x = as_array("plan", "input", input)
         if x.shape != p.input_shape or x.dtype != self._dtype:
@@ -182,6 +190,8 @@ class ConvPlan:
             logical(target.array, p.layout),
             packed=self._ready(),
         )
+        if self._shortcut is _no_shortcut or self._shortcut.stale():
+            self._shortcut = self._plan.shortcut(4, self._weight, self._bias, self._packed) or _no_shortcut
         return target.finish(out)
 
     def __repr__(self) -> str:

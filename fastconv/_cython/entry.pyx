@@ -1,0 +1,489 @@
+# cython: freethreading_compatible = True
+"""The short way into a kernel: calls whose checks were made before run here, without a line of Python.
+
+A call of the public functions that went the long way leaves a ConvCall behind, bound to its plan. The next one with
+equal arguments finds it; whatever is unusual about the arrays makes the short way answer None, and the long way takes
+over, with its checks and its messages.
+"""
+
+cimport cython
+cimport numpy as cnp
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_XDECREF
+from libc.stdint cimport int64_t, uintptr_t
+
+from fastconv._cython.fastconv cimport (
+    FC_NHWC,
+    fc_conv2d_kernel,
+    fc_epilogue,
+    fc_free_scratch,
+    fc_get_isa,
+    fc_scratch,
+    fc_view,
+)
+from fastconv._cython.kernel cimport ConvKernel, PackedWeights
+from fastconv._cython.shape cimport ConvShape
+
+cnp.import_array()
+
+cdef extern from "Python.h":
+    int PyLong_CheckExact(object)
+    int PyUnicode_CheckExact(object)
+    int PyFloat_CheckExact(object)
+    int PyTuple_CheckExact(object)
+    long long PyLong_AsLongLongAndOverflow(object, int *)
+    PyObject *PyDict_GetItemWithError(object, object)
+    int PyUnicode_Compare(object, object)
+    int PyContextVar_Get(object, PyObject *, PyObject **)
+
+cdef enum:
+    NUMBERS = 26
+    OBJECTS = 6
+    SETS = 32
+    WAYS = 4
+    SCRATCH_BYTES = 1 << 20  # a thread's small scratch; above it the allocation is nothing beside the work
+
+
+cdef struct Key:
+    int64_t numbers[NUMBERS]
+    PyObject *objects[OBJECTS]  # borrowed
+
+
+# ---- Arrays ----------------------------------------------------------------------------------------------------
+
+
+cdef inline bint plain(object value, int typenum, int ndim, const cnp.npy_intp *shape, int flags) noexcept:
+    """Whether kernels take it as it is: an exact ndarray of this native dtype and shape, with these flags."""
+    if not cnp.PyArray_CheckExact(value):
+        return False
+    cdef cnp.ndarray array = <cnp.ndarray> value
+    if cnp.PyArray_TYPE(array) != typenum or cnp.PyArray_NDIM(array) != ndim:
+        return False
+    if cnp.PyArray_FLAGS(array) & flags != flags or not cnp.PyArray_ISNOTSWAPPED(array):
+        return False
+    cdef int i
+    for i in range(ndim):
+        if cnp.PyArray_DIM(array, i) != shape[i]:
+            return False
+    return True
+
+
+cdef inline bint apart(cnp.ndarray out, object value) noexcept:
+    """Whether the memory between the first and the last byte of `value` (None or an ndarray) has none of `out`'s."""
+    if value is None:
+        return True
+    cdef cnp.ndarray array = <cnp.ndarray> value
+    cdef uintptr_t low = <uintptr_t> cnp.PyArray_DATA(array), high = low + cnp.PyArray_ITEMSIZE(array)
+    cdef uintptr_t start = <uintptr_t> cnp.PyArray_DATA(out)
+    cdef int64_t reach
+    cdef int i
+    for i in range(cnp.PyArray_NDIM(array)):
+        reach = (cnp.PyArray_DIM(array, i) - 1) * cnp.PyArray_STRIDE(array, i)
+        if reach > 0:
+            high += reach
+        else:
+            low += reach
+    return high <= start or start + <uintptr_t> cnp.PyArray_NBYTES(out) <= low
+
+
+# ---- A kernel bound to a problem -------------------------------------------------------------------------------
+
+
+@cython.final
+cdef class ConvCall:
+    """The forward kernel of a plan, for arrays of one shape; called as (input, out, residual) with held weights."""
+
+    cdef ConvShape shape
+    cdef ConvKernel kernel
+    cdef const fc_conv2d_kernel *c
+    cdef fc_view x_view, y_view  # their strides
+    cdef fc_epilogue epilogue
+    cdef int typenum, ndim, threads, isa
+    cdef bint has_bias, has_residual, nhwc, release
+    cdef cnp.npy_intp x_shape[4]
+    cdef cnp.npy_intp w_shape[4]
+    cdef cnp.npy_intp y_shape[4]
+    cdef cnp.npy_intp channels
+    cdef int64_t need
+    cdef object workspace
+    # weights, if held
+    cdef cnp.ndarray weight, bias
+    cdef PackedWeights packed
+    # what it depends on
+    cdef State state
+    cdef tuple seen
+    cdef Key key
+    cdef tuple objects
+
+    def __init__(
+        self, ConvKernel kernel not None, ConvShape shape not None, int typenum, int ndim, bint has_bias,
+        bint has_residual, int threads, bint release, workspace, State state not None, weight=None, bias=None,
+        PackedWeights packed=None,
+    ):
+        """ndim: axes of the image arrays, 3 without the batch's. workspace: called with a number of bytes where a call
+        needs many. weight and bias, contiguous, are held if given."""
+        cdef int64_t n, c, h, w
+        cdef int skip = 4 - ndim
+        self.kernel, self.c, self.shape = kernel, kernel.c, shape
+        self.typenum, self.ndim = typenum, ndim
+        self.has_bias, self.has_residual, self.threads, self.release = has_bias, has_residual, threads, release
+        self.workspace = workspace
+        self.nhwc = shape.c.layout == FC_NHWC
+        self.epilogue.clamp, self.epilogue.lo, self.epilogue.hi = shape.clamp, shape.lo, shape.hi
+        self.channels = shape.c.oc
+        image(self.x_shape, &self.x_view, self.nhwc, skip, shape.c.mb, shape.c.ic, shape.c.ih, shape.c.iw)
+        image(self.y_shape, &self.y_view, self.nhwc, skip, shape.c.mb, shape.c.oc, shape.c.oh, shape.c.ow)
+        self.epilogue.residual = self.y_view
+        n, c, h, w = shape.c.oc, shape.c.ic // shape.c.g, shape.c.kh, shape.c.kw
+        if self.nhwc:
+            self.w_shape[0], self.w_shape[1], self.w_shape[2], self.w_shape[3] = h, w, c, n
+        else:
+            self.w_shape[0], self.w_shape[1], self.w_shape[2], self.w_shape[3] = n, c, h, w
+        self.weight, self.bias, self.packed = weight, bias, packed
+        self.need = kernel.c.workspace(&shape.c, packed is not None, threads)
+        self.state = state
+        self.seen = state.now()
+        self.isa = fc_get_isa() if packed is None else packed.isa_index
+
+    def stale(self):
+        """Whether settings, threads, tuned choices or the instruction set have changed: it answers None until they
+        change back."""
+        return not self.state.equals(self.seen, self.isa)
+
+    def __call__(self, input, out=None, residual=None):
+        """The output, or None if this is not the place for these arrays."""
+        if not self.state.equals(self.seen, self.isa):
+            return None
+        return self.convolve(input, self.weight, self.bias, residual, out)
+
+    cdef object convolve(self, object x, object w, object bias, object residual, object out):
+        """All checks that depend on the arrays; None if one fails."""
+        cdef int flags = cnp.NPY_ARRAY_C_CONTIGUOUS | cnp.NPY_ARRAY_ALIGNED
+        if not plain(x, self.typenum, self.ndim, self.x_shape, flags):
+            return None
+        if not plain(w, self.typenum, 4, self.w_shape, cnp.NPY_ARRAY_ALIGNED):
+            return None
+        if self.has_bias != (bias is not None) or self.has_residual != (residual is not None):
+            return None
+        if bias is not None and not plain(bias, self.typenum, 1, &self.channels, flags):
+            return None
+        if residual is not None and not plain(residual, self.typenum, self.ndim, self.y_shape, flags):
+            return None
+        if out is None:
+            out = cnp.PyArray_EMPTY(self.ndim, self.y_shape, self.typenum, 0)
+        elif not (
+            plain(out, self.typenum, self.ndim, self.y_shape, flags | cnp.NPY_ARRAY_WRITEABLE)
+            and apart(<cnp.ndarray> out, x)
+            and apart(<cnp.ndarray> out, w)
+            and apart(<cnp.ndarray> out, bias)
+            and apart(<cnp.ndarray> out, residual)
+        ):
+            return None
+        self.run(<cnp.ndarray> x, <cnp.ndarray> w, bias, residual, <cnp.ndarray> out)
+        return out
+
+    cdef int run(self, cnp.ndarray x, cnp.ndarray w, object bias, object residual, cnp.ndarray y) except -1:
+        cdef fc_view x_view = self.x_view, y_view = self.y_view, w_view
+        cdef fc_epilogue epilogue = self.epilogue
+        cdef const cnp.npy_intp *strides = cnp.PyArray_STRIDES(w)
+        cdef int64_t item = cnp.PyArray_ITEMSIZE(w)
+        cdef const void *weights = NULL
+        cdef void *scratch = NULL
+        cdef object buffer
+        x_view.data, y_view.data, w_view.data = cnp.PyArray_DATA(x), cnp.PyArray_DATA(y), cnp.PyArray_DATA(w)
+        if self.nhwc:
+            w_view.strides[0], w_view.strides[1] = strides[3] // item, strides[2] // item
+            w_view.strides[2], w_view.strides[3] = strides[0] // item, strides[1] // item
+        else:
+            w_view.strides[0], w_view.strides[1] = strides[0] // item, strides[1] // item
+            w_view.strides[2], w_view.strides[3] = strides[2] // item, strides[3] // item
+        if bias is not None:
+            epilogue.bias = cnp.PyArray_DATA(<cnp.ndarray> bias)
+        if residual is not None:
+            epilogue.residual.data = cnp.PyArray_DATA(<cnp.ndarray> residual)
+        if self.packed is not None:
+            weights = self.packed.data
+        if self.need > SCRATCH_BYTES:
+            buffer = self.workspace(self.need)
+            scratch = cnp.PyArray_DATA(<cnp.ndarray?> buffer)
+        elif self.need > 0:
+            scratch = fc_scratch(self.need)
+            if scratch == NULL:
+                raise MemoryError(f"{self.need} bytes of workspace")
+        if self.release:
+            with nogil:
+                self.c.run(&self.shape.c, &x_view, &w_view, weights, &epilogue, &y_view, scratch, self.threads)
+        else:
+            self.c.run(&self.shape.c, &x_view, &w_view, weights, &epilogue, &y_view, scratch, self.threads)
+        return 0
+
+
+cdef void image(
+    cnp.npy_intp *shape, fc_view *view, bint nhwc, int skip, int64_t n, int64_t c, int64_t h, int64_t w
+) noexcept:
+    """The shape of an image array without its first `skip` axes, and the strides of its logical NCHW view."""
+    cdef cnp.npy_intp sizes[4]
+    cdef int i
+    view.data = NULL
+    if nhwc:
+        sizes[0], sizes[1], sizes[2], sizes[3] = n, h, w, c
+        view.strides[0], view.strides[1], view.strides[2], view.strides[3] = h * w * c, 1, w * c, c
+    else:
+        sizes[0], sizes[1], sizes[2], sizes[3] = n, c, h, w
+        view.strides[0], view.strides[1], view.strides[2], view.strides[3] = c * h * w, h * w, w, 1
+    for i in range(skip, 4):
+        shape[i - skip] = sizes[i]
+
+
+# ---- What else a call depends on -------------------------------------------------------------------------------
+
+
+@cython.final
+cdef class State:
+    """A context variable and some module globals: a call stays valid while they are the same objects."""
+
+    cdef object variable
+    cdef tuple places
+
+    def __init__(self, variable, *places):
+        """places: pairs (dict, name)."""
+        self.variable, self.places = variable, places
+
+    cdef PyObject *context(self) noexcept:
+        """What the variable holds, borrowed from it; None if it is unset."""
+        cdef PyObject *value = NULL
+        PyContextVar_Get(self.variable, <PyObject *> None, &value)
+        Py_XDECREF(value)
+        return value
+
+    def now(self):
+        """The objects themselves."""
+        value = self.context()
+        return (
+            <object> value,
+            *[space.get(name) for space, name in self.places],
+        )
+
+    cdef bint equals(self, tuple seen, int isa) noexcept:
+        cdef PyObject *value
+        cdef tuple place
+        cdef int i
+        if isa != fc_get_isa() or self.context() != <PyObject *> seen[0]:
+            return False
+        for i in range(len(self.places)):
+            place = <tuple> self.places[i]
+            value = PyDict_GetItemWithError(place[0], place[1])
+            if value == NULL:
+                value = <PyObject *> None
+            if value != <PyObject *> seen[i + 1]:
+                return False
+        return True
+
+
+# ---- Calls found again by their arguments ----------------------------------------------------------------------
+
+
+cdef bint equal(object a, object b) noexcept:
+    """Equal and of one type, for the few types that keys hold; False where that is not easily told."""
+    cdef int i
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if PyUnicode_CheckExact(a):
+        return PyUnicode_Compare(a, b) == 0
+    if PyFloat_CheckExact(a):
+        return <double> a == <double> b
+    if PyLong_CheckExact(a):
+        return a == b
+    if PyTuple_CheckExact(a):
+        if len(<tuple> a) != len(<tuple> b):
+            return False
+        for i in range(len(<tuple> a)):
+            if not equal((<tuple> a)[i], (<tuple> b)[i]):
+                return False
+        return True
+    return False
+
+
+cdef inline bint simple(object value) noexcept:
+    """Whether an equal object means the same and can never change."""
+    cdef int i
+    if value is None or PyUnicode_CheckExact(value) or PyFloat_CheckExact(value) or PyLong_CheckExact(value):
+        return True
+    if PyTuple_CheckExact(value):
+        for i in range(len(<tuple> value)):
+            if PyTuple_CheckExact((<tuple> value)[i]) or not simple((<tuple> value)[i]):
+                return False
+        return True
+    return False
+
+
+cdef inline bint whole(object value, int64_t *number) noexcept:
+    cdef int overflow = 0
+    if not PyLong_CheckExact(value):
+        return False
+    number[0] = PyLong_AsLongLongAndOverflow(value, &overflow)
+    return overflow == 0
+
+
+cdef inline bint numbers_of(object value, int64_t *numbers, int most) noexcept:
+    """An int or a tuple of 2 or 4 ints as (how many, values); False for anything else."""
+    cdef int i, count
+    if PyLong_CheckExact(value):
+        numbers[0] = 1
+        return whole(value, &numbers[1])
+    if not PyTuple_CheckExact(value):
+        return False
+    count = len(<tuple> value)
+    if count > most or count % 2 != 0:
+        return False
+    numbers[0] = -count
+    for i in range(count):
+        if not whole((<tuple> value)[i], &numbers[1 + i]):
+            return False
+    return True
+
+
+cdef bint make_key(
+    Key *key, object x, object w, object bias, object stride, object padding, object dilation, object groups,
+    object layout, object padding_mode, object activation, object residual, object algorithm, object backend,
+    object precision, object max_workspace
+) noexcept:
+    """Whether these arguments make a key: plain arrays and arguments of the simplest kinds."""
+    cdef int i
+    cdef int64_t *n = key.numbers
+    if not cnp.PyArray_CheckExact(x) or not cnp.PyArray_CheckExact(w):
+        return False
+    cdef int ndim = cnp.PyArray_NDIM(<cnp.ndarray> x), typenum = cnp.PyArray_TYPE(<cnp.ndarray> x)
+    if ndim < 3 or ndim > 4 or cnp.PyArray_NDIM(<cnp.ndarray> w) != 4:
+        return False
+    if typenum != cnp.PyArray_TYPE(<cnp.ndarray> w) or (typenum != cnp.NPY_FLOAT32 and typenum != cnp.NPY_FLOAT64):
+        return False
+    if not PyUnicode_CheckExact(padding_mode) or PyUnicode_Compare(padding_mode, "zeros") != 0:
+        return False
+    for i in range(NUMBERS):
+        n[i] = 0
+    n[0] = ndim
+    for i in range(ndim):
+        n[1 + i] = cnp.PyArray_DIM(<cnp.ndarray> x, i)
+    for i in range(4):
+        n[5 + i] = cnp.PyArray_DIM(<cnp.ndarray> w, i)
+    n[9], n[10], n[11] = typenum, bias is not None, residual is not None
+    key.objects[0] = <PyObject *> None
+    if not numbers_of(stride, &n[12], 2) or not numbers_of(dilation, &n[15], 2) or not whole(groups, &n[23]):
+        return False
+    if PyUnicode_CheckExact(padding):
+        key.objects[0] = <PyObject *> padding
+    elif not numbers_of(padding, &n[18], 4):
+        return False
+    n[25] = max_workspace is not None
+    if max_workspace is not None and not whole(max_workspace, &n[24]):
+        return False
+    key.objects[1], key.objects[2] = <PyObject *> layout, <PyObject *> activation
+    key.objects[3], key.objects[4], key.objects[5] = <PyObject *> algorithm, <PyObject *> backend, <PyObject *> precision
+    return True
+
+
+cdef inline bint same_key(const Key *a, const Key *b) noexcept:
+    cdef int i
+    for i in range(NUMBERS):
+        if a.numbers[i] != b.numbers[i]:
+            return False
+    for i in range(OBJECTS):
+        if a.objects[i] != b.objects[i] and not equal(<object> a.objects[i], <object> b.objects[i]):
+            return False
+    return True
+
+
+cdef inline int set_of(const Key *key) noexcept:
+    """Which calls to look at: by the numbers that differ from layer to layer."""
+    cdef uintptr_t h = 0
+    cdef int i
+    for i in range(1, 9):
+        h = h * 31 + <uintptr_t> key.numbers[i]
+    h = h * 31 + <uintptr_t> key.numbers[13] * 7 + <uintptr_t> key.numbers[19]
+    return <int> ((h ^ (h >> 7) ^ (h >> 13)) % SETS)
+
+
+@cython.final
+cdef class ConvCalls:
+    """A bounded table from the arguments of conv2d to the ConvCall that serves them."""
+
+    cdef list table
+    cdef list turns
+
+    def __init__(self):
+        self.clear()
+
+    def clear(self):
+        """Forget all calls, and this thread's scratch."""
+        with cython.critical_section(self):
+            self.table = [None] * (SETS * WAYS)
+            self.turns = [0] * SETS
+        fc_free_scratch()
+
+    def __len__(self):
+        return sum(call is not None for call in self.table)
+
+    cdef ConvCall find(self, const Key *key):
+        cdef int first = set_of(key) * WAYS, i
+        cdef ConvCall call
+        with cython.critical_section(self):
+            for i in range(WAYS):
+                if self.table[first + i] is None:
+                    continue
+                call = <ConvCall> self.table[first + i]
+                if same_key(key, &call.key) and call.state.equals(call.seen, call.isa):
+                    return call
+        return None
+
+    def conv2d(
+        self, input, weight, bias, stride, padding, dilation, groups, layout, padding_mode, activation, residual, out,
+        algorithm, backend, precision, max_workspace,
+    ):
+        """The output of a call like an earlier one, or None."""
+        cdef Key key
+        if not make_key(&key, input, weight, bias, stride, padding, dilation, groups, layout, padding_mode, activation,
+                        residual, algorithm, backend, precision, max_workspace):
+            return None
+        cdef ConvCall call = self.find(&key)
+        if call is None:
+            return None
+        return call.convolve(input, weight, bias, residual, out)
+
+    def knows(
+        self, input, weight, bias, stride, padding, dilation, groups, layout, padding_mode, activation, residual, out,
+        algorithm, backend, precision, max_workspace,
+    ):
+        """Whether there is nothing to remember about such a call: it is here already, or never will be."""
+        cdef Key key
+        if not make_key(&key, input, weight, bias, stride, padding, dilation, groups, layout, padding_mode, activation,
+                        residual, algorithm, backend, precision, max_workspace):
+            return True
+        cdef int i
+        for i in range(OBJECTS):
+            if not simple(<object> key.objects[i]):
+                return True
+        return self.find(&key) is not None
+
+    def remember(
+        self, ConvCall call not None, input, weight, bias, stride, padding, dilation, groups, layout, padding_mode,
+        activation, residual, out, algorithm, backend, precision, max_workspace,
+    ):
+        """Serve such calls by `call` from now on; the oldest call of its set is forgotten."""
+        if not make_key(&call.key, input, weight, bias, stride, padding, dilation, groups, layout, padding_mode,
+                        activation, residual, algorithm, backend, precision, max_workspace):
+            return
+        cdef int i, chosen = set_of(&call.key), turn
+        call.objects = tuple([<object> call.key.objects[i] for i in range(OBJECTS)])
+        with cython.critical_section(self):
+            for i in range(WAYS):
+                if self.table[chosen * WAYS + i] is not None and same_key(
+                    &call.key, &(<ConvCall> self.table[chosen * WAYS + i]).key
+                ):
+                    break  # the same arguments in another state
+            else:
+                i = self.turns[chosen]
+                self.turns[chosen] = (i + 1) % WAYS
+            self.table[chosen * WAYS + i] = call
