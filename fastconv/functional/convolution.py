@@ -208,8 +208,8 @@ def conv2d(
         logical(batched4(target.array), layout),
     )
     _remember(
-        plan, x.ndim, input, weight, bias, stride, padding, dilation, groups, layout, padding_mode, activation, residual,
-        out, algorithm, backend, precision, max_workspace,
+        plan, x.ndim, input, weight, bias, stride, padding, dilation, groups, layout, padding_mode, activation,
+        residual, out, algorithm, backend, precision, max_workspace,
     )  # fmt: skip
     return target.finish(out)
 
