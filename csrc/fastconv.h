@@ -56,13 +56,17 @@ typedef struct fc_epilogue {
  *    reach C). A packed panel is B[taps*kc][nr], zero padded to nr, rs_b = nr.
  * a_offset, b_offset: taps entries, or NULL: the taps follow each other, t*kc*cs_a and t*kc*rs_b.
  * C  m rows of n contiguous elements; nothing else is written. No alignment is asked for beyond that of T.
- *    accumulate != 0: C is read and added to; else the sum starts from bias_row[i] + 0, or bias_col[j] (readable to
- *    nr), or 0. Both may not be given.
+ *    accumulate != 0: the sum is added to C; else it starts from bias_row[i] + 0, or bias_col[j] (readable to nr), or
+ *    0. Both may not be given.
  * last != 0: adds residual[i*rs_r + j] if residual is not NULL, then clamps to [lo, hi] if clamp; NaN stays NaN.
  *
  * Order: one element of C is start, then t, then k, each step one fused multiply-add (a multiply and an add on ISAs
- * without), whatever m, n, the strides and the place of the tile: the same bits from any split of the work.
- * kc, taps may be 0. */
+ * without), then what C had, whatever m, n, the strides and the place of the tile: the same bits from any split of the
+ * work. kc, taps may be 0.
+ *
+ * Hints, which change no result and may name any address: while the sum runs, C is fetched, then next_lines cache lines
+ * of each of next_rows rows from next, rs_next apart (what a coming call reads and is far away); and b_ahead bytes past
+ * what is read of B. All 0: nothing is known. */
 typedef struct fc_gemm_args {
     int64_t m, n, kc, taps;
     const void *a;
@@ -78,6 +82,8 @@ typedef struct fc_gemm_args {
     int64_t rs_r;
     int accumulate, last, clamp;
     double lo, hi;
+    const void *next;
+    int64_t rs_next, next_rows, next_lines, b_ahead;
 } fc_gemm_args;
 
 typedef struct fc_gemm_kernel {

@@ -9,6 +9,7 @@
 enum {
     DEPTH_BYTES = 2048, /* depth of a block: 14 rows of it stay in a 32 KB L1 (measured on Zen 4: 1536-3072 alike) */
     BLOCK_PIXELS = 256, /* pixels a task takes through the loop nest: packed NCHW panels stay in a 1 MB L2 */
+    AHEAD_BYTES = 2048, /* of packed weights, fetched past those in use (measured on Zen 4: 2048-4096 alike, 0 is 0.97x) */
     ALIAS_BYTES = 4096, /* rows at a multiple of this fall into one set of the L1 */
 };
 

@@ -76,14 +76,44 @@ static int64_t pixel_tile(const gather *g, int64_t tile, int64_t *q0)
     return m;
 }
 
+/* What the microkernel brings near meanwhile: of each pixel of the tile after this one its channels under the last filter
+ * row, which no tile before has touched. The tile after is that of this block, else the first of the next block, else the
+ * one that the next task begins with. Returns the first pixel's address and sets rows and their distance. */
+static const char *next_pixels(const gather *g, fc_gemm_args *args, int64_t tile, int64_t tile0, int64_t tile1, int64_t block)
+{
+    const int inside = tile + 1 < tile1, last = block == g->blocks - 1;
+    const int64_t next_tile = inside || last ? tile + 1 : tile0, next_block = inside ? block : last ? 0 : block + 1;
+    int64_t q = 0;
+    args->next_rows = 0;
+    if (next_tile == g->pixel_tiles || g->taps == 0)
+        return g->in;
+    args->next_rows = pixel_tile(g, next_tile, &q);
+    args->rs_next = g->sw * g->x.w;
+    const int64_t j = q % g->out_w, row = q / g->out_w, i = row % g->out_h, n = row / g->out_h;
+    const int64_t y = min64(g->in_h - 1, i * g->sh + g->th[g->taps_h - 1]);
+    const int64_t x = min64(g->in_w - 1, j * g->sw + g->tw[g->taps_w - 1]);
+    return g->in + (n * g->x.n + y * g->x.h + x * g->x.w + next_block * (g->depth / g->taps)) * g->size;
+}
+
+/* Where a tile of pixels lies in the output and in the residual. */
+typedef struct place {
+    char *out;
+    const char *residual;
+} place;
+
+static place place_of(const gather *g, int64_t q)
+{
+    return (place){row_address(g, q, g->out, &g->y), g->residual ? row_address(g, q, g->residual, &g->r) : NULL};
+}
+
 /* One tile of C: args has A, B, m and the flags; here come the columns of a panel of output channels. */
-static void nhwc_run(const gather *g, fc_gemm_args *args, int64_t q0, int64_t group, int64_t panel)
+static void nhwc_run(const gather *g, fc_gemm_args *args, place at, int64_t group, int64_t panel)
 {
     const int64_t size = g->size, nr = g->kernel.nr, o = group * g->ocg + panel * nr;
     double bias_edge[FC_NR_MAX]; /* the last panel's bias, readable to nr */
     args->n = min64(nr, g->ocg - panel * nr);
-    args->c = row_address(g, q0, g->out, &g->y) + o * size;
-    args->residual = g->residual ? row_address(g, q0, g->residual, &g->r) + o * size : NULL;
+    args->c = at.out + o * size;
+    args->residual = at.residual ? at.residual + o * size : NULL;
     args->bias_col = g->bias ? g->bias + o * size : NULL;
     if (g->bias && args->n < nr) {
         memset(bias_edge, 0, sizeof bias_edge);
@@ -100,6 +130,7 @@ static void nhwc_pixel(const gather *g, fc_gemm_args *args, int64_t q, int64_t g
     const int64_t size = g->size, nr = g->kernel.nr, depth = g->taps * channels;
     const int64_t j = q % g->out_w, row = q / g->out_w, i = row % g->out_h, n = row / g->out_h;
     const int accumulate = args->accumulate, last = args->last;
+    const place at = place_of(g, q);
     args->m = 1;
     args->kc = channels;
     for (int64_t panel = panel0; panel < panel1; panel++) {
@@ -112,12 +143,12 @@ static void nhwc_pixel(const gather *g, fc_gemm_args *args, int64_t q, int64_t g
                 continue;
             args->a = g->in + (n * g->x.n + y * g->x.h + x * g->x.w + group * g->icg + c0) * size;
             args->b = weights + (panel * depth + t * channels) * nr * size;
-            nhwc_run(g, args, q, group, panel);
+            nhwc_run(g, args, at, group, panel);
             args->accumulate = 1;
         }
         args->taps = 0; /* the epilogue, or the start value of a pixel that no tap reaches */
         args->last = last;
-        nhwc_run(g, args, q, group, panel);
+        nhwc_run(g, args, at, group, panel);
     }
     args->accumulate = accumulate;
 }
@@ -146,6 +177,7 @@ void fc_im2col_nhwc_task(void *ctx, int64_t task, int worker)
         args.rs_b = nr;
         args.rs_c = g->y.w;
         args.rs_r = g->r.w;
+        args.b_ahead = AHEAD_BYTES;
         for (int64_t tile = tile0; tile < tile1; tile++) {
             int64_t q0, offsets[TAPS_IN_PLACE];
             const int64_t m = pixel_tile(g, tile, &q0);
@@ -175,9 +207,15 @@ void fc_im2col_nhwc_task(void *ctx, int64_t task, int worker)
                 args.taps = 1;
                 args.kc = depth;
             }
-            for (int64_t panel = panel0; panel < panel1; panel++) {
+            const place at = place_of(g, q0);
+            const char *const next = next_pixels(g, &args, tile, tile0, tile1, block) + group * g->icg * size;
+            const int64_t lines = args.next_rows ? ceil_div(channels * size, FC_ALIGNMENT) : 0;
+            for (int64_t panel = panel0, line = 0; panel < panel1; panel++) {
                 args.b = weights + panel * depth * nr * size;
-                nhwc_run(g, &args, q0, group, panel);
+                args.next = next + line * FC_ALIGNMENT;
+                args.next_lines = (lines - line) / (panel1 - panel);
+                line += args.next_lines;
+                nhwc_run(g, &args, at, group, panel);
             }
         }
     }

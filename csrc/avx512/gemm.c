@@ -5,6 +5,7 @@
 #define FC_GEMM_BYTES 64
 #define FC_GEMM_MR 14
 #define FC_GEMM_NV 2
+#define FC_GEMM_UNROLL 1
 #include "../gemm_tile.h"
 
 #define FC_GEMM_NAME fc_f64_gemm_14x16__avx512
@@ -12,6 +13,7 @@
 #define FC_GEMM_BYTES 64
 #define FC_GEMM_MR 14
 #define FC_GEMM_NV 2
+#define FC_GEMM_UNROLL 1
 #include "../gemm_tile.h"
 
 void fc_add_gemm__avx512(fc_kernels_table *table);

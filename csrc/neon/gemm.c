@@ -5,6 +5,7 @@
 #define FC_GEMM_BYTES 16
 #define FC_GEMM_MR 8
 #define FC_GEMM_NV 3
+#define FC_GEMM_UNROLL 2
 #include "../gemm_tile.h"
 
 #define FC_GEMM_NAME fc_f64_gemm_8x6__neon
@@ -12,6 +13,7 @@
 #define FC_GEMM_BYTES 16
 #define FC_GEMM_MR 8
 #define FC_GEMM_NV 3
+#define FC_GEMM_UNROLL 2
 #include "../gemm_tile.h"
 
 void fc_add_gemm__neon(fc_kernels_table *table);

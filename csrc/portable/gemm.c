@@ -5,6 +5,7 @@
 #define FC_GEMM_BYTES 16
 #define FC_GEMM_MR 4
 #define FC_GEMM_NV 2
+#define FC_GEMM_UNROLL 2
 #include "../gemm_tile.h"
 
 #define FC_GEMM_NAME fc_f64_gemm_4x4__portable
@@ -12,6 +13,7 @@
 #define FC_GEMM_BYTES 16
 #define FC_GEMM_MR 4
 #define FC_GEMM_NV 2
+#define FC_GEMM_UNROLL 2
 #include "../gemm_tile.h"
 
 void fc_add_gemm__portable(fc_kernels_table *table);
