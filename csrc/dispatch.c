@@ -10,17 +10,21 @@
 #endif
 
 void fc_add_gemm__portable(fc_kernels_table *table);
+void fc_add_direct__portable(fc_kernels_table *table);
 void fc_add_winograd__portable(fc_kernels_table *table);
 void fc_add_pooling__portable(fc_kernels_table *table);
 #if FC_X86
 void fc_add_gemm__avx2(fc_kernels_table *table);
+void fc_add_direct__avx2(fc_kernels_table *table);
 void fc_add_winograd__avx2(fc_kernels_table *table);
 void fc_add_pooling__avx2(fc_kernels_table *table);
 void fc_add_gemm__avx512(fc_kernels_table *table);
+void fc_add_direct__avx512(fc_kernels_table *table);
 void fc_add_winograd__avx512(fc_kernels_table *table);
 void fc_add_pooling__avx512(fc_kernels_table *table);
 #elif FC_ARM
 void fc_add_gemm__neon(fc_kernels_table *table);
+void fc_add_direct__neon(fc_kernels_table *table);
 void fc_add_winograd__neon(fc_kernels_table *table);
 void fc_add_pooling__neon(fc_kernels_table *table);
 #endif
@@ -28,6 +32,7 @@ void fc_add_pooling__neon(fc_kernels_table *table);
 static void add_portable(fc_kernels_table *table)
 {
     fc_add_gemm__portable(table);
+    fc_add_direct__portable(table);
     fc_add_winograd__portable(table);
     fc_add_pooling__portable(table);
 }
@@ -36,6 +41,7 @@ static void add_portable(fc_kernels_table *table)
 static void add_avx2(fc_kernels_table *table)
 {
     fc_add_gemm__avx2(table);
+    fc_add_direct__avx2(table);
     fc_add_winograd__avx2(table);
     fc_add_pooling__avx2(table);
 }
@@ -43,6 +49,7 @@ static void add_avx2(fc_kernels_table *table)
 static void add_avx512(fc_kernels_table *table)
 {
     fc_add_gemm__avx512(table);
+    fc_add_direct__avx512(table);
     fc_add_winograd__avx512(table);
     fc_add_pooling__avx512(table);
 }
@@ -50,6 +57,7 @@ static void add_avx512(fc_kernels_table *table)
 static void add_neon(fc_kernels_table *table)
 {
     fc_add_gemm__neon(table);
+    fc_add_direct__neon(table);
     fc_add_winograd__neon(table);
     fc_add_pooling__neon(table);
 }

@@ -118,11 +118,13 @@ typedef struct fc_pool2d_kernels {
 } fc_pool2d_kernels;
 
 struct fc_winograd_kernel; /* csrc/winograd.h */
+struct fc_direct_kernel;   /* csrc/direct.h */
 
 /* One table per ISA. Every slot is filled by portable, then overridden upwards (dispatch.c). */
 typedef struct fc_kernels_table {
     const char *isa;
     fc_gemm_kernel gemm_f32, gemm_f64;
+    const struct fc_direct_kernel *direct_f32, *direct_f64;
     const struct fc_winograd_kernel *winograd_f2x3_f32, *winograd_f4x3_f32, *winograd_f2x3_f64, *winograd_f4x3_f64;
     const fc_pool2d_kernels *pool2d_f32, *pool2d_f64;
 } fc_kernels_table;
@@ -169,6 +171,9 @@ typedef struct fc_conv2d_kernel {
 
 /* im2col.c: the sum as GEMM over {taps x channels}. */
 extern const fc_conv2d_kernel fc_conv2d_forward_im2col, fc_conv2d_backward_input_im2col;
+
+/* direct.c: for sums over few input channels, in one piece. */
+extern const fc_conv2d_kernel fc_conv2d_forward_direct;
 
 /* winograd.c: F(2x2, 3x3) and F(4x4, 3x3); filters 3x3, stride 1, no dilation. */
 extern const fc_conv2d_kernel fc_conv2d_forward_winograd_f2x3, fc_conv2d_backward_input_winograd_f2x3;

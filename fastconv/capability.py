@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from fastconv.problem import ConvProblem, PoolProblem
 
+# Terms of a sum that the direct kernel keeps in one piece.
+DIRECT_DEPTH = 2048
+
 # ---------------------------------------------------------------------------------------------------------------
 # What a family cannot do: None, or a sentence
 
@@ -24,6 +27,15 @@ def pool_direct(p: PoolProblem) -> str | None:
     """Vector pooling keeps indices inside a plane in 32 bits."""
     if p.ih * p.iw >= 2**31:
         return f"it needs planes of fewer than 2^31 cells, got {p.ih} x {p.iw}"
+    return floating(p)
+
+
+def direct(p: ConvProblem) -> str | None:
+    """Sums over few input channels, not cut into blocks of depth."""
+    if p.icg * p.kh * p.kw > DIRECT_DEPTH:
+        return f"its sums have at most {DIRECT_DEPTH} terms, got {p.icg} x {p.kh} x {p.kw}"
+    if p.ic * (p.ih + p.ph + p.ph_r) * (p.iw + p.pw + p.pw_r + 16 * p.sw) >= 2**31:
+        return "it needs images of fewer than 2^31 padded cells"
     return floating(p)
 
 
@@ -72,6 +84,30 @@ def im2col_workspace(p: ConvProblem, threads: int) -> int:
     tables = -(-2 * (p.kh + p.kw) * 8 // 64) * 64
     packed = nbytes(p.g * (outputs + (mr if nchw else nr) - 1) * channels * taps)
     return tables + packed + threads * scratch
+
+
+def direct_workspace(p: ConvProblem, threads: int) -> int:
+    """Bytes of the direct convolution in C: mirrors lay_out in csrc/direct.c, for any ISA."""
+    if p.mb * p.oh * p.ow * p.oc <= 0:
+        return 0
+    strip_bytes, lanes, nhwc, size = 64 << 10, 64 // p.itemsize, p.layout == "NHWC", p.itemsize
+    width, under, depth = (p.kw - 1) * p.dw, (p.kh - 1) * p.dh + 1, p.icg * p.kh * p.kw
+
+    def nbytes(elements: int, size: int = size) -> int:
+        return -(-elements * size // 64) * 64
+
+    outputs = -(-p.ocg // lanes) * lanes if nhwc else p.ocg
+    fixed = nbytes(depth, 4) + nbytes(p.g * depth * outputs)
+    inside = p.ph == p.pw == 0 and (p.oh - 1) * p.sh + under <= p.ih and (p.ow - 1) * p.sw + width < p.iw
+    if inside and (nhwc or (p.sw == 1 and p.ow >= lanes)):
+        return fixed
+    if nhwc:
+        row = ((p.ow - 1) * p.sw + width + 1) * p.ic
+    else:
+        row = (max(p.ow, lanes) + width // p.sw) * (p.sw if p.kw > 1 else 1) * p.icg
+    most = int((strip_bytes // (row * size) - under) / p.sh) + 1  # rounded as C divides
+    rows = min(p.oh, max(1, most))
+    return fixed + threads * nbytes(((rows - 1) * p.sh + under) * row)
 
 
 def winograd_workspace(p: ConvProblem, threads: int, tile: int) -> int:

@@ -97,6 +97,21 @@ def im2col(p: ConvProblem) -> Work:
     }
 
 
+def direct(p: ConvProblem) -> Work:
+    """A GEMM whose panels are never packed; every output row is cut into tiles of its own."""
+    depth, tile_rows, lanes = p.icg * p.kh * p.kw, p.mb * p.g * p.oh, TILE_COLUMNS // 2
+    rows, columns = (p.ow, p.ocg) if p.layout == "NHWC" else (p.ocg, p.ow)
+    tiles = tile_rows * _ceil(rows, TILE_ROWS) * _ceil(columns, TILE_COLUMNS)
+    return {
+        "calls": 1.0,
+        "flops": 2.0 * tile_rows * rows * _ceil(columns, lanes) * lanes * depth * _compute(p),
+        "tile_steps": tiles * depth * _compute(p),
+        "tiles": float(tiles),
+        "image": float(p.bytes),
+        "weights": float(p.oc * depth * p.itemsize),
+    }
+
+
 def winograd(p: ConvProblem, tile: int, taps: int = 3) -> Work:
     """F(tile x tile, taps x taps): the GEMM of its points and the transforms of images, outputs and weights."""
     forward = p.pass_ == "forward"

@@ -55,6 +55,7 @@ class Kernel:
 KERNELS: tuple[Kernel, ...] = (
     Kernel("conv2d_forward_winograd_f4x3__cython", "winograd", can.winograd_3x3, cost.winograd_f4x3, cost.winograd_f4x3_error, can.winograd_f4x3_workspace, plain_sum=False),
     Kernel("conv2d_forward_winograd_f2x3__cython", "winograd", can.winograd_3x3, cost.winograd_f2x3, cost.winograd_f2x3_error, can.winograd_f2x3_workspace, plain_sum=False),
+    Kernel("conv2d_forward_direct__cython", "direct", can.direct, cost.direct, cost.plain_error, can.direct_workspace),
     Kernel("conv2d_forward_im2col__cython", "im2col", can.floating, cost.im2col, cost.plain_error, can.im2col_workspace),
     Kernel("conv2d_forward_naive__cython", "naive", can.anything, cost.naive, cost.exact_error, can.no_workspace),
     Kernel("conv2d_forward_winograd_f4x3__numba", "winograd", can.winograd_3x3, cost.winograd_f4x3, cost.winograd_f4x3_error, can.numba_winograd_f4x3_workspace, plain_sum=False),

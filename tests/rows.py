@@ -455,7 +455,7 @@ def check_pool(run: Run, p: PoolProblem, algorithm: str) -> None:
         compare.assert_exact(y, wanted, str(p))
     else:
         magnitude, _ = pool_expected(p, np.abs(x), np.abs(dy))
-        compare.assert_rounding(y, wanted, magnitude, algorithm, str(p))
+        compare.assert_rounding(y, wanted, magnitude, "pool" if algorithm == "direct" else algorithm, str(p))
     if found is not None:
         assert found_again is not None and indices is not None
         compare.assert_exact(found, indices, f"{p}: indices")

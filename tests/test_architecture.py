@@ -198,7 +198,7 @@ def test_row_names_a_function_of_its_module(kernel):
 def test_same_file_names_in_each_backend():
     """The tree is the support matrix."""
     modules = {b: {k.module for k in KERNELS if k.backend == b} for b in ("cython", "numba")}
-    assert modules["cython"] == modules["numba"]
+    assert modules["numba"] <= modules["cython"]  # not each algorithm is worth two backends
 
 
 def test_names_of_rows_follow_the_grammar():

@@ -197,7 +197,7 @@ def test_what_the_divisor_counts(kernel, isa, layout):
         padded = pool(fastconv.avg_pool2d, x, 3, 2, 1, **options)
         real = pool(fastconv.avg_pool2d, x, 3, 2, 1, count_include_pad=False, **options)
         override = pool(fastconv.avg_pool2d, x, 3, 2, 1, divisor_override=4, **options)
-    compare.assert_rounding(padded, np.full(padded.shape, 12 * 4 / 9), np.full(padded.shape, 12 * 4 / 9), "direct")
+    compare.assert_rounding(padded, np.full(padded.shape, 12 * 4 / 9), np.full(padded.shape, 12 * 4 / 9), "pool")
     assert (real == 12).all()
     assert (override == 12).all()
 
@@ -269,7 +269,7 @@ def test_global_pools_are_adaptive_pools_to_one_cell(kernel, isa, layout, dtype,
             compare.assert_exact(y[:, :, 0, 0], flat.max(2))
         else:
             compare.assert_rounding(
-                y[:, :, 0, 0], flat.mean(2, dtype=np.float64), np.abs(flat).mean(2, dtype=np.float64), "direct"
+                y[:, :, 0, 0], flat.mean(2, dtype=np.float64), np.abs(flat).mean(2, dtype=np.float64), "pool"
             )
 
 
@@ -332,11 +332,11 @@ def test_torch_agrees(layout, ceil_mode, window, rng):
         y = pool(fastconv.avg_pool2d, x, *window, ceil_mode, include, layout=layout)
         expected = functional.avg_pool2d(t, *window, ceil_mode, include)
         magnitude = functional.avg_pool2d(t.abs(), *window, ceil_mode, include).detach().numpy()
-        compare.assert_rounding(y, expected.detach().numpy(), magnitude, "direct")
+        compare.assert_rounding(y, expected.detach().numpy(), magnitude, "pool")
         dy = rng.standard_normal(y.shape)
         (dx,) = torch.autograd.grad(expected, t, torch.from_numpy(dy))
         mine = gradient(fastconv.avg_pool2d_backward, dy, x.shape, *window, ceil_mode, include, layout=layout)
         limit = gradient(
             fastconv.avg_pool2d_backward, np.abs(dy), x.shape, *window, ceil_mode, include, algorithm="reference"
         )
-        compare.assert_rounding(mine, dx.numpy(), limit, "direct")
+        compare.assert_rounding(mine, dx.numpy(), limit, "pool")

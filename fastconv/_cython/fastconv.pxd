@@ -88,6 +88,7 @@ cdef extern from "fastconv.h" nogil:
                     const fc_epilogue *epilogue, const fc_view *y, void *workspace, int threads) noexcept nogil
 
     const fc_conv2d_kernel fc_conv2d_forward_im2col, fc_conv2d_backward_input_im2col
+    const fc_conv2d_kernel fc_conv2d_forward_direct
     const fc_conv2d_kernel fc_conv2d_forward_winograd_f2x3, fc_conv2d_backward_input_winograd_f2x3
     const fc_conv2d_kernel fc_conv2d_forward_winograd_f4x3, fc_conv2d_backward_input_winograd_f4x3
 

@@ -1,0 +1,322 @@
+/* Direct convolution for few input channels: the image is read in place, nothing is packed but the weights.
+ *
+ * Where the filter meets padding, or NCHW has a stride along the width, a task first copies the rows that it needs into
+ * a strip: zero padded, and in NCHW the columns of each residue mod sw together, so that any tap of a row of outputs is
+ * consecutive cells. The sums are direct_tile.h's. */
+#include "direct.h"
+#include "numbers.h"
+
+#include <stddef.h>
+#include <string.h>
+
+enum {
+    STRIP_BYTES = 64 << 10, /* of a task's rows: in the L2, and the rows that two tasks copy are few */
+    TASKS_A_THREAD = 8,     /* so that the last tasks balance */
+    VECTOR_BYTES = 64,      /* the longest of any ISA */
+};
+
+typedef struct direct {
+    const fc_conv2d_shape *s;
+    fc_direct_kernel kernel;
+    int64_t size, icg, ocg, depth;
+    int64_t in_place, rows, blocks; /* output rows of a task; tasks of an image */
+    int64_t phase, pitch, plane;    /* elements: between residues, rows and channels of what the kernel reads */
+    const char *x, *residual, *bias;
+    char *y;
+    fc_view w;
+    char *packed, *strips;
+    int64_t strip_bytes;
+    fc_direct_args args;
+} direct;
+
+/* Input rows under `rows` output rows. */
+static int64_t rows_under(const fc_conv2d_shape *s, int64_t rows)
+{
+    return (rows - 1) * s->sh + (s->kh - 1) * s->dh + 1;
+}
+
+/* Mirrored by direct_workspace in fastconv/capability.py, as are the two functions below it. */
+static void lay_out(direct *d, const fc_conv2d_shape *s)
+{
+    const int64_t size = element_size(s->dtype), lanes = VECTOR_BYTES / size, width = (s->kw - 1) * s->dw;
+    memset(d, 0, sizeof *d);
+    d->s = s;
+    d->size = size;
+    d->icg = s->ic / s->g;
+    d->ocg = s->oc / s->g;
+    d->depth = d->icg * s->kh * s->kw;
+    d->in_place = s->ph == 0 && s->pw == 0 && rows_under(s, s->oh) <= s->ih && (s->ow - 1) * s->sw + width < s->iw &&
+                  (s->layout == FC_NHWC || (s->sw == 1 && s->ow >= lanes));
+    if (s->layout == FC_NHWC) {
+        d->pitch = d->in_place ? s->iw * s->ic : ((s->ow - 1) * s->sw + width + 1) * s->ic;
+    } else if (d->in_place) {
+        d->pitch = s->iw;
+    } else {
+        d->phase = max64(s->ow, lanes) + width / s->sw;
+        d->pitch = d->phase * (s->kw > 1 ? s->sw : 1);
+    }
+    const int64_t row_bytes = d->pitch * size * (s->layout == FC_NHWC ? 1 : d->icg);
+    const int64_t most = (STRIP_BYTES / row_bytes - rows_under(s, 1)) / s->sh + 1;
+    d->rows = min64(s->oh, max64(1, most));
+    d->plane = d->in_place ? s->ih * s->iw : rows_under(s, d->rows) * d->pitch;
+    d->strip_bytes = d->in_place ? 0 : align_up(rows_under(s, d->rows) * row_bytes);
+}
+
+static int64_t packed_bytes(const direct *d)
+{
+    const int64_t lanes = VECTOR_BYTES / d->size;
+    const int64_t width = d->s->layout == FC_NHWC ? ceil_div(d->ocg, lanes) * lanes : d->ocg;
+    return align_up(d->s->g * d->depth * width * d->size);
+}
+
+static int64_t offset_bytes(const direct *d)
+{
+    return align_up(d->depth * (int64_t)sizeof(int32_t));
+}
+
+static int is_empty(const fc_conv2d_shape *s)
+{
+    return s->mb == 0 || s->oh <= 0 || s->ow <= 0 || s->oc == 0;
+}
+
+/* ---- Weights ------------------------------------------------------------------------------------------------------ */
+
+static void choose_kernel(direct *d)
+{
+    const fc_kernels_table *table = fc_kernels();
+    d->kernel = d->s->dtype == FC_F32 ? *table->direct_f32 : *table->direct_f64;
+}
+
+/* Element k of the sum: NHWC runs over filter rows, columns, channels, NCHW over channels, rows, columns. */
+static void cell_of(const direct *d, int64_t k, int64_t *c, int64_t *a, int64_t *b)
+{
+    const fc_conv2d_shape *s = d->s;
+    if (s->layout == FC_NHWC) {
+        *c = k % d->icg;
+        *b = k / d->icg % s->kw;
+        *a = k / d->icg / s->kw;
+    } else {
+        *b = k % s->kw;
+        *a = k / s->kw % s->kh;
+        *c = k / s->kw / s->kh;
+    }
+}
+
+FC_INLINE void gather_words(char *to, const char *from, int64_t n, int64_t stride, int64_t size)
+{
+    if (size == 4)
+        for (int64_t i = 0; i < n; i++)
+            memcpy(to + 4 * i, from + 4 * i * stride, 4);
+    else
+        for (int64_t i = 0; i < n; i++)
+            memcpy(to + 8 * i, from + 8 * i * stride, 8);
+}
+
+/* Weights of one group, as the kernel of this layout walks them: NHWC [panel][k][vectors of channels], where a panel's
+ * last vector ends with the last channel; NCHW [tile][k][channels]. */
+static void pack_task(void *ctx, int64_t group, int worker)
+{
+    direct *d = ctx;
+    const fc_conv2d_shape *s = d->s;
+    const int64_t size = d->size, lanes = d->kernel.lanes;
+    const int64_t *stride = d->w.strides;
+    const int nhwc = s->layout == FC_NHWC;
+    const int64_t vectors = ceil_div(d->ocg, lanes), units = nhwc ? vectors : d->ocg;
+    const int64_t parts = ceil_div(units, nhwc ? d->kernel.nv : d->kernel.mr);
+    char *to = d->packed + group * d->depth * (nhwc ? vectors * lanes : d->ocg) * size;
+    (void)worker;
+    for (int64_t part = 0, first = 0, n; part < parts; part++, first += n) {
+        n = units / parts + (part < units % parts);
+        for (int64_t k = 0; k < d->depth; k++) {
+            int64_t a, b, c;
+            cell_of(d, k, &c, &a, &b);
+            const char *from = (const char *)d->w.data +
+                               (group * d->ocg * stride[0] + c * stride[1] + a * stride[2] + b * stride[3]) * size;
+            if (!nhwc) {
+                gather_words(to, from + first * stride[0] * size, n, stride[0], size);
+                to += n * size;
+                continue;
+            }
+            for (int64_t v = first; v < first + n; v++, to += lanes * size) {
+                const int64_t channel = min64(v * lanes, max64(0, d->ocg - lanes)), cells = min64(lanes, d->ocg);
+                gather_words(to, from + channel * stride[0] * size, cells, stride[0], size);
+                memset(to + cells * size, 0, (size_t)((lanes - cells) * size));
+            }
+        }
+    }
+}
+
+/* ---- Strips ------------------------------------------------------------------------------------------------------- */
+
+/* Consecutive words from every stride-th one. */
+static void copy_phase(char *to, const char *from, int64_t n, int64_t stride, int64_t size)
+{
+    if (stride == 1)
+        memcpy(to, from, (size_t)(n * size));
+    else if (stride == 2) /* a constant, for the compiler to shuffle vectors by */
+        gather_words(to, from, n, 2, size);
+    else
+        gather_words(to, from, n, stride, size);
+}
+
+static void zero(char *to, int64_t n, int64_t size)
+{
+    if (n > 0)
+        memset(to, 0, (size_t)(n * size));
+}
+
+/* Cells of one phase of a row: cell u holds column u*step + first of the image's row `from` (NULL: all padding), n of
+ * them, columns outside of [0, width) being 0; a cell has `channels` elements. */
+static void fill_cells(char *to, const char *from, int64_t n, int64_t first, int64_t step, int64_t width, int64_t channels,
+                       int64_t size)
+{
+    const int64_t lo = first < 0 ? min64(n, ceil_div(-first, step)) : 0;
+    const int64_t hi = from && first < width ? max64(lo, min64(n, (width - 1 - first) / step + 1)) : lo;
+    zero(to, lo * channels, size);
+    if (hi > lo)
+        copy_phase(to + lo * channels * size, from + (lo * step + first) * channels * size, (hi - lo) * channels, step, size);
+    zero(to + hi * channels * size, (n - hi) * channels, size);
+}
+
+/* The rows of image n that output rows i0 <= i < i0 + rows need. */
+static void fill_strip(const direct *d, char *strip, int64_t n, int64_t group, int64_t i0, int64_t rows)
+{
+    const fc_conv2d_shape *s = d->s;
+    const int64_t size = d->size, top = i0 * s->sh - s->ph, under = rows_under(s, rows);
+    const int64_t phases = s->kw > 1 ? s->sw : 1;
+    for (int64_t row = 0; row < under; row++) {
+        const int64_t y = top + row;
+        const int inside = y >= 0 && y < s->ih;
+        if (row % s->sh >= rows_under(s, 1))
+            continue; /* between the windows */
+        if (s->layout == FC_NHWC) {
+            const char *from = d->x + (n * s->ih + y) * s->iw * s->ic * size;
+            fill_cells(strip + row * d->pitch * size, inside ? from : NULL, d->pitch / s->ic, -s->pw, 1, s->iw, s->ic, size);
+            continue;
+        }
+        for (int64_t c = 0; c < d->icg; c++) {
+            const char *from = d->x + (((n * s->ic + group * d->icg + c) * s->ih + y) * s->iw) * size;
+            char *to = strip + (c * d->plane + row * d->pitch) * size;
+            for (int64_t phase = 0; phase < phases; phase++)
+                fill_cells(to + phase * d->phase * size, inside ? from : NULL, d->phase, phase - s->pw, s->sw, s->iw, 1, size);
+        }
+    }
+}
+
+static void fill_offsets(const direct *d, int32_t *offset)
+{
+    const fc_conv2d_shape *s = d->s;
+    for (int64_t k = 0; k < d->depth; k++) {
+        int64_t a, b, c;
+        cell_of(d, k, &c, &a, &b);
+        const int64_t column = b * s->dw, row = a * s->dh * d->pitch;
+        offset[k] = (int32_t)(s->layout == FC_NHWC ? row + column * s->ic + c :
+                                                     c * d->plane + row + column % s->sw * d->phase + column / s->sw);
+    }
+}
+
+/* ---- Tasks -------------------------------------------------------------------------------------------------------- */
+
+/* A task is a block of output rows of an image: all channels in NHWC, those of a group in NCHW. */
+static void direct_task(void *ctx, int64_t task, int worker)
+{
+    const direct *d = ctx;
+    const fc_conv2d_shape *s = d->s;
+    const int nhwc = s->layout == FC_NHWC;
+    const int64_t size = d->size, lanes = d->kernel.lanes, block = task % d->blocks, rest = task / d->blocks;
+    const int64_t n = nhwc ? rest : rest / s->g, group0 = nhwc ? 0 : rest % s->g, group1 = nhwc ? s->g : group0 + 1;
+    const int64_t i0 = block * d->rows, rows = min64(d->rows, s->oh - i0);
+    char *strip = d->strips + worker * d->strip_bytes;
+    fc_direct_args args = d->args;
+
+    if (!d->in_place)
+        fill_strip(d, strip, n, group0, i0, rows);
+    args.rows = rows;
+    for (int64_t group = group0; group < group1; group++) {
+        const int64_t o = group * d->ocg, width = nhwc ? ceil_div(d->ocg, lanes) * lanes : d->ocg;
+        const int64_t cell = nhwc ? (n * s->oh + i0) * s->ow * s->oc + o : ((n * s->oc + o) * s->oh + i0) * s->ow;
+        const int64_t first = nhwc ? (n * s->ih + i0 * s->sh) * s->iw * s->ic :
+                                     ((n * s->ic + group * d->icg) * s->ih + i0 * s->sh) * s->iw;
+        args.x = (d->in_place ? d->x + first * size : strip) + (nhwc ? group * d->icg * size : 0);
+        args.w = d->packed + group * d->depth * width * size;
+        args.y = d->y + cell * size;
+        args.residual = d->residual ? d->residual + cell * size : NULL;
+        args.bias = d->bias ? d->bias + o * size : NULL;
+        d->kernel.run[s->layout](&args);
+    }
+}
+
+static int64_t packed_size(const fc_conv2d_shape *s)
+{
+    direct d;
+    if (is_empty(s))
+        return 0;
+    lay_out(&d, s);
+    return packed_bytes(&d);
+}
+
+static void pack(const fc_conv2d_shape *s, const fc_view *w, void *packed, int threads)
+{
+    direct d;
+    if (is_empty(s))
+        return;
+    lay_out(&d, s);
+    choose_kernel(&d);
+    d.w = *w;
+    d.packed = packed;
+    fc_parallel_for(s->g, threads, pack_task, &d);
+}
+
+static int64_t workspace_size(const fc_conv2d_shape *s, int packed, int threads)
+{
+    direct d;
+    if (is_empty(s))
+        return 0;
+    lay_out(&d, s);
+    return offset_bytes(&d) + (packed ? 0 : packed_bytes(&d)) + threads * d.strip_bytes;
+}
+
+static void run(const fc_conv2d_shape *s, const fc_view *x, const fc_view *w, const void *packed,
+                const fc_epilogue *epilogue, const fc_view *y, void *workspace, int threads)
+{
+    direct d;
+    if (is_empty(s))
+        return;
+    const int nhwc = s->layout == FC_NHWC;
+    lay_out(&d, s);
+    choose_kernel(&d);
+    char *place = (char *)workspace + offset_bytes(&d);
+    d.packed = (char *)packed;
+    if (!packed) {
+        d.w = *w;
+        d.packed = place;
+        place += packed_bytes(&d);
+        fc_parallel_for(s->g, threads, pack_task, &d);
+    }
+    d.strips = place;
+    d.x = x->data;
+    d.y = y->data;
+    d.residual = epilogue->residual.data;
+    d.bias = epilogue->bias;
+    fill_offsets(&d, workspace);
+    if (threads > 1) /* lower than the strip has room for */
+        d.rows = max64(1, min64(d.rows, s->mb * s->oh / ((int64_t)threads * TASKS_A_THREAD)));
+    d.blocks = ceil_div(s->oh, d.rows);
+    d.args = (fc_direct_args){
+        .columns = s->ow,
+        .channels = d.ocg,
+        .depth = d.depth,
+        .offset = workspace,
+        .x_row = s->sh * d.pitch,
+        .x_column = nhwc ? s->sw * s->ic : 1,
+        .y_row = nhwc ? s->ow * s->oc : s->ow,
+        .y_column = nhwc ? s->oc : 1,
+        .y_channel = nhwc ? 1 : s->oh * s->ow,
+        .clamp = epilogue->clamp,
+        .lo = epilogue->lo,
+        .hi = epilogue->hi,
+    };
+    fc_parallel_for(s->mb * (nhwc ? 1 : s->g) * d.blocks, threads, direct_task, &d);
+}
+
+const fc_conv2d_kernel fc_conv2d_forward_direct = {"conv2d_forward_direct", packed_size, pack, workspace_size, run};

@@ -1,0 +1,33 @@
+/* Inside of the direct convolution: what direct.c asks of its ISA kernels. */
+#ifndef FASTCONV_DIRECT_H
+#define FASTCONV_DIRECT_H
+
+#include "fastconv.h"
+
+/* Output rows x columns of one group of one image, all its channels:
+ *
+ *   y[i*y_row + j*y_column + o*y_channel] = epilogue(sum_{k<depth} w[k][o] * x[i*x_row + j*x_column + offset[k]])
+ *
+ * NHWC has y_channel = 1, NCHW y_column = x_column = 1; there a vector of x may reach up to lanes cells past the first
+ * column's even where columns < lanes. w: packed by fc_direct_panel. One element is start, then k ascending, each step
+ * one fused multiply-add: the same bits from any split. residual has the strides of y. */
+typedef struct fc_direct_args {
+    int64_t rows, columns, channels, depth;
+    const int32_t *offset;
+    const void *x;
+    int64_t x_row, x_column;
+    const void *w;
+    void *y;
+    int64_t y_row, y_column, y_channel;
+    const void *residual, *bias;
+    int clamp;
+    double lo, hi;
+} fc_direct_args;
+
+/* mr: rows of a register tile, pixels in NHWC, channels in NCHW; nv: its vectors, of `lanes` elements. */
+typedef struct fc_direct_kernel {
+    int mr, nv, lanes;
+    void (*run[2])(const fc_direct_args *args); /* by layout */
+} fc_direct_kernel;
+
+#endif
