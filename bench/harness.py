@@ -1,21 +1,20 @@
-"""Fair timing: rivals take turns in one process, round after round; minimum and median of many short repeats."""
+"""What the benchmarks share: layer lists, the conditions of a run, result files; timing is fastconv.benchmark's."""
 
 from __future__ import annotations
 
 import datetime
 import json
 import platform
-import statistics
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import fastconv
+from fastconv.benchmark import operands, race
+
+__all__ = ["BENCH", "RESULTS", "conditions", "layers", "operands", "race", "save"]
 
 BENCH = Path(__file__).parent
 RESULTS = BENCH / "results"
@@ -29,42 +28,6 @@ def layers(*names: str) -> Iterator[tuple[str, fastconv.ConvProblem]]:
             if line.strip() and not line.startswith("#"):
                 text, name = line.split()
                 yield name, fastconv.ConvProblem.parse(text)
-
-
-def operands(problem: fastconv.ConvProblem, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """ReLU(N(0, 1)) input and He-initialised weight, NCHW and OIHW, as inside a trained network."""
-    p, rng = problem, np.random.default_rng(seed)
-    x = np.maximum(rng.standard_normal((p.mb, p.ic, p.ih, p.iw), np.float32), 0)
-    w = rng.standard_normal((p.oc, p.icg, p.kh, p.kw), np.float32)
-    return x, w * np.float32((2 / (p.icg * p.kh * p.kw)) ** 0.5)
-
-
-def race(rivals: dict[str, Callable[[], Any]], seconds: float = 2.0, rounds: int = 5) -> dict[str, dict[str, float]]:
-    """Seconds of one call of each rival: {"min", "median", "calls"}; they alternate within each round.
-
-    Each rival gets about `seconds` in all and at least `rounds` turns; a turn of a short call repeats it so that the
-    clock's resolution does not matter. The first call of each is not counted.
-    """
-    repeats = {}
-    for name, call in rivals.items():
-        call()
-        start = time.perf_counter()
-        call()
-        once = max(time.perf_counter() - start, 1e-7)
-        repeats[name] = max(1, int(1e-3 / once))
-    samples: dict[str, list[float]] = {name: [] for name in rivals}
-    deadline = time.perf_counter() + seconds * len(rivals)
-    while time.perf_counter() < deadline or min(map(len, samples.values())) < rounds:
-        for name, call in rivals.items():
-            count = repeats[name]
-            start = time.perf_counter()
-            for _ in range(count):
-                call()
-            samples[name].append((time.perf_counter() - start) / count)
-    return {
-        name: {"min": min(s), "median": statistics.median(s), "calls": len(s) * repeats[name]}
-        for name, s in samples.items()
-    }
 
 
 def _version(package: str) -> str | None:

@@ -11,6 +11,9 @@ from typing import Any
 SAMPLE_SECONDS = 50e-6
 # With several threads a turn begins with a rest: pools of OpenMP spin for a while after their last call.
 REST_SECONDS = 3e-3
+# A call longer than this is a turn by itself, and a rival that makes a race too long gets fewer turns, but so many.
+SLOW_SECONDS = 30e-3
+FEWEST_TURNS = 3
 
 Calls = Callable[[], Any] | Sequence[Callable[[], Any]]
 
@@ -30,8 +33,8 @@ def race(
     Parameters
     ----------
     rivals : name -> a callable, or several that are called in rotation (one for each set of arrays)
-    seconds : for each rival in all; a rival gets at least one sample a round
-    rounds : turns of each rival
+    seconds : for each rival in all, about
+    rounds : turns of each rival; fewer, but FEWEST_TURNS, where a single call is long
     rest : seconds of sleep before each turn
 
     Returns
@@ -40,39 +43,45 @@ def race(
     """
     found: dict[str, dict[str, float]] = {}
     blocks: dict[str, list[Callable[[], Any]]] = {}
+    turns: dict[str, int] = {}
     for name, given in rivals.items():
         calls = [given] if callable(given) else list(given)
-        first = _once(calls[:1])
-        once = max(min(_once(calls) for _ in range(2)), 1e-7)
-        repeats = max(1, round(SAMPLE_SECONDS / once))
-        # a whole number of rotations, or one call after the other
-        blocks[name] = calls * max(1, repeats // len(calls)) if repeats > 1 else calls
-        found[name] = {"first": first, "block": repeats if repeats > 1 else 1}
+        found[name] = {"first": _once(calls[:1])}
+        once = max(_once(calls[-1:]), 1e-7)
+        if once < SLOW_SECONDS:
+            once = max(_once(calls), 1e-7)
+        # a short sample is whole rotations; a long one is a single call, and the turns go on where the last one ended
+        repeats = round(SAMPLE_SECONDS / once)
+        blocks[name] = calls * max(1, repeats // len(calls)) if repeats > 1 else [*calls]
+        found[name]["block"] = repeats
+        turns[name] = max(FEWEST_TURNS, min(rounds, round(seconds / once)))
     samples: dict[str, list[float]] = {name: [] for name in rivals}
-    turn = seconds / rounds
+    names = list(rivals)
     for number in range(rounds):
-        names = list(rivals)
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            block, timings = blocks[name], samples[name]
-            if rest:
-                time.sleep(rest)
-            single = found[name]["block"] == 1
-            block[-1]()
-            deadline = time.perf_counter() + turn
-            while True:
-                if single:
-                    for call in block:
-                        timings.append(_once((call,)))
-                        if time.perf_counter() > deadline:
-                            break
-                else:
-                    timings.append(_once(block))
-                if time.perf_counter() > deadline:
-                    break
+            if number < turns[name]:
+                if rest:
+                    time.sleep(rest)
+                _turn(blocks[name], found[name]["block"] > 1, seconds / rounds, samples[name])
     for name, timings in samples.items():
-        calls_made = len(timings) * (1 if found[name].pop("block") == 1 else len(blocks[name]))
-        found[name].update(min=min(timings), median=statistics.median(timings), calls=calls_made)
+        each = len(blocks[name]) if found[name].pop("block") > 1 else 1
+        found[name].update(min=min(timings), median=statistics.median(timings), calls=len(timings) * each)
     return found
+
+
+def _turn(block: list[Callable[[], Any]], whole: bool, seconds: float, samples: list[float]) -> None:
+    """Samples of one rival until its seconds are over, the first after a call that is not counted."""
+    lead = _once(block[-1:])
+    if lead > SLOW_SECONDS:  # long enough to have warmed up by itself
+        samples.append(lead)
+        return
+    deadline = time.perf_counter() + seconds
+    while time.perf_counter() < deadline or not samples:
+        if whole:
+            samples.append(_once(block))
+        else:
+            samples.append(_once(block[:1]))
+            block.append(block.pop(0))
 
 
 def rest_for(threads: int) -> float:

@@ -1,0 +1,133 @@
+"""The goals table: measures what is missing, merges it into a file, prints goal, floor and measured for each line.
+
+    python -m bench.goals [--threads 1 2] [--only winograd latency] [--limit 500] [--quick] [--fresh]
+    python -m bench.goals --print
+
+The whole takes about half an hour. --limit stops in time; the next run of the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from bench.goals import jobs, lines, lists
+from bench.harness import RESULTS, conditions
+from fastconv import PoolProblem
+
+Job = tuple[str, Callable[[], dict[str, Any]]]
+SECONDS = 0.25
+QUICK_SECONDS = 0.05
+# In a quick run one layer in so many is measured.
+QUICK_STEP = 5
+
+
+def _layers(part: str, found: lists.Layers, run: Any, threads: int, *arguments: Any) -> Iterator[Job]:
+    for name, problem in found.items():
+        yield lines.key(part, name, threads), partial(run, problem, *arguments)
+
+
+def _pools(threads: int, seconds: float) -> Iterator[Job]:
+    for op, text in lists.POOLS:
+        for pass_, indices in (("forward", False), ("forward", True), ("backward", False)):
+            if indices and op == "avg_pool2d":
+                continue
+            problem = PoolProblem.parse(text, op, pass_=pass_, return_indices=indices)
+            label = f"{op} {pass_}{' with indices' if indices else ''} {text}"
+            yield lines.key("pools", label, threads), partial(jobs.pooling, problem, threads, seconds)
+
+
+def _scales(threads: int, seconds: float) -> Iterator[Job]:
+    for name, texts in lists.SCALES.items():
+        for layout in ("NCHW", "NHWC"):
+            yield lines.key("scale", f"{name} {layout}", threads), partial(jobs.scale, texts, layout, threads, seconds)
+
+
+def _trained(threads: int, seconds: float) -> Iterator[Job]:
+    for number in range(3):
+        yield lines.key("trained", f"conv{number + 1}", threads), partial(jobs.trained, number)
+
+
+#: Part -> its measurements for (threads, seconds a rival).
+PARTS: dict[str, Callable[[int, float], Iterator[Job]]] = {
+    "winograd": lambda t, s: _layers("winograd", lists.winograd(), jobs.layer, t, t, s),
+    "direct": lambda t, s: _layers("direct", lists.direct(), jobs.layer, t, t, s),
+    "five": lambda t, s: _layers("five", lists.five(), jobs.layer, t, t, s),
+    "depthwise": lambda t, s: _layers("depthwise", lists.depthwise(), jobs.layer, t, t, s),
+    "pools": _pools,
+    "latency": lambda t, s: _layers("latency", lists.latency(), jobs.latency, t, t, s),
+    "plain": lambda t, s: _layers("plain", lists.plain(), jobs.plain, t, t, s),
+    "second_core": lambda t, s: _layers("second_core", lists.second_core(), jobs.second_core, t, s),
+    "scale": _scales,
+    "avx2": lambda t, s: _layers("avx2", lists.plain(), jobs.plain_avx2, t, t, s),
+    "trained": _trained,
+    "errors": lambda t, s: _layers("errors", lists.everything(), jobs.errors, t),
+    "choice": lambda t, s: _layers("choice", lists.everything(), jobs.choice, t, t, s / 2),
+    "unlisted": lambda t, s: _layers("unlisted", lists.unlisted(), jobs.choice, t, t, s / 2),
+    "others": lambda t, s: _layers("others", lists.others(), jobs.layer, t, t, s),
+}
+
+
+def _wanted(parts: list[str], threads: list[int], quick: bool) -> dict[str, Callable[[], dict[str, Any]]]:
+    seconds = QUICK_SECONDS if quick else SECONDS
+    found: dict[str, Callable[[], dict[str, Any]]] = {}
+    for part in parts:
+        for count in threads:
+            if lines.ONCE.get(part, count) == count:
+                every = list(PARTS[part](count, seconds))
+                found.update(every[::QUICK_STEP] if quick else every)
+    return found
+
+
+def _progress(name: str, row: dict[str, Any], seconds: float) -> str:
+    values = {line.name: line.values({name: row}, int(name.split("/")[2])) for line in lines.LINES}
+    numbers = [v for values_ in values.values() for v, _ in values_.values()]
+    return f"{name:<60} {seconds:5.1f} s  {' '.join(f'{v:.3g}' for v in numbers)}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.goals", description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument(
+        "--only", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART", help=", ".join(PARTS)
+    )
+    parser.add_argument("--layers", nargs="+", help="only these labels of the parts")
+    parser.add_argument("--limit", type=float, default=float("inf"), metavar="SECONDS", help="start nothing after this")
+    parser.add_argument(
+        "--quick", action="store_true", help=f"one layer in {QUICK_STEP}, short turns: a look, no result"
+    )
+    parser.add_argument("--fresh", action="store_true", help="measure again what the file has")
+    parser.add_argument("--save", default="goals", metavar="NAME", help="the file bench/results/NAME.json (goals)")
+    parser.add_argument("--print", action="store_true", dest="only_print", help="print the table of the file")
+    args = parser.parse_args()
+    path = RESULTS / f"{'quick_' if args.quick and args.save == 'goals' else ''}{args.save}.json"
+    file = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": {}}
+    found = file["rows"]
+    if not args.only_print:
+        now = conditions()
+        start = time.perf_counter()
+        wanted = _wanted(args.only, args.threads, args.quick)
+        if args.layers:
+            wanted = {name: job for name, job in wanted.items() if name.split("/")[1] in args.layers}
+        missing = [name for name in wanted if args.fresh or name not in found]
+        for number, name in enumerate(missing):
+            if time.perf_counter() - start > args.limit:
+                print(f"time is up: {len(missing) - number} of {len(wanted)} measurements are missing; run it again")
+                break
+            began = time.perf_counter()
+            row = {**wanted[name](), "commit": now["commit"], "date": now["date"]}
+            found[name] = row
+            print(_progress(name, row, time.perf_counter() - began))
+            sys.stdout.flush()
+            RESULTS.mkdir(exist_ok=True)
+            path.write_text(json.dumps({"conditions": now, "rows": found}, indent=1) + "\n", encoding="utf-8")
+    print(lines.text(found, args.threads))
+
+
+if __name__ == "__main__":
+    main()
