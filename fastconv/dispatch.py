@@ -185,19 +185,21 @@ class Plan:
         self._needs: dict[tuple[int, bool], int] = {}
 
     def shortcut(self, ndim: int, weight: Any = None, bias: Any = None, packed: Any = None) -> Any:
-        """This forward convolution as a compiled call for image arrays of `ndim` axes, or None where there is none.
+        """This forward pass as a compiled call for image arrays of `ndim` axes, or None where there is none.
 
         With weights it holds them and is called as (input, out, residual); see _cython/entry.pyx.
         """
-        p = self.problem
-        if settings.current().verbose or not hasattr(self._run, "pack") or p.pass_ != "forward":
+        p, kernel = self.problem, self.kernel
+        if settings.current().verbose or p.pass_ != "forward" or kernel.backend != "cython":
             return None
-        compiled = _entry()
-        assert isinstance(p, ConvProblem) and compiled is not None
-        return compiled.ConvCall(
-            self._run, self._lowered, np.dtype(p.dtype).num, ndim, p.bias, p.residual, self.num_threads(),
-            self.kernel.seconds(p) > RELEASE_SECONDS, _workspace_of, _state(), weight, bias, packed,
-        )  # fmt: skip
+        common = np.dtype(p.dtype).num, ndim, self.num_threads(), kernel.seconds(p) > RELEASE_SECONDS, _state()
+        if isinstance(p, PoolProblem):
+            return _entry().PoolCall(self._lowered, *common) if kernel.algorithm == "direct" else None
+        if not hasattr(self._run, "pack"):
+            return None
+        return _entry().ConvCall(
+            self._run, self._lowered, *common, p.bias, p.residual, _workspace_of, weight, bias, packed
+        )
 
     def workspace_nbytes(self, count: int | None = None, packed: Any = None) -> int:
         """Scratch bytes of one call with `count` threads (default: as many as it would use now)."""
@@ -260,9 +262,9 @@ def _state() -> Any:
 
 
 @functools.cache
-def conv_calls() -> Any:
+def compiled_calls() -> Any:
     """The table of compiled calls, or None without the extension."""
-    return None if _entry() is None else _entry().ConvCalls()
+    return None if _entry() is None else _entry().Calls()
 
 
 def check_request(where: str, algorithm: Any, backend: Any, max_workspace: Any) -> None:
@@ -298,8 +300,8 @@ def plan_for(problem: Problem, kernel: Kernel) -> Plan:
 def clear_cache() -> None:
     """Forget all plans and this thread's workspace; they are made again on the next call."""
     _plan.cache_clear()
-    if conv_calls.cache_info().currsize and conv_calls() is not None:
-        conv_calls().clear()
+    if compiled_calls.cache_info().currsize and compiled_calls() is not None:
+        compiled_calls().clear()
     clear_workspace()
 
 

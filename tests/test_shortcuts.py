@@ -9,7 +9,8 @@ import pytest
 
 import fastconv
 from fastconv import autotune, dispatch, host
-from fastconv.functional import convolution
+from fastconv.functional import convolution, pooling
+from fastconv.functional.shortcuts import Shortcut, nothing
 from tests import compare
 from tests.test_arrays import FORMS
 
@@ -17,11 +18,13 @@ pytestmark = pytest.mark.skipif(host.backend_fault("cython") is not None, reason
 
 
 class Spy:
-    """Counts how the calls of conv2d were answered."""
+    """Counts how a function's calls were answered."""
 
-    def __init__(self, answer):
-        self.answer = answer
+    def __init__(self, shortcut):
+        self.shortcut = shortcut
+        self.answer = shortcut.call
         self.taken = self.refused = 0
+        shortcut.call = self
 
     def __call__(self, *arguments):
         y = self.answer(*arguments)
@@ -30,34 +33,51 @@ class Spy:
         return y
 
 
+SHORTCUTS = {
+    fastconv.conv2d: convolution._shortcut,
+    fastconv.max_pool2d: pooling._max_pool2d,
+    fastconv.avg_pool2d: pooling._avg_pool2d,
+    fastconv.adaptive_avg_pool2d: pooling._adaptive_avg_pool2d,
+}
+
+
 @pytest.fixture
-def spy(monkeypatch):
+def spies(monkeypatch):
+    """One for each function, which stays when a call is remembered."""
     fastconv.clear_cache()
-    fastconv.conv2d(np.ones((1, 1, 1, 1), np.float32), np.ones((1, 1, 1, 1), np.float32))
-    spy = Spy(dispatch.conv_calls().conv2d)
-    monkeypatch.setattr(convolution, "_shortcut", spy)
-    monkeypatch.setattr(convolution, "_remember", remembering(spy))
-    return spy
+    image, weight = np.ones((1, 1, 2, 2), np.float32), np.ones((1, 1, 1, 1), np.float32)
+    fastconv.conv2d(image, weight, algorithm="im2col")
+    for pool in (fastconv.max_pool2d, fastconv.avg_pool2d, fastconv.adaptive_avg_pool2d):
+        pool(image, 1, algorithm="direct")
+    before = [(shortcut, shortcut.call) for shortcut in SHORTCUTS.values()]
+    spies = {function: Spy(shortcut) for function, shortcut in SHORTCUTS.items()}
+    remember = Shortcut.remember
+
+    def keep_the_spy(shortcut, *arguments):
+        spy = shortcut.call
+        remember(shortcut, *arguments)
+        shortcut.call = spy
+
+    monkeypatch.setattr(Shortcut, "remember", keep_the_spy)
+    yield spies
+    for shortcut, call in before:
+        shortcut.call = call
 
 
-def remembering(spy):
-    remember = convolution._remember
-
-    def keep_the_spy(*arguments):
-        remember(*arguments)
-        convolution._shortcut = spy
-
-    return keep_the_spy
+@pytest.fixture
+def spy(spies):
+    return spies[fastconv.conv2d]
 
 
-def long_way(*arguments, **options):
+def long_way(*arguments, function=fastconv.conv2d, **options):
     """The same call with all its checks."""
-    before = convolution._shortcut
-    convolution._shortcut = convolution._no_shortcut
+    shortcut = SHORTCUTS[function]
+    before = shortcut.call
+    shortcut.call = nothing
     try:
-        return fastconv.conv2d(*arguments, **options)
+        return function(*arguments, **options)
     finally:
-        convolution._shortcut = before
+        shortcut.call = before
 
 
 def normal(*shape, dtype=np.float32):
@@ -134,16 +154,15 @@ def variations():
 
 
 def test_every_argument_is_part_of_the_key(spy):
-    """All calls first, one table for all: each is found again as itself."""
-    calls = list(variations())
-    for _, arrays, options in calls:
-        fastconv.conv2d(*arrays, **options)
-    for name, arrays, options in calls:
-        wanted = long_way(*arrays, **options)
-        for _ in range(2):
+    """Each call after each other one, in one table: it is served as itself."""
+    calls = [(name, arrays, options, long_way(*arrays, **options)) for name, arrays, options in variations()]
+    for first, first_arrays, first_options, _ in calls:
+        for name, arrays, options, wanted in calls:
+            fastconv.conv2d(*first_arrays, **first_options)
             y = fastconv.conv2d(*arrays, **options)
-            assert y.shape == wanted.shape and y.dtype == wanted.dtype, name
-            compare.assert_same_bits(y, wanted, name)
+            assert y.shape == wanted.shape and y.dtype == wanted.dtype, (first, name)
+            assert y.tobytes() == wanted.tobytes(), (first, name)
+    assert spy.taken > len(calls) ** 2
 
 
 @pytest.mark.parametrize("case", list(variations()), ids=lambda case: case[0])
@@ -228,6 +247,88 @@ def test_arrays_of_every_form_after_plain_ones(spy, form):
         compare.assert_exact(np.asarray(out.view(np.ndarray)), wanted)
         assert plan(x, out, r) is out
         compare.assert_exact(np.asarray(out.view(np.ndarray)), wanted)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Pools
+
+POOLS = {
+    fastconv.max_pool2d: [
+        {}, {"stride": 1}, {"stride": (1, 2)}, {"stride": (2, 1)}, {"padding": 1}, {"padding": (1, 0)},
+        {"padding": (0, 1)}, {"dilation": 2}, {"dilation": (1, 2)}, {"ceil_mode": True}, {"return_indices": True},
+        {"layout": "NHWC"}, {"stride": None}, {"backend": "cython"}, {"algorithm": "direct"}, {"padding": "same"},
+    ],
+    fastconv.avg_pool2d: [
+        {}, {"stride": 1}, {"stride": (1, 2)}, {"padding": 1}, {"padding": 1, "count_include_pad": False},
+        {"ceil_mode": True}, {"divisor_override": 2}, {"divisor_override": 3}, {"layout": "NHWC"}, {"stride": None},
+    ],
+    fastconv.adaptive_avg_pool2d: [{}, {"layout": "NHWC"}, {"backend": "cython"}],
+}  # fmt: skip
+
+
+def pool_calls(function):
+    x = normal(2, 6, 9, 8)
+    for options in POOLS[function]:
+        for size in (3, (3, 2), (2, 3), 2):
+            yield (x, size), options
+        yield (x[0], 3), options
+        yield (x[:, :5].copy(), 3), options
+        yield (x.astype(np.float64), 3), options
+
+
+def parts(y):
+    return y if isinstance(y, tuple) else (y,)
+
+
+@pytest.mark.parametrize("function", POOLS, ids=lambda f: f.__name__)
+def test_pools(spies, function):
+    """Each call after each other one, and into an output; the second of two takes the short way."""
+    calls = [(a, o, parts(long_way(*a, function=function, **o))) for a, o in pool_calls(function)]
+    for arguments, options, wanted in calls:
+        for other, other_options, _ in calls[::5]:
+            function(*other, **other_options)
+            function(*arguments, **options)
+            taken = spies[function].taken
+            got = parts(function(*arguments, **options))
+            assert spies[function].taken == taken + 1
+            assert len(got) == len(wanted)
+            for y, expected in zip(got, wanted):
+                assert y.dtype == expected.dtype and y.shape == expected.shape
+                assert y.tobytes() == expected.tobytes(), (function, arguments[1:], options, other[1:], other_options)
+        out = np.full_like(wanted[0], np.nan)
+        assert parts(function(*arguments, **options, out=out))[0] is out
+        compare.assert_same_bits(out, wanted[0])
+
+
+@pytest.mark.parametrize("function", POOLS, ids=lambda f: f.__name__)
+def test_faults_of_pools_are_told_after_calls_that_were_right(spies, function):
+    x = normal(2, 3, 6, 6)
+    for size in (1, 2, (1, 1)):
+        function(x, size)
+    for fault in (True, 1.0, (1, 1.0), (1, 1, 1), 0, "2"):
+        with pytest.raises((TypeError, ValueError)):
+            function(x, fault)
+    with pytest.raises((TypeError, ValueError)):
+        function(x, 2, layout="HWCN")
+    size = 6 if function is fastconv.adaptive_avg_pool2d else 1  # an output like the input
+    y = function(x, size)
+    with pytest.raises(ValueError, match="shares memory"):
+        function(x, size, out=x)
+    with pytest.raises(ValueError, match="shape"):
+        function(x, size, out=y[:1])
+    with pytest.raises(TypeError, match="dtype"):
+        function(x, size, out=y.astype(np.float64))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_pools_of_every_form_after_plain_ones(spies, form):
+    x = np.random.default_rng(1).integers(-3, 4, (2, 5, 9, 12)).astype(np.float32)
+    for function in POOLS:
+        size = (9, 6) if function is fastconv.adaptive_avg_pool2d else 2  # windows whose average is exact
+        function(x, size)
+        wanted = function(x, size)
+        assert spies[function].taken
+        compare.assert_exact(function(FORMS[form](x), size).astype(np.float64), wanted, form)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -379,13 +480,13 @@ def test_instruction_set(spy):
 
 
 def test_clear_cache_forgets_and_the_table_is_bounded(spy):
-    calls = dispatch.conv_calls()
+    calls = dispatch.compiled_calls()
     fastconv.clear_cache()
     assert len(calls) == 0
     w = normal(1, 1, 1, 1)
-    for size in range(1, 400):
-        fastconv.conv2d(normal(1, 1, 1, size), w)
-    assert 64 <= len(calls) <= 128
+    for size in range(1, 600):
+        fastconv.conv2d(normal(1, 1, 1, size), w, algorithm="im2col")
+    assert 128 <= len(calls) <= 256
     fastconv.clear_cache()
     assert len(calls) == 0
     check(spy, X, W)
@@ -451,10 +552,10 @@ def test_a_call_that_fails_is_not_remembered(spy, monkeypatch):
     x = normal(1, 3, 6, 6)
     with pytest.raises(ValueError, match=re.escape("got (5,)")):
         fastconv.conv2d(x, normal(4, 3, 3, 3), normal(5))
-    count = len(dispatch.conv_calls())
+    count = len(dispatch.compiled_calls())
     with pytest.raises(ValueError, match="bias must have shape"):
         fastconv.conv2d(x, normal(4, 3, 3, 3), normal(5))
-    assert len(dispatch.conv_calls()) == count
+    assert len(dispatch.compiled_calls()) == count
     check(spy, x, normal(4, 3, 3, 3), normal(4))
     with pytest.raises(ValueError, match="bias must have shape"):
         fastconv.conv2d(x, normal(4, 3, 3, 3), normal(5))

@@ -1,7 +1,7 @@
 # cython: freethreading_compatible = True
 """The short way into a kernel: calls whose checks were made before run here, without a line of Python.
 
-A call of the public functions that went the long way leaves a ConvCall behind, bound to its plan. The next one with
+A call of a public function that went the long way leaves a Call behind, bound to its plan's kernel. The next one with
 equal arguments finds it; whatever is unusual about the arrays makes the short way answer None, and the long way takes
 over, with its checks and its messages.
 """
@@ -13,16 +13,19 @@ from cpython.ref cimport Py_XDECREF
 from libc.stdint cimport int64_t, uintptr_t
 
 from fastconv._cython.fastconv cimport (
+    FC_MAX_POOL,
     FC_NHWC,
+    fc_avg_pool2d_forward,
     fc_conv2d_kernel,
     fc_epilogue,
     fc_free_scratch,
     fc_get_isa,
+    fc_max_pool2d_forward,
     fc_scratch,
     fc_view,
 )
 from fastconv._cython.kernel cimport ConvKernel, PackedWeights
-from fastconv._cython.shape cimport ConvShape
+from fastconv._cython.shape cimport ConvShape, PoolShape
 
 cnp.import_array()
 
@@ -31,22 +34,36 @@ cdef extern from "Python.h":
     int PyUnicode_CheckExact(object)
     int PyFloat_CheckExact(object)
     int PyTuple_CheckExact(object)
-    long long PyLong_AsLongLongAndOverflow(object, int *)
+    int PyBool_Check(object)
     PyObject *PyDict_GetItemWithError(object, object)
     int PyUnicode_Compare(object, object)
     int PyContextVar_Get(object, PyObject *, PyObject **)
 
 cdef enum:
-    NUMBERS = 26
-    OBJECTS = 6
     SETS = 32
-    WAYS = 4
+    WAYS = 8
+    NUMBERS = 13
+    OPTIONS = 11
     SCRATCH_BYTES = 1 << 20  # a thread's small scratch; above it the allocation is nothing beside the work
+
+# Which public function.
+cdef enum:
+    CONV2D
+    MAX_POOL2D
+    AVG_POOL2D
+    ADAPTIVE_AVG_POOL2D
+
+cdef dict FUNCTIONS = {
+    "conv2d": CONV2D,
+    "max_pool2d": MAX_POOL2D,
+    "avg_pool2d": AVG_POOL2D,
+    "adaptive_avg_pool2d": ADAPTIVE_AVG_POOL2D,
+}
 
 
 cdef struct Key:
-    int64_t numbers[NUMBERS]
-    PyObject *objects[OBJECTS]  # borrowed
+    int64_t numbers[NUMBERS]  # function, dtype, axes, shapes of input and weight, which arrays are given
+    PyObject *options[OPTIONS]  # all other arguments, borrowed; None behind the last
 
 
 # ---- Arrays ----------------------------------------------------------------------------------------------------
@@ -86,11 +103,72 @@ cdef inline bint apart(cnp.ndarray out, object value) noexcept:
     return high <= start or start + <uintptr_t> cnp.PyArray_NBYTES(out) <= low
 
 
-# ---- A kernel bound to a problem -------------------------------------------------------------------------------
+# ---- What else a call depends on -------------------------------------------------------------------------------
 
 
 @cython.final
-cdef class ConvCall:
+cdef class State:
+    """A context variable and some module globals: a call stays valid while they are the same objects."""
+
+    cdef object variable
+    cdef tuple places
+
+    def __init__(self, variable, *places):
+        """places: pairs (dict, name)."""
+        self.variable, self.places = variable, places
+
+    cdef PyObject *context(self) noexcept:
+        """What the variable holds, borrowed from it; None if it is unset."""
+        cdef PyObject *value = NULL
+        PyContextVar_Get(self.variable, <PyObject *> None, &value)
+        Py_XDECREF(value)
+        return value
+
+    def now(self):
+        """The objects themselves."""
+        value = self.context()
+        return (
+            <object> value,
+            *[space.get(name) for space, name in self.places],
+        )
+
+    cdef bint equals(self, tuple seen, int isa) noexcept:
+        cdef PyObject *value
+        cdef tuple place
+        cdef int i
+        if isa != fc_get_isa() or self.context() != <PyObject *> seen[0]:
+            return False
+        for i in range(len(self.places)):
+            place = <tuple> self.places[i]
+            value = PyDict_GetItemWithError(place[0], place[1])
+            if value == NULL:
+                value = <PyObject *> None
+            if value != <PyObject *> seen[i + 1]:
+                return False
+        return True
+
+
+@cython.internal
+cdef class Call:
+    """What every bound kernel has: when it may be used, and the arguments that it serves."""
+
+    cdef State state
+    cdef tuple seen
+    cdef int isa
+    cdef Key key
+    cdef tuple options  # keeps those of the key
+
+    def stale(self):
+        """Whether settings, threads, tuned choices or the instruction set have changed: it answers None until they
+        change back."""
+        return not self.state.equals(self.seen, self.isa)
+
+
+# ---- Kernels bound to a problem --------------------------------------------------------------------------------
+
+
+@cython.final
+cdef class ConvCall(Call):
     """The forward kernel of a plan, for arrays of one shape; called as (input, out, residual) with held weights."""
 
     cdef ConvShape shape
@@ -98,7 +176,7 @@ cdef class ConvCall:
     cdef const fc_conv2d_kernel *c
     cdef fc_view x_view, y_view  # their strides
     cdef fc_epilogue epilogue
-    cdef int typenum, ndim, threads, isa
+    cdef int typenum, ndim, threads
     cdef bint has_bias, has_residual, nhwc, release
     cdef cnp.npy_intp x_shape[4]
     cdef cnp.npy_intp w_shape[4]
@@ -109,19 +187,14 @@ cdef class ConvCall:
     # weights, if held
     cdef cnp.ndarray weight, bias
     cdef PackedWeights packed
-    # what it depends on
-    cdef State state
-    cdef tuple seen
-    cdef Key key
-    cdef tuple objects
 
     def __init__(
-        self, ConvKernel kernel not None, ConvShape shape not None, int typenum, int ndim, bint has_bias,
-        bint has_residual, int threads, bint release, workspace, State state not None, weight=None, bias=None,
+        self, ConvKernel kernel not None, ConvShape shape not None, int typenum, int ndim, int threads, bint release,
+        State state not None, bint has_bias, bint has_residual, workspace, weight=None, bias=None,
         PackedWeights packed=None,
     ):
-        """ndim: axes of the image arrays, 3 without the batch's. workspace: called with a number of bytes where a call
-        needs many. weight and bias, contiguous, are held if given."""
+        """ndim: axes of the image arrays, 3 without the batch's. release: whether to release the GIL. workspace: called
+        with a number of bytes where a call needs many. weight and bias, contiguous, are held if given."""
         cdef int64_t n, c, h, w
         cdef int skip = 4 - ndim
         self.kernel, self.c, self.shape = kernel, kernel.c, shape
@@ -144,11 +217,6 @@ cdef class ConvCall:
         self.state = state
         self.seen = state.now()
         self.isa = fc_get_isa() if packed is None else packed.isa_index
-
-    def stale(self):
-        """Whether settings, threads, tuned choices or the instruction set have changed: it answers None until they
-        change back."""
-        return not self.state.equals(self.seen, self.isa)
 
     def __call__(self, input, out=None, residual=None):
         """The output, or None if this is not the place for these arrays."""
@@ -235,49 +303,58 @@ cdef void image(
         shape[i - skip] = sizes[i]
 
 
-# ---- What else a call depends on -------------------------------------------------------------------------------
-
-
 @cython.final
-cdef class State:
-    """A context variable and some module globals: a call stays valid while they are the same objects."""
+cdef class PoolCall(Call):
+    """The vector kernel of a forward pooling, for arrays of one shape."""
 
-    cdef object variable
-    cdef tuple places
+    cdef PoolShape shape
+    cdef int typenum, ndim, threads
+    cdef bint release
+    cdef cnp.npy_intp x_shape[4]
+    cdef cnp.npy_intp y_shape[4]
 
-    def __init__(self, variable, *places):
-        """places: pairs (dict, name)."""
-        self.variable, self.places = variable, places
+    def __init__(
+        self, PoolShape shape not None, int typenum, int ndim, int threads, bint release, State state not None
+    ):
+        cdef fc_view unused
+        cdef bint nhwc = shape.c.layout == FC_NHWC
+        self.shape, self.typenum, self.ndim, self.threads, self.release = shape, typenum, ndim, threads, release
+        image(self.x_shape, &unused, nhwc, 4 - ndim, shape.c.mb, shape.c.c, shape.c.ih, shape.c.iw)
+        image(self.y_shape, &unused, nhwc, 4 - ndim, shape.c.mb, shape.c.c, shape.c.oh, shape.c.ow)
+        self.state = state
+        self.seen = state.now()
+        self.isa = fc_get_isa()
 
-    cdef PyObject *context(self) noexcept:
-        """What the variable holds, borrowed from it; None if it is unset."""
-        cdef PyObject *value = NULL
-        PyContextVar_Get(self.variable, <PyObject *> None, &value)
-        Py_XDECREF(value)
-        return value
+    cdef object pool(self, object x, object out):
+        """All checks that depend on the arrays; None if one fails."""
+        cdef int flags = cnp.NPY_ARRAY_C_CONTIGUOUS | cnp.NPY_ARRAY_ALIGNED
+        if not plain(x, self.typenum, self.ndim, self.x_shape, flags):
+            return None
+        if out is None:
+            out = cnp.PyArray_EMPTY(self.ndim, self.y_shape, self.typenum, 0)
+        elif not plain(out, self.typenum, self.ndim, self.y_shape, flags | cnp.NPY_ARRAY_WRITEABLE) or not apart(
+            <cnp.ndarray> out, x
+        ):
+            return None
+        cdef object indices = None
+        cdef const void *source = cnp.PyArray_DATA(<cnp.ndarray> x)
+        cdef void *target = cnp.PyArray_DATA(<cnp.ndarray> out)
+        cdef int64_t *places = NULL
+        if self.shape.c.return_indices:
+            indices = cnp.PyArray_EMPTY(self.ndim, self.y_shape, cnp.NPY_INT64, 0)
+            places = <int64_t *> cnp.PyArray_DATA(<cnp.ndarray> indices)
+        if self.release:
+            with nogil:
+                self.run(source, target, places)
+        else:
+            self.run(source, target, places)
+        return out if indices is None else (out, indices)
 
-    def now(self):
-        """The objects themselves."""
-        value = self.context()
-        return (
-            <object> value,
-            *[space.get(name) for space, name in self.places],
-        )
-
-    cdef bint equals(self, tuple seen, int isa) noexcept:
-        cdef PyObject *value
-        cdef tuple place
-        cdef int i
-        if isa != fc_get_isa() or self.context() != <PyObject *> seen[0]:
-            return False
-        for i in range(len(self.places)):
-            place = <tuple> self.places[i]
-            value = PyDict_GetItemWithError(place[0], place[1])
-            if value == NULL:
-                value = <PyObject *> None
-            if value != <PyObject *> seen[i + 1]:
-                return False
-        return True
+    cdef void run(self, const void *x, void *y, int64_t *indices) noexcept nogil:
+        if self.shape.c.op == FC_MAX_POOL:
+            fc_max_pool2d_forward(&self.shape.c, x, y, indices, self.threads)
+        else:
+            fc_avg_pool2d_forward(&self.shape.c, x, y, self.threads)
 
 
 # ---- Calls found again by their arguments ----------------------------------------------------------------------
@@ -306,83 +383,80 @@ cdef bint equal(object a, object b) noexcept:
     return False
 
 
-cdef inline bint simple(object value) noexcept:
-    """Whether an equal object means the same and can never change."""
+cdef bint simple(object value, bint inside=False) noexcept:
+    """Whether an equal object means the same and can never change: numbers, text, and tuples of them."""
     cdef int i
-    if value is None or PyUnicode_CheckExact(value) or PyFloat_CheckExact(value) or PyLong_CheckExact(value):
+    if value is None or PyUnicode_CheckExact(value) or PyLong_CheckExact(value) or PyBool_Check(value):
         return True
-    if PyTuple_CheckExact(value):
-        for i in range(len(<tuple> value)):
-            if PyTuple_CheckExact((<tuple> value)[i]) or not simple((<tuple> value)[i]):
-                return False
+    if PyFloat_CheckExact(value):
         return True
-    return False
-
-
-cdef inline bint whole(object value, int64_t *number) noexcept:
-    cdef int overflow = 0
-    if not PyLong_CheckExact(value):
+    if not PyTuple_CheckExact(value) or inside:
         return False
-    number[0] = PyLong_AsLongLongAndOverflow(value, &overflow)
-    return overflow == 0
-
-
-cdef inline bint numbers_of(object value, int64_t *numbers, int most) noexcept:
-    """An int or a tuple of 2 or 4 ints as (how many, values); False for anything else."""
-    cdef int i, count
-    if PyLong_CheckExact(value):
-        numbers[0] = 1
-        return whole(value, &numbers[1])
-    if not PyTuple_CheckExact(value):
-        return False
-    count = len(<tuple> value)
-    if count > most or count % 2 != 0:
-        return False
-    numbers[0] = -count
-    for i in range(count):
-        if not whole((<tuple> value)[i], &numbers[1 + i]):
+    for i in range(len(<tuple> value)):
+        if not simple((<tuple> value)[i], True):
             return False
     return True
 
 
-cdef bint make_key(
+cdef inline bint start_key(Key *key, int function, object x) noexcept:
+    """The part of the input array; False if it is none, or of a dtype or rank that no call here serves."""
+    cdef int i, ndim, typenum
+    if not cnp.PyArray_CheckExact(x):
+        return False
+    ndim, typenum = cnp.PyArray_NDIM(<cnp.ndarray> x), cnp.PyArray_TYPE(<cnp.ndarray> x)
+    if ndim < 3 or ndim > 4 or (typenum != cnp.NPY_FLOAT32 and typenum != cnp.NPY_FLOAT64):
+        return False
+    for i in range(NUMBERS):
+        key.numbers[i] = 0
+    for i in range(OPTIONS):
+        key.options[i] = <PyObject *> None
+    key.numbers[0], key.numbers[1], key.numbers[2] = function, typenum, ndim
+    for i in range(ndim):
+        key.numbers[3 + i] = cnp.PyArray_DIM(<cnp.ndarray> x, i)
+    return True
+
+
+cdef bint conv_key(
     Key *key, object x, object w, object bias, object stride, object padding, object dilation, object groups,
     object layout, object padding_mode, object activation, object residual, object algorithm, object backend,
     object precision, object max_workspace
 ) noexcept:
-    """Whether these arguments make a key: plain arrays and arguments of the simplest kinds."""
     cdef int i
-    cdef int64_t *n = key.numbers
-    if not cnp.PyArray_CheckExact(x) or not cnp.PyArray_CheckExact(w):
+    if not start_key(key, CONV2D, x) or not cnp.PyArray_CheckExact(w):
         return False
-    cdef int ndim = cnp.PyArray_NDIM(<cnp.ndarray> x), typenum = cnp.PyArray_TYPE(<cnp.ndarray> x)
-    if ndim < 3 or ndim > 4 or cnp.PyArray_NDIM(<cnp.ndarray> w) != 4:
+    if cnp.PyArray_NDIM(<cnp.ndarray> w) != 4 or cnp.PyArray_TYPE(<cnp.ndarray> w) != key.numbers[1]:
         return False
-    if typenum != cnp.PyArray_TYPE(<cnp.ndarray> w) or (typenum != cnp.NPY_FLOAT32 and typenum != cnp.NPY_FLOAT64):
-        return False
-    if not PyUnicode_CheckExact(padding_mode) or PyUnicode_Compare(padding_mode, "zeros") != 0:
-        return False
-    for i in range(NUMBERS):
-        n[i] = 0
-    n[0] = ndim
-    for i in range(ndim):
-        n[1 + i] = cnp.PyArray_DIM(<cnp.ndarray> x, i)
     for i in range(4):
-        n[5 + i] = cnp.PyArray_DIM(<cnp.ndarray> w, i)
-    n[9], n[10], n[11] = typenum, bias is not None, residual is not None
-    key.objects[0] = <PyObject *> None
-    if not numbers_of(stride, &n[12], 2) or not numbers_of(dilation, &n[15], 2) or not whole(groups, &n[23]):
-        return False
-    if PyUnicode_CheckExact(padding):
-        key.objects[0] = <PyObject *> padding
-    elif not numbers_of(padding, &n[18], 4):
-        return False
-    n[25] = max_workspace is not None
-    if max_workspace is not None and not whole(max_workspace, &n[24]):
-        return False
-    key.objects[1], key.objects[2] = <PyObject *> layout, <PyObject *> activation
-    key.objects[3], key.objects[4], key.objects[5] = <PyObject *> algorithm, <PyObject *> backend, <PyObject *> precision
+        key.numbers[7 + i] = cnp.PyArray_DIM(<cnp.ndarray> w, i)
+    key.numbers[11], key.numbers[12] = bias is not None, residual is not None
+    key.options[0], key.options[1], key.options[2] = <PyObject *> stride, <PyObject *> padding, <PyObject *> dilation
+    key.options[3], key.options[4] = <PyObject *> groups, <PyObject *> layout
+    key.options[5], key.options[6] = <PyObject *> padding_mode, <PyObject *> activation
+    key.options[7], key.options[8] = <PyObject *> algorithm, <PyObject *> backend
+    key.options[9], key.options[10] = <PyObject *> precision, <PyObject *> max_workspace
     return True
+
+
+cdef bint pool_key(
+    Key *key, int function, object x, object a, object b, object c, object d, object e, object f, object layout,
+    object algorithm, object backend
+) noexcept:
+    if not start_key(key, function, x):
+        return False
+    key.options[0], key.options[1], key.options[2] = <PyObject *> a, <PyObject *> b, <PyObject *> c
+    key.options[3], key.options[4], key.options[5] = <PyObject *> d, <PyObject *> e, <PyObject *> f
+    key.options[6], key.options[7], key.options[8] = <PyObject *> layout, <PyObject *> algorithm, <PyObject *> backend
+    return True
+
+
+cdef bint key_of(Key *key, str name, tuple a):
+    """The key of a call of the public function `name`, its arguments in the order of the methods of Calls."""
+    cdef int function = FUNCTIONS[name]
+    if function == CONV2D:
+        return conv_key(key, a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[12], a[13], a[14], a[15])
+    if function == ADAPTIVE_AVG_POOL2D:
+        return pool_key(key, function, a[0], a[1], None, None, None, None, None, a[2], a[4], a[5])
+    return pool_key(key, function, a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[9], a[10])
 
 
 cdef inline bint same_key(const Key *a, const Key *b) noexcept:
@@ -390,25 +464,24 @@ cdef inline bint same_key(const Key *a, const Key *b) noexcept:
     for i in range(NUMBERS):
         if a.numbers[i] != b.numbers[i]:
             return False
-    for i in range(OBJECTS):
-        if a.objects[i] != b.objects[i] and not equal(<object> a.objects[i], <object> b.objects[i]):
+    for i in range(OPTIONS):
+        if a.options[i] != b.options[i] and not equal(<object> a.options[i], <object> b.options[i]):
             return False
     return True
 
 
 cdef inline int set_of(const Key *key) noexcept:
-    """Which calls to look at: by the numbers that differ from layer to layer."""
+    """Where to look, by the shapes: they differ from layer to layer."""
     cdef uintptr_t h = 0
     cdef int i
-    for i in range(1, 9):
+    for i in range(11):
         h = h * 31 + <uintptr_t> key.numbers[i]
-    h = h * 31 + <uintptr_t> key.numbers[13] * 7 + <uintptr_t> key.numbers[19]
     return <int> ((h ^ (h >> 7) ^ (h >> 13)) % SETS)
 
 
 @cython.final
-cdef class ConvCalls:
-    """A bounded table from the arguments of conv2d to the ConvCall that serves them."""
+cdef class Calls:
+    """A bounded table from the arguments of public functions to the Call that serves them."""
 
     cdef list table
     cdef list turns
@@ -426,64 +499,85 @@ cdef class ConvCalls:
     def __len__(self):
         return sum(call is not None for call in self.table)
 
-    cdef ConvCall find(self, const Key *key):
+    cdef Call find(self, const Key *key):
         cdef int first = set_of(key) * WAYS, i
-        cdef ConvCall call
+        cdef Call call
         with cython.critical_section(self):
             for i in range(WAYS):
                 if self.table[first + i] is None:
                     continue
-                call = <ConvCall> self.table[first + i]
+                call = <Call> self.table[first + i]
                 if same_key(key, &call.key) and call.state.equals(call.seen, call.isa):
                     return call
         return None
 
-    def conv2d(
-        self, input, weight, bias, stride, padding, dilation, groups, layout, padding_mode, activation, residual, out,
-        algorithm, backend, precision, max_workspace,
-    ):
-        """The output of a call like an earlier one, or None."""
-        cdef Key key
-        if not make_key(&key, input, weight, bias, stride, padding, dilation, groups, layout, padding_mode, activation,
-                        residual, algorithm, backend, precision, max_workspace):
-            return None
-        cdef ConvCall call = self.find(&key)
-        if call is None:
-            return None
-        return call.convolve(input, weight, bias, residual, out)
-
-    def knows(
-        self, input, weight, bias, stride, padding, dilation, groups, layout, padding_mode, activation, residual, out,
-        algorithm, backend, precision, max_workspace,
-    ):
+    def knows(self, str name not None, tuple arguments not None):
         """Whether there is nothing to remember about such a call: it is here already, or never will be."""
         cdef Key key
-        if not make_key(&key, input, weight, bias, stride, padding, dilation, groups, layout, padding_mode, activation,
-                        residual, algorithm, backend, precision, max_workspace):
-            return True
         cdef int i
-        for i in range(OBJECTS):
-            if not simple(<object> key.objects[i]):
+        if not key_of(&key, name, arguments):
+            return True
+        for i in range(OPTIONS):
+            if not simple(<object> key.options[i]):
                 return True
         return self.find(&key) is not None
 
-    def remember(
-        self, ConvCall call not None, input, weight, bias, stride, padding, dilation, groups, layout, padding_mode,
-        activation, residual, out, algorithm, backend, precision, max_workspace,
-    ):
+    def remember(self, Call call not None, str name not None, tuple arguments not None):
         """Serve such calls by `call` from now on; the oldest call of its set is forgotten."""
-        if not make_key(&call.key, input, weight, bias, stride, padding, dilation, groups, layout, padding_mode,
-                        activation, residual, algorithm, backend, precision, max_workspace):
+        cdef int i, chosen
+        if not key_of(&call.key, name, arguments):
             return
-        cdef int i, chosen = set_of(&call.key), turn
-        call.objects = tuple([<object> call.key.objects[i] for i in range(OBJECTS)])
+        call.options = tuple([<object> call.key.options[i] for i in range(OPTIONS)])
+        chosen = set_of(&call.key)
         with cython.critical_section(self):
             for i in range(WAYS):
                 if self.table[chosen * WAYS + i] is not None and same_key(
-                    &call.key, &(<ConvCall> self.table[chosen * WAYS + i]).key
+                    &call.key, &(<Call> self.table[chosen * WAYS + i]).key
                 ):
                     break  # the same arguments in another state
             else:
                 i = self.turns[chosen]
                 self.turns[chosen] = (i + 1) % WAYS
             self.table[chosen * WAYS + i] = call
+
+    # The public functions: the output of a call like an earlier one, or None.
+
+    def conv2d(
+        self, input, weight, bias, stride, padding, dilation, groups, layout, padding_mode, activation, residual, out,
+        algorithm, backend, precision, max_workspace,
+    ):
+        cdef Key key
+        if not conv_key(&key, input, weight, bias, stride, padding, dilation, groups, layout, padding_mode, activation,
+                        residual, algorithm, backend, precision, max_workspace):
+            return None
+        cdef Call call = self.find(&key)
+        return None if call is None else (<ConvCall> call).convolve(input, weight, bias, residual, out)
+
+    def max_pool2d(
+        self, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, layout, out, algorithm, backend
+    ):
+        cdef Key key
+        if not pool_key(&key, MAX_POOL2D, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices,
+                        layout, algorithm, backend):
+            return None
+        cdef Call call = self.find(&key)
+        return None if call is None else (<PoolCall> call).pool(input, out)
+
+    def avg_pool2d(
+        self, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, layout, out,
+        algorithm, backend,
+    ):
+        cdef Key key
+        if not pool_key(&key, AVG_POOL2D, input, kernel_size, stride, padding, ceil_mode, count_include_pad,
+                        divisor_override, layout, algorithm, backend):
+            return None
+        cdef Call call = self.find(&key)
+        return None if call is None else (<PoolCall> call).pool(input, out)
+
+    def adaptive_avg_pool2d(self, input, output_size, layout, out, algorithm, backend):
+        cdef Key key
+        if not pool_key(&key, ADAPTIVE_AVG_POOL2D, input, output_size, None, None, None, None, None, layout, algorithm,
+                        backend):
+            return None
+        cdef Call call = self.find(&key)
+        return None if call is None else (<PoolCall> call).pool(input, out)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -38,6 +37,7 @@ from fastconv.functional.intake import (
     size4,
 )
 from fastconv.functional.padding_modes import fold_image, pad_image, padded_shape, resolve_mode
+from fastconv.functional.shortcuts import Shortcut
 from fastconv.problem import (
     ConvProblem,
     check_int,
@@ -82,25 +82,7 @@ def conv_plan(
     return dispatch.plan(problem, request)
 
 
-def _no_shortcut(*arguments: Any) -> np.ndarray | None:
-    """Before the first call, and without the compiled extension."""
-    return None
-
-
-# Serves a call whose arguments came before, else returns None: ConvCalls.conv2d of _cython/entry.pyx.
-_shortcut: Callable[..., np.ndarray | None] = _no_shortcut
-
-
-def _remember(plan: dispatch.Plan, ndim: int, *arguments: Any) -> None:
-    """Let the short way serve calls with these arguments of conv2d, if they and the plan's kernel are plain enough."""
-    global _shortcut
-    calls = dispatch.conv_calls()
-    if calls is None or calls.knows(*arguments):
-        return
-    call = plan.shortcut(ndim)
-    if call is not None:
-        calls.remember(call, *arguments)
-        _shortcut = calls.conv2d
+_shortcut = Shortcut("conv2d")
 
 
 def conv2d(
@@ -169,7 +151,7 @@ def conv2d(
     >>> fastconv.conv2d(x, np.ones((8, 3, 3, 3), np.float32), padding="same", activation="relu").shape
     (1, 8, 5, 5)
     """
-    y = _shortcut(
+    y = _shortcut.call(
         input, weight, bias, stride, padding, dilation, groups, layout, padding_mode, activation, residual, out,
         algorithm, backend, precision, max_workspace,
     )  # fmt: skip
@@ -207,10 +189,11 @@ def conv2d(
         None if r is None else logical(batched4(r), layout),
         logical(batched4(target.array), layout),
     )
-    _remember(
-        plan, x.ndim, input, weight, bias, stride, padding, dilation, groups, layout, padding_mode, activation,
-        residual, out, algorithm, backend, precision, max_workspace,
-    )  # fmt: skip
+    if padding_mode == "zeros":
+        _shortcut.remember(
+            plan, x.ndim, input, weight, bias, stride, padding, dilation, groups, layout, padding_mode, activation,
+            residual, out, algorithm, backend, precision, max_workspace,
+        )  # fmt: skip
     return target.finish(out)
 
 

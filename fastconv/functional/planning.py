@@ -31,6 +31,7 @@ from fastconv.functional.intake import (
     request_of,
     size4,
 )
+from fastconv.functional.shortcuts import nothing
 from fastconv.problem import ConvProblem, check_layout, parse_problem
 
 
@@ -120,10 +121,6 @@ def explain(
     return Table(dispatch.explain(problem, request, tuple(notes)))
 
 
-def _no_shortcut(*arguments: Any) -> None:
-    """Where the kernel has no compiled calls, or the settings ask for a trace."""
-
-
 class ConvPlan:
     """A convolution made ready: shapes checked, kernel chosen, weights held and packed. Made by `plan_conv2d`."""
 
@@ -134,7 +131,7 @@ class ConvPlan:
         self._arguments = arguments
         self._dtype = np.dtype(plan.problem.dtype)
         self._packed = plan.pack(logical_weight(weight, plan.problem.layout))
-        self._shortcut: Any = plan.shortcut(4, weight, bias, self._packed) or _no_shortcut
+        self._shortcut: Any = plan.shortcut(4, weight, bias, self._packed) or nothing
 
     @property
     def problem(self) -> ConvProblem:
@@ -190,8 +187,8 @@ class ConvPlan:
             logical(target.array, p.layout),
             packed=self._ready(),
         )
-        if self._shortcut is _no_shortcut or self._shortcut.stale():
-            self._shortcut = self._plan.shortcut(4, self._weight, self._bias, self._packed) or _no_shortcut
+        if self._shortcut is nothing or self._shortcut.stale():
+            self._shortcut = self._plan.shortcut(4, self._weight, self._bias, self._packed) or nothing
         return target.finish(out)
 
     def __repr__(self) -> str:

@@ -11,7 +11,12 @@ from fastconv import dispatch
 from fastconv.autotune import generation
 from fastconv.functional.arrays import NAMES, Output, as_array, check_out, check_rank, common_dtype, contiguous, logical
 from fastconv.functional.intake import AXES, batched4, hashable, image_sizes, request_of, size4
+from fastconv.functional.shortcuts import Shortcut
 from fastconv.problem import PoolProblem, check_int, check_layout, check_pair, pool_problem
+
+_max_pool2d = Shortcut("max_pool2d")
+_avg_pool2d = Shortcut("avg_pool2d")
+_adaptive_avg_pool2d = Shortcut("adaptive_avg_pool2d")
 
 
 @functools.lru_cache(maxsize=dispatch.PLAN_CACHE_SIZE, typed=True)
@@ -42,14 +47,14 @@ def _intake(where: str, name: str, value: Any, layout: str, ranks: tuple[int, ..
 
 
 def _options(**values: Any) -> tuple[tuple[str, Any], ...]:
-    return tuple((name, hashable(value)) for name, value in values.items())
+    return hashable(tuple(values.items()))
 
 
 def _forward(
     where: str, op: str, input: Any, layout: str, out: np.ndarray | None, algorithm: str, backend: str,
-    return_indices: bool = False, **options: Any,
+    return_indices: bool = False, *, shortcut: tuple[Shortcut, tuple[Any, ...]] | None = None, **options: Any,
 ) -> Any:  # fmt: skip
-    """Any forward pooling: checks, plan, arrays, kernel."""
+    """Any forward pooling: checks, plan, arrays, kernel. shortcut: what serves such calls from now on."""
     x = _intake(where, "input", input, layout)
     result, compute = common_dtype(where, input=x)
     if compute.kind == "i" and "avg" in op:
@@ -70,6 +75,8 @@ def _forward(
         logical(batched4(target.array), layout),
         None if indices is None else logical(batched4(indices), layout),
     )
+    if shortcut is not None:
+        shortcut[0].remember(plan, x.ndim, *shortcut[1])
     y = target.finish(out)
     return (y, indices) if return_indices else y
 
@@ -156,9 +163,16 @@ def max_pool2d(
     array([[ 5.,  7.],
            [13., 15.]])
     """
+    arguments = (
+        input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, layout, out, algorithm, backend,
+    )  # fmt: skip
+    y = _max_pool2d.call(*arguments)
+    if y is not None:
+        return y
     return _forward(
         "max_pool2d", "max_pool2d", input, layout, out, algorithm, backend, bool(return_indices),
         kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation, ceil_mode=bool(ceil_mode),
+        shortcut=(_max_pool2d, arguments),
     )  # fmt: skip
 
 
@@ -213,10 +227,17 @@ def avg_pool2d(
     ValueError, TypeError, NoKernelError
         Arguments that do not fit; integer input.
     """
+    arguments = (
+        input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, layout, out, algorithm,
+        backend,
+    )  # fmt: skip
+    y = _avg_pool2d.call(*arguments)
+    if y is not None:
+        return y
     return _forward(
         "avg_pool2d", "avg_pool2d", input, layout, out, algorithm, backend, kernel_size=kernel_size, stride=stride,
         padding=padding, ceil_mode=bool(ceil_mode), count_include_pad=bool(count_include_pad),
-        divisor_override=divisor_override,
+        divisor_override=divisor_override, shortcut=(_avg_pool2d, arguments),
     )  # fmt: skip
 
 
@@ -331,9 +352,15 @@ def adaptive_avg_pool2d(
         Arguments that do not fit; integer input.
     """
     where = "adaptive_avg_pool2d"
+    arguments = (input, output_size, layout, out, algorithm, backend)
+    y = _adaptive_avg_pool2d.call(*arguments)
+    if y is not None:
+        return y
     x = _intake(where, "input", input, layout)
     pair = _output_pair(where, output_size, batched4(x).shape, layout)
-    return _forward(where, where, x, layout, out, algorithm, backend, output=pair)
+    return _forward(
+        where, where, x, layout, out, algorithm, backend, output=pair, shortcut=(_adaptive_avg_pool2d, arguments)
+    )
 
 
 def adaptive_avg_pool2d_backward(
