@@ -1,8 +1,9 @@
-"""The `fastconv` command: info, explain, warmup, calibrate, train. A guest: it uses the public functions only."""
+"""The `fastconv` command: info, explain, bench, warmup, calibrate, train. A guest: public functions only."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -57,6 +58,52 @@ def _add_explain(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--precision", default="fast", help="fast (default), strict, or the largest error accepted")
     parser.add_argument("--max-workspace", type=int, metavar="BYTES")
     parser.set_defaults(run=_explain)
+
+
+def _bench(args: argparse.Namespace) -> None:
+    from fastconv import benchmark
+    from fastconv.benchmark import report
+
+    problems = benchmark.find(args.layers)
+    peers = benchmark.installed() if args.peers is None else args.peers
+    threads = args.threads or fastconv.get_num_threads()
+    information = fastconv.info()
+    print(f"{information['cpu']}, {information['isa']}, {threads} threads; peers: {', '.join(peers) or 'none'}")
+    if not benchmark.installed():
+        print('no peer is installed; pip install "fastconv[peers]" brings them')
+    cells: list[tuple[str, ...]] = [report.SUMMARY_TITLES]
+    rows: dict[str, dict[str, Any]] = {}
+    for name, problem in problems.items():
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r{len(cells)}/{len(problems)} {name:<60}\r")
+        rows[name] = benchmark.convolution(problem, threads, peers, args.seconds)
+        cells.append(report.summary(name, rows[name]))
+    print("\n".join(report.columns(cells)))
+    peaks = [row["peak"]["min"] for row in rows.values() if "peak" in row]
+    if peaks:
+        print(f"peak: {max(peaks):.0f} GFLOP/s of multiply-adds, measured in the same races")
+    print("GFLOP/s count the direct convolution's operations: Winograd's may exceed the peak. error: largest, over the")
+    print("largest output, against float64. ratio: best peer's time over ours, fastest calls and medians.")
+    if args.json:
+        with open(args.json, "w", encoding="utf-8") as file:
+            json.dump({"info": {k: str(v) for k, v in information.items()}, "layers": rows}, file, indent=1)
+
+
+def _add_bench(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "bench",
+        help="race a few layers against the other libraries installed here",
+        description="Time convolutions: ours, the best installed peer, the share of the CPU's measured peak.",
+        epilog="example: fastconv bench resnet_3x3 mb1ic64ih56oc64kh3ph1 --threads 1 --peers torch ncnn",
+    )
+    parser.add_argument(
+        "layers", nargs="*", metavar="LAYER", help="names of built-in layers or text forms; default: all"
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="default: as many as a call uses")
+    parser.add_argument("--peers", nargs="*", metavar="NAME", help="default: all that are installed; none: no race")
+    parser.add_argument("--seconds", type=float, default=0.4, help="for each rival and layer (0.4)")
+    parser.add_argument("--json", metavar="FILE", help="also write all numbers there")
+    parser.set_defaults(run=_bench)
 
 
 def _warmup_jobs(dtypes: Sequence[str]) -> Iterator[Job]:
@@ -146,6 +193,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_info(commands)
     _add_explain(commands)
+    _add_bench(commands)
     _add_warmup(commands)
     _add_calibrate(commands)
     from fastconv.nn.train import add_train_parser

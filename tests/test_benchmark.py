@@ -1,5 +1,6 @@
 """Races and peers: each adapter gives our result, a race times all rivals; no speed is asserted."""
 
+import json
 from contextlib import ExitStack
 
 import numpy as np
@@ -84,3 +85,22 @@ def test_peak_counts_its_operations():
 def test_layers_by_name_and_by_text():
     assert list(benchmark.find([])) == list(benchmark.SHORT)
     assert benchmark.find(["resnet_3x3", "mb1ic3ih9oc4kh3"])["mb1ic3ih9oc4kh3"].oc == 4
+
+
+def test_command_prints_a_table(capsys, tmp_path):
+    from fastconv.cli import main
+
+    file = tmp_path / "bench.json"
+    arguments = ["bench", "mb1ic4ih8oc8kh3", "--threads", "1", "--peers", "--seconds", "0.001", "--json", str(file)]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert "mb1ic4ih8oc8kh3" in text and "ratio" in text
+    assert "fastconv_nchw" in json.loads(file.read_text())["layers"]["mb1ic4ih8oc8kh3"]["rivals"]
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["mb1ic4ih8oc8kh3", "--peers", "nobody"]])
+def test_command_refuses_in_one_line(capsys, arguments):
+    from fastconv.cli import main
+
+    assert main(["bench", *arguments]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1

@@ -80,7 +80,7 @@ class Line:
             return f"{100 * number:.0f} %"
         return f"{number:.1e}" if self.unit == "" else f"{number:.2f}{self.unit}"
 
-    def cells(self, found: Measurements, threads: int) -> list[str]:
+    def cells(self, found: Measurements, threads: int) -> tuple[str, ...]:
         """The line's cells: goal, floor, measured (least times), (median), worst layer, layers, verdict."""
         values = self.values(found, threads)
         goal = self.text(self.goal)
@@ -88,13 +88,13 @@ class Line:
             goal += f", none {'over' if self.smaller else 'under'} {self.text(self.worst_goal)}"
         floor = self.text(self.floor) if self.floor is not None else ""
         if not values:
-            return [self.name, str(threads), goal, floor, "-", "-", "-", "0", "not measured"]
+            return (self.name, str(threads), goal, floor, "-", "-", "-", "0", "not measured")
         worst, number = self._worst(values)
         totals = [self.text(self.summary(v[i] for v in values.values())) for i in (0, 1)]
-        return [
+        return (
             self.name, str(threads), goal, floor, *totals, f"{worst} {self.text(number)}", str(len(values)),
             self.verdict(values),
-        ]  # fmt: skip
+        )  # fmt: skip
 
 
 def _share_of_ones(values: Iterable[float]) -> float:
@@ -259,12 +259,12 @@ LINES = (
     _of_layers("the same, layers in no list", "unlisted", 0.9, _chosen_well("unlisted")),
 )
 
-TITLES = ["line", "threads", "goal", "floor", "measured", "by medians", "worst", "layers", "verdict"]
+TITLES = ("line", "threads", "goal", "floor", "measured", "by medians", "worst", "layers", "verdict")
 #: Parts whose numbers do not depend on the number of threads are measured once, under 1; the second core under 2.
 ONCE = {"errors": 1, "trained": 1, "second_core": 2, "avx2": 1}
 
 
-def table(found: Measurements, threads: Iterable[int]) -> list[list[str]]:
+def table(found: Measurements, threads: Iterable[int]) -> list[tuple[str, ...]]:
     """All lines for each number of threads."""
     cells = []
     for line in LINES:
@@ -274,15 +274,10 @@ def table(found: Measurements, threads: Iterable[int]) -> list[list[str]]:
     return cells
 
 
-def _columns(cells: list[list[str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in cells]
-
-
 def text(found: Measurements, threads: Iterable[int]) -> str:
     """The table and what belongs to it: errors of the peers, workspaces, refusals to choose well."""
     threads = list(threads)
-    parts = ["\n".join(_columns([TITLES, *table(found, threads)]))]
+    parts = ["\n".join(report.columns([TITLES, *table(found, threads)]))]
     for title, lines in (
         ("Largest error of each rival in the races, as a share of the largest output", _rival_errors(found)),
         ("Time per FLOP (1 = the smallest) and workspace by size", _scales(found, threads)),

@@ -30,8 +30,13 @@ ASSUMED_CACHE_BYTES = 32 * 1024**2
 
 def find(words: list[str]) -> dict[str, ConvProblem]:
     """The problems that a user names: names of SHORT or text forms; SHORT without any."""
-    texts = {word: SHORT.get(word, word) for word in words} if words else SHORT
-    return {name: ConvProblem.parse(text) for name, text in texts.items()}
+    found = {}
+    for word in words or SHORT:
+        try:
+            found[word] = ConvProblem.parse(SHORT.get(word, word))
+        except ValueError as error:
+            raise ValueError(f"{error}, or one of {', '.join(SHORT)}") from None
+    return found
 
 
 def sets_of(problem: ConvProblem | PoolProblem) -> int:

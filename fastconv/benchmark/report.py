@@ -76,3 +76,27 @@ def error_line(row: dict[str, Any], names: Iterable[str]) -> str:
     """The errors below the speeds, as shares of the largest output."""
     cells = [f"{row['rivals'][n]['error']:8.0e}" if n in row["rivals"] else f"{'-':>8}" for n in names]
     return f"{'  error':<{WIDTH}}     {' '.join(cells)}"
+
+
+SUMMARY_TITLES = ("layer", "kernel", "GFLOP/s", "of peak", "error", "best peer", "GFLOP/s", "error", "ratio", "median")
+
+
+def summary(label: str, row: dict[str, Any]) -> tuple[str, ...]:
+    """One line for a user: our better layout, the best peer, the ratio of their times (above 1: ours is faster)."""
+    mine, peer = best(row, OURS), best(row, peers_of(row))
+    if mine is None:
+        return (label, *("-" for _ in SUMMARY_TITLES[1:]))
+    share = f"{100 * gflops(row, mine[0]) / row['peak']['min']:.0f} %" if "peak" in row else "-"
+    kernel = f"{kernel_of(row)} {mine[0].rpartition('_')[2].upper()}"
+    error = f"{row['rivals'][mine[0]]['error']:.0e}"
+    ours = (label, kernel, f"{gflops(row, mine[0]):.0f}", share, error)
+    if peer is None:
+        return (*ours, "-", "-", "-", "-", "-")
+    theirs = (peer[0], f"{gflops(row, peer[0]):.0f}", f"{row['rivals'][peer[0]]['error']:.0e}")
+    return (*ours, *theirs, f"{ratio(row, 'min'):.2f}", f"{ratio(row, 'median'):.2f}")
+
+
+def columns(cells: list[tuple[str, ...]]) -> list[str]:
+    """Rows of cells as lines with aligned columns."""
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in cells]

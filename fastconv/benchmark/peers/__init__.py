@@ -30,6 +30,8 @@ def installed() -> list[str]:
 
 def adapter(name: str) -> Adapter:
     """The adapter of a peer; ImportError where it is not installed."""
+    if name not in PEERS:
+        raise ValueError(f"no peer is called {name!r}; there are {', '.join(PEERS)}")
     _, _, module, kind = PEERS[name]
     return getattr(importlib.import_module(f"{__name__}.{module}"), kind)()
 

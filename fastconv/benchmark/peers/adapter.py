@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,3 +50,17 @@ def symmetric_padding(problem: ConvProblem | PoolProblem) -> tuple[int, int]:
 def nhwc(x: np.ndarray) -> np.ndarray:
     """A contiguous NHWC copy of an NCHW array."""
     return np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """What a library writes to the standard output by itself goes nowhere."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fastconv import ConvProblem
-from fastconv.benchmark.peers.adapter import Adapter, Rival, Unsupported, symmetric_padding
+from fastconv.benchmark.peers.adapter import Adapter, Rival, Unsupported, quiet, symmetric_padding
 
 
 class Mnn(Adapter):
@@ -18,8 +18,9 @@ class Mnn(Adapter):
     def convolution(
         self, problem: ConvProblem, inputs: list[np.ndarray], weight: np.ndarray, threads: int, stack: ExitStack
     ) -> Rival:
-        import MNN
-        from MNN import expr, nn
+        with quiet():
+            import MNN
+            from MNN import expr, nn
 
         p, padding = problem, symmetric_padding(problem)
         if p.g != 1 and not (p.g == p.ic == p.oc):
@@ -37,7 +38,8 @@ class Mnn(Adapter):
         file = str(Path(stack.enter_context(tempfile.TemporaryDirectory())) / "net.mnn")
         expr.save([y], file)
         net = MNN.Interpreter(file)
-        session = net.createSession({"numThread": threads, "precision": "high", "backend": "CPU"})
+        with quiet():
+            session = net.createSession({"numThread": threads, "precision": "high", "backend": "CPU"})
         shape = (p.mb, p.oc, p.oh, p.ow)
 
         def tensor(array: np.ndarray) -> MNN.Tensor:

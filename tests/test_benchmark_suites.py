@@ -1,0 +1,68 @@
+"""The pytest-benchmark suites collect, and a tiny case of each runs; no speed is asserted."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def suite(*arguments, cwd=ROOT):
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, check=False)
+
+
+@pytest.mark.parametrize("file", ["bench/test_layers.py", "bench/test_peers.py"])
+def test_suites_collect(file):
+    done = suite("--collect-only", file)
+    assert done.returncode == 0 and "mnist_conv2_mb1" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "chosen"),
+    [("bench/test_layers.py", "mnist_conv2_mb1 and im2col__cython and forward"),
+     ("bench/test_peers.py", "mnist_conv2_mb1 and 1thr and (fastconv or torch)")],
+)  # fmt: skip
+def test_one_case_of_each_suite_runs(file, chosen, tmp_path):
+    report = tmp_path / "report.json"
+    done = suite(
+        file, "-k", chosen, "--benchmark-only", "--benchmark-max-time=0.001", "--benchmark-min-rounds=1",
+        "--benchmark-group-by=param:layer", f"--benchmark-json={report}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    cases = json.loads(report.read_text())["benchmarks"]
+    assert cases and all(case["extra_info"]["mflop"] > 0 for case in cases)
+
+
+def test_goals_parts_and_lines_fit():
+    """Every line is measured by a part; every part names its measurements as the lines read them."""
+    from bench.goals import lines
+    from bench.goals.__main__ import PARTS
+
+    assert {line.part for line in lines.LINES} <= set(PARTS)
+    for part, jobs in PARTS.items():
+        keys = [key for key, _ in jobs(1, 0.1)]
+        assert keys and len(keys) == len(set(keys))
+        assert all(key.split("/")[0] == part and key.split("/")[2] == "1" for key in keys)
+
+
+def test_goals_table_of_one_measurement():
+    from bench.goals import jobs, lines
+    from fastconv import ConvProblem
+
+    problem = ConvProblem.parse("mb1ic8ih8oc8kh3ph1")
+    found = {
+        lines.key("errors", "tiny", 1): jobs.errors(problem),
+        lines.key("choice", "tiny", 1): jobs.choice(problem, 1, 0.001),
+        lines.key("plain", "tiny", 1): jobs.plain(problem, 1, 0.001),
+        lines.key("latency", "tiny", 1): jobs.latency(problem, 1, 0.001),
+        lines.key("scale", "tiny", 1): jobs.scale([problem.text], "NHWC", 1, 0.001),
+    }
+    text = lines.text(json.loads(json.dumps(found)), [1])
+    assert "default error, worst listed layer" in text and "tiny" in text
+    verdicts = {cells[0]: cells[-1] for cells in lines.table(found, [1])}
+    assert verdicts["default error, worst listed layer"] == "goal"
+    assert verdicts["depthwise, best of all peers"] == "not measured"
