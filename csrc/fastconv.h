@@ -119,6 +119,7 @@ typedef struct fc_pool2d_kernels {
 
 struct fc_winograd_kernel; /* csrc/winograd.h */
 struct fc_direct_kernel;   /* csrc/direct.h */
+struct fc_depthwise_kernels; /* csrc/depthwise.h */
 
 /* One table per ISA. Every slot is filled by portable, then overridden upwards (dispatch.c). */
 typedef struct fc_kernels_table {
@@ -127,6 +128,7 @@ typedef struct fc_kernels_table {
     const struct fc_direct_kernel *direct_f32, *direct_f64;
     const struct fc_winograd_kernel *winograd_f2x3_f32, *winograd_f4x3_f32, *winograd_f2x3_f64, *winograd_f4x3_f64;
     const fc_pool2d_kernels *pool2d_f32, *pool2d_f64;
+    const struct fc_depthwise_kernels *depthwise_f32, *depthwise_f64;
 } fc_kernels_table;
 
 enum { FC_PORTABLE = 0, FC_AVX2 = 1, FC_AVX512 = 2, FC_NEON = 3, FC_ISA_COUNT = 4 };
@@ -179,10 +181,18 @@ extern const fc_conv2d_kernel fc_conv2d_forward_direct;
 extern const fc_conv2d_kernel fc_conv2d_forward_winograd_f2x3, fc_conv2d_backward_input_winograd_f2x3;
 extern const fc_conv2d_kernel fc_conv2d_forward_winograd_f4x3, fc_conv2d_backward_input_winograd_f4x3;
 
+/* depthwise.c: one input channel a group. */
+extern const fc_conv2d_kernel fc_conv2d_forward_depthwise, fc_conv2d_backward_input_depthwise;
+
 /* im2col_weight.c: arrays as above; dw with any strides. */
 int64_t fc_conv2d_backward_weight_im2col_workspace(const fc_conv2d_shape *shape, int threads);
 void fc_conv2d_backward_weight_im2col(const fc_conv2d_shape *shape, const fc_view *x, const fc_view *dy,
                                       const fc_view *dw, void *workspace, int threads);
+
+/* depthwise.c: the same, one input channel a group. */
+int64_t fc_conv2d_backward_weight_depthwise_workspace(const fc_conv2d_shape *shape, int threads);
+void fc_conv2d_backward_weight_depthwise(const fc_conv2d_shape *shape, const fc_view *x, const fc_view *dy,
+                                         const fc_view *dw, void *workspace, int threads);
 
 /* ---- Pooling (pooling.c) --------------------------------------------------------------------------------------- */
 

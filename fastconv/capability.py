@@ -39,6 +39,13 @@ def direct(p: ConvProblem) -> str | None:
     return floating(p)
 
 
+def depthwise(p: ConvProblem) -> str | None:
+    """Depthwise kernels, on vector registers of floats."""
+    if p.icg != 1:
+        return f"it needs one input channel a group, got {p.icg}"
+    return floating(p)
+
+
 def winograd_3x3(p: ConvProblem) -> str | None:
     """Winograd's tiles F(m x m, 3 x 3) at stride 1."""
     if p.dtype == "int64":
@@ -49,6 +56,8 @@ def winograd_3x3(p: ConvProblem) -> str | None:
         return f"it needs stride 1, got {p.sh}x{p.sw}"
     if (p.dh, p.dw) != (1, 1):
         return f"it needs dilation 1, got {p.dh}x{p.dw}"
+    if p.g > 1 and p.icg == 1:
+        return "it needs more than one input channel a group"
     return None
 
 
@@ -108,6 +117,16 @@ def direct_workspace(p: ConvProblem, threads: int) -> int:
     most = int((strip_bytes // (row * size) - under) / p.sh) + 1  # rounded as C divides
     rows = min(p.oh, max(1, most))
     return fixed + threads * nbytes(((rows - 1) * p.sh + under) * row)
+
+
+def depthwise_workspace(p: ConvProblem, threads: int) -> int:
+    """Bytes of the depthwise kernels in C: mirrors depthwise.c."""
+    weights = p.kh * p.kw * p.oc * p.itemsize
+    if p.pass_ == "backward_weight":
+        rows = max(1, -(-p.mb * p.oh // 16), -(-256 // max(p.ow, 1)))
+        blocks = max(1, -(-p.mb * p.oh // rows)) if p.layout == "NHWC" else 1
+        return -(-blocks * weights // 64) * 64
+    return -(-weights // 64) * 64 if p.layout == "NHWC" else 0
 
 
 def winograd_workspace(p: ConvProblem, threads: int, tile: int) -> int:

@@ -120,6 +120,21 @@ def direct(p: ConvProblem) -> Work:
     }
 
 
+def depthwise(p: ConvProblem) -> Work:
+    """Multiply-adds on whole vectors: of channels in NHWC, of columns in NCHW."""
+    forward = p.pass_ != "backward_input"
+    fast = p.kh == p.kw and p.kw in (3, 5, 7) and p.sh == p.sw and p.sw <= 2 and p.dh == p.dw == 1
+    fast = fast and (forward or p.sw == 1 or p.layout == "NHWC")
+    width = (p.oc if forward else p.ic) if p.layout == "NHWC" else (p.ow if forward else p.iw)
+    flops = p.flops * _compute(p) * _ceil(width, 16) * 16 / max(width, 1)
+    return {
+        "calls": 1.0,
+        "flops" if fast else "single_flops": flops,
+        "image": float(p.bytes),
+        "weights": float(p.oc * p.kh * p.kw * p.itemsize),
+    }
+
+
 def winograd(p: ConvProblem, tile: int, taps: int = 3) -> Work:
     """F(tile x tile, taps x taps): the GEMM of its points and the transforms of images, outputs and weights."""
     forward = p.pass_ == "forward"

@@ -111,6 +111,26 @@ THREE_BY_THREE = (
     "mb5ic3ih4iw4oc4kh3ph1",
 )
 
+# Depthwise kernels' own edges: tiles and vectors of columns wholly inside the image, odd rows, channels around vectors;
+# multipliers that are and are not powers of two; filters that have and have not a body of their own.
+DEPTHWISE = (
+    "g17mb2ic17ih9iw35oc17kh3ph1",
+    "g2mb1ic2ih19iw51oc2kh3ph1pw0",
+    "g33mb1ic33ih7iw28oc33kh5ph2",
+    "g16mb1ic16ih8iw30oc16kh7ph3",
+    "g3mb1ic3ih11iw99oc3kh3sh2ph1",
+    "g20mb1ic20ih12iw41oc20kh5sh2ph2pw1",
+    "g16mb1ic16ih15iw40oc16kh7sh2ph3",
+    "g18mb1ic18ih6iw21oc36kh3ph1",
+    "g5mb1ic5ih9iw22oc20kh3sh2ph1",
+    "g6mb2ic6ih7iw19oc18kh5ph2",
+    "g9mb1ic9ih5iw20oc9kh4kw6ph2dh1",
+    "g8mb1ic8ih13iw24oc8kh3ph2dh2",
+    "g7mb1ic7ih9iw18oc7kh1kw3ph0pw1",
+    "g7mb1ic7ih12iw18oc7kh5kw3sh3sw2ph2pw1",
+    "g4mb1ic4ih8iw8oc4kh3ph4",
+)
+
 # Layers of real networks, cut where the whole one would only take longer.
 LAYERS = (
     "mb2ic1ih28oc32kh3",  # MNIST network, layer 1
@@ -193,7 +213,7 @@ EPILOGUES: tuple[dict[str, Any], ...] = (
     {"activation": "relu"},
 )
 
-GEOMETRIES = tuple(dict.fromkeys((*BASIC, *THREE_BY_THREE, *LAYERS, *EDGES, *SWEEP)))
+GEOMETRIES = tuple(dict.fromkeys((*BASIC, *THREE_BY_THREE, *DEPTHWISE, *LAYERS, *EDGES, *SWEEP)))
 
 
 def _variants(number: int) -> list[tuple[str, str]]:

@@ -172,6 +172,47 @@ def first_group_for_all(c: Call) -> None:
     setattr(c, name, image)
 
 
+def channel_modulo_groups(c: Call) -> None:
+    """Output channel o of a depthwise convolution reads input channel o mod ic, not o / multiplier."""
+    p = c.p
+    if p.icg > 1 or p.ocg == 1 or p.pass_ == "backward_input":
+        return
+    order = (np.arange(p.oc) % p.ic).reshape(p.ic, p.ocg)[:, 0]
+    c.x = c.x[:, order]
+
+
+def depthwise_only(mistake: After) -> After:
+    def limited(c: Call, out: Array) -> None:
+        if c.p.icg == 1 and c.p.g > 1:
+            mistake(c, out)
+
+    return limited
+
+
+def second_row_of_pairs(c: Call, out: Array) -> None:
+    """Rows are done in pairs; the second of each repeats the first."""
+    out[:, :, 1::2] = out[:, :, : out.shape[2] - 1 : 2]
+
+
+def tile_edge_columns(c: Call, out: Array) -> None:
+    """The last column of every tile of 8 misses its last tap."""
+    out[..., 7:-1:8] += 1
+
+
+def multiplied_channels(c: Call, out: Array) -> None:
+    """All outputs of an input channel but the first left zero."""
+    for k in range(1, c.p.ocg):
+        out[:, k :: c.p.ocg] = 0
+
+
+def one_output_of_each_channel(c: Call) -> None:
+    """An input gradient that sums over the first output of each input channel only."""
+    if c.p.icg == 1 and c.p.ocg > 1:
+        c.y = c.y.copy()
+        for k in range(1, c.p.ocg):
+            c.y[:, k :: c.p.ocg] = 0
+
+
 def first_image_for_all(c: Call) -> None:
     if c.p.mb:
         setattr(c, c.image, np.broadcast_to(getattr(c, c.image)[:1], getattr(c, c.image).shape))
@@ -414,6 +455,11 @@ MUTANTS = (
     Mutant("input channel >= 32 skipped", before=without(32)),
     Mutant("input channel >= 256 skipped", before=without(256), passes=("forward",)),
     Mutant("first group for all", before=first_group_for_all),
+    Mutant("depthwise: channel modulo groups", before=channel_modulo_groups, passes=("forward", "backward_weight")),
+    Mutant("depthwise: second row of pairs", after=depthwise_only(second_row_of_pairs), passes=IMAGES),
+    Mutant("depthwise: last column of tiles", after=depthwise_only(tile_edge_columns), passes=IMAGES),
+    Mutant("depthwise: first multiple only", after=depthwise_only(multiplied_channels), passes=("forward",)),
+    Mutant("depthwise: gradient of the first only", before=one_output_of_each_channel, passes=("backward_input",)),
     Mutant("first image for all", before=first_image_for_all),
     Mutant("weights read in the order of their axes", before=weights_by_pointer, passes=IMAGES),
     Mutant("output column >= 8 left zero", after=tail(3, 8), passes=IMAGES),

@@ -28,8 +28,16 @@ ROUNDING = (
     "mb1ic6ih12iw11oc20kh5kw4sh2sw3ph2",
     "mb1ic600ih3iw2oc9kh1",
     "mb2ic2ih17iw19oc3kh3kw2",
+    "g18mb1ic18ih13iw29oc18kh3ph1",
+    "g4mb1ic4ih19iw23oc8kh5sh2ph2",
 )
-DEEP = ("mb1ic512ih4iw5oc8kh3ph1", "mb1ic3000ih3iw2oc9kh1", "mb3ic2ih33iw31oc3kh3", "mb1ic5ih3iw4oc512kh3ph1")
+DEEP = (
+    "mb1ic512ih4iw5oc8kh3ph1",
+    "mb1ic3000ih3iw2oc9kh1",
+    "mb3ic2ih33iw31oc3kh3",
+    "mb1ic5ih3iw4oc512kh3ph1",
+    "g3mb3ic3ih33iw31oc3kh3ph1",
+)
 
 
 def rounding_problems(texts):
@@ -87,6 +95,8 @@ SPECIAL_TEXTS = (
     "mb1ic2ih9iw33oc17kh2kw3dh2ph1",
     "g4mb1ic4ih9iw9oc8kh3ph1",
     "mb1ic8ih6iw7oc33kh1",
+    "g6mb1ic6ih9iw19oc6kh3ph1",
+    "g17mb1ic17ih8iw9oc34kh3sh2ph1",
 )
 
 

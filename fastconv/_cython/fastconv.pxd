@@ -92,9 +92,14 @@ cdef extern from "fastconv.h" nogil:
     const fc_conv2d_kernel fc_conv2d_forward_winograd_f2x3, fc_conv2d_backward_input_winograd_f2x3
     const fc_conv2d_kernel fc_conv2d_forward_winograd_f4x3, fc_conv2d_backward_input_winograd_f4x3
 
+    const fc_conv2d_kernel fc_conv2d_forward_depthwise, fc_conv2d_backward_input_depthwise
+
     int64_t fc_conv2d_backward_weight_im2col_workspace(const fc_conv2d_shape *shape, int threads)
     void fc_conv2d_backward_weight_im2col(const fc_conv2d_shape *shape, const fc_view *x, const fc_view *dy,
                                           const fc_view *dw, void *workspace, int threads)
+    int64_t fc_conv2d_backward_weight_depthwise_workspace(const fc_conv2d_shape *shape, int threads)
+    void fc_conv2d_backward_weight_depthwise(const fc_conv2d_shape *shape, const fc_view *x, const fc_view *dy,
+                                             const fc_view *dw, void *workspace, int threads)
 
     void fc_max_pool2d_forward(const fc_pool2d_shape *shape, const void *x, void *y, int64_t *indices, int threads)
     void fc_max_pool2d_backward(const fc_pool2d_shape *shape, const void *dy, const int64_t *indices, void *dx,
