@@ -127,9 +127,10 @@ def depthwise(p: ConvProblem) -> Work:
     fast = fast and (forward or p.sw == 1 or p.layout == "NHWC")
     width = (p.oc if forward else p.ic) if p.layout == "NHWC" else (p.ow if forward else p.iw)
     flops = p.flops * _compute(p) * _ceil(width, 16) * 16 / max(width, 1)
+    gathered = p.layout == "NHWC" and p.ocg > 1 and (not forward or p.ocg & (p.ocg - 1) != 0)
     return {
         "calls": 1.0,
-        "flops" if fast else "single_flops": flops,
+        "gathered_flops" if gathered else "flops" if fast else "single_flops": flops,
         "image": float(p.bytes),
         "weights": float(p.oc * p.kh * p.kw * p.itemsize),
     }

@@ -60,7 +60,7 @@ FORCED = [
         marks=[pytest.mark.skip(reason=rows.fault(k))] if rows.fault(k) else [],
     )
     for k in FORWARD
-    if k.algorithm not in ("winograd_f4x3", "depthwise")  # not exact; not for every number of channels
+    if k.algorithm not in ("winograd_f4x3", "depthwise")  # not exact; not for several channels a group
 ]
 
 
