@@ -1,7 +1,9 @@
-/* Direct convolution for few input channels: the image is read in place, nothing is packed but the weights.
+/* Direct convolution: every tap is read in place, nothing is packed but the weights.
  *
  * Where the filter meets padding, or NCHW has a stride along the width, a task first copies the rows that it needs into
  * a strip: zero padded, and in NCHW the columns of each residue mod sw together, so that any tap of a row of outputs is
+ * consecutive cells. NCHW rows that are no multiple of a vector get flat strips: one copy for each filter column, shifted
+ * and as wide as the output, with the rows of each residue mod sh together, so that any tap of all of a task's pixels is
  * consecutive cells. The sums are direct_tile.h's. */
 #include "direct.h"
 #include "numbers.h"
@@ -11,6 +13,9 @@
 
 enum {
     STRIP_BYTES = 64 << 10, /* of a task's rows: in the L2, and the rows that two tasks copy are few */
+    FLAT_BYTES = 384 << 10, /* of a flat strip that would hold fewer than FLAT_PIXELS pixels otherwise */
+    FLAT_PIXELS = 256,      /* of a task: repay reading all weights */
+    FLAT_SHARE = 32,        /* a row that fills its vectors up to a share of 1/32 is worth no flat strip */
     TASKS_A_THREAD = 8,     /* so that the last tasks balance */
     VECTOR_BYTES = 64,      /* the longest of any ISA */
 };
@@ -19,8 +24,10 @@ typedef struct direct {
     const fc_conv2d_shape *s;
     fc_direct_kernel kernel;
     int64_t size, icg, ocg, depth;
-    int64_t in_place, rows, blocks; /* output rows of a task; tasks of an image */
-    int64_t phase, pitch, plane;    /* elements: between residues, rows and channels of what the kernel reads */
+    int in_place, flat;
+    int64_t rows, blocks;        /* output rows of a task; tasks of an image */
+    int64_t phase, pitch, plane; /* elements: between residues, rows and channels of what the kernel reads */
+    int64_t column;              /* flat: elements between the copies for two filter columns */
     const char *x, *residual, *bias;
     char *y;
     fc_view w;
@@ -35,24 +42,43 @@ static int64_t rows_under(const fc_conv2d_shape *s, int64_t rows)
     return (rows - 1) * s->sh + (s->kh - 1) * s->dh + 1;
 }
 
+/* Rows of one residue mod sh under `rows` output rows. */
+static int64_t flat_rows(const fc_conv2d_shape *s, int64_t rows)
+{
+    return rows + (s->kh - 1) * s->dh / s->sh;
+}
+
 /* Mirrored by direct_workspace in fastconv/capability.py, as are the two functions below it. */
 static void lay_out(direct *d, const fc_conv2d_shape *s)
 {
     const int64_t size = element_size(s->dtype), lanes = VECTOR_BYTES / size, width = (s->kw - 1) * s->dw;
+    const int64_t waste = ceil_div(s->ow, lanes) * lanes - s->ow;
     memset(d, 0, sizeof *d);
     d->s = s;
     d->size = size;
     d->icg = s->ic / s->g;
     d->ocg = s->oc / s->g;
     d->depth = d->icg * s->kh * s->kw;
+    if (s->layout == FC_NCHW && waste * FLAT_SHARE > s->ow) {
+        const int64_t phases = s->kh > 1 ? s->sh : 1, span = flat_rows(s, 0);
+        const int64_t row_bytes = d->icg * s->kw * phases * s->ow * size;
+        const int64_t wide = min64(ceil_div(FLAT_PIXELS, s->ow), FLAT_BYTES / row_bytes - span);
+        d->flat = 1;
+        d->rows = min64(s->oh, max64(1, max64(wide, STRIP_BYTES / row_bytes - span)));
+        d->phase = (d->rows + span) * s->ow;
+        d->column = phases * d->phase;
+        d->plane = s->kw * d->column;
+        d->strip_bytes = align_up(d->icg * d->plane * size) + VECTOR_BYTES;
+        return;
+    }
     d->in_place = s->ph == 0 && s->pw == 0 && rows_under(s, s->oh) <= s->ih && (s->ow - 1) * s->sw + width < s->iw &&
-                  (s->layout == FC_NHWC || (s->sw == 1 && s->ow >= lanes));
+                  (s->layout == FC_NHWC || s->sw == 1);
     if (s->layout == FC_NHWC) {
         d->pitch = d->in_place ? s->iw * s->ic : ((s->ow - 1) * s->sw + width + 1) * s->ic;
     } else if (d->in_place) {
         d->pitch = s->iw;
     } else {
-        d->phase = max64(s->ow, lanes) + width / s->sw;
+        d->phase = ceil_div(s->ow, lanes) * lanes + width / s->sw;
         d->pitch = d->phase * (s->kw > 1 ? s->sw : 1);
     }
     const int64_t row_bytes = d->pitch * size * (s->layout == FC_NHWC ? 1 : d->icg);
@@ -87,7 +113,8 @@ static void choose_kernel(direct *d)
     d->kernel = d->s->dtype == FC_F32 ? *table->direct_f32 : *table->direct_f64;
 }
 
-/* Element k of the sum: NHWC runs over filter rows, columns, channels, NCHW over channels, rows, columns. */
+/* Element k of the sum: NHWC runs over filter rows, columns, channels, NCHW over channels, rows, columns or, in flat
+ * strips, columns, rows: as the cells lie in memory. */
 static void cell_of(const direct *d, int64_t k, int64_t *c, int64_t *a, int64_t *b)
 {
     const fc_conv2d_shape *s = d->s;
@@ -96,9 +123,10 @@ static void cell_of(const direct *d, int64_t k, int64_t *c, int64_t *a, int64_t 
         *b = k / d->icg % s->kw;
         *a = k / d->icg / s->kw;
     } else {
-        *b = k % s->kw;
-        *a = k / s->kw % s->kh;
-        *c = k / s->kw / s->kh;
+        const int64_t tap = k % (s->kh * s->kw);
+        *a = d->flat ? tap % s->kh : tap / s->kw;
+        *b = d->flat ? tap / s->kh : tap % s->kw;
+        *c = k / (s->kh * s->kw);
     }
 }
 
@@ -148,33 +176,26 @@ static void pack_task(void *ctx, int64_t group, int worker)
 
 /* ---- Strips ------------------------------------------------------------------------------------------------------- */
 
-/* Consecutive words from every stride-th one. */
-static void copy_phase(char *to, const char *from, int64_t n, int64_t stride, int64_t size)
-{
-    if (stride == 1)
-        memcpy(to, from, (size_t)(n * size));
-    else if (stride == 2) /* a constant, for the compiler to shuffle vectors by */
-        gather_words(to, from, n, 2, size);
-    else
-        gather_words(to, from, n, stride, size);
-}
-
 static void zero(char *to, int64_t n, int64_t size)
 {
-    if (n > 0)
+    if (n > 16 / size)
         memset(to, 0, (size_t)(n * size));
+    else /* rims are short: no call */
+        for (int64_t i = 0; i < n * size; i += 4)
+            memset(to + i, 0, 4);
 }
 
-/* Cells of one phase of a row: cell u holds column u*step + first of the image's row `from` (NULL: all padding), n of
+/* Cells of a row: cell u holds column u*step + first of the image's row `from` (NULL: all padding), n of
  * them, columns outside of [0, width) being 0; a cell has `channels` elements. */
-static void fill_cells(char *to, const char *from, int64_t n, int64_t first, int64_t step, int64_t width, int64_t channels,
-                       int64_t size)
+static void fill_cells(const direct *d, char *to, const char *from, int64_t n, int64_t first, int64_t step, int64_t width,
+                       int64_t channels)
 {
+    const int64_t size = d->size;
     const int64_t lo = first < 0 ? min64(n, ceil_div(-first, step)) : 0;
     const int64_t hi = from && first < width ? max64(lo, min64(n, (width - 1 - first) / step + 1)) : lo;
     zero(to, lo * channels, size);
     if (hi > lo)
-        copy_phase(to + lo * channels * size, from + (lo * step + first) * channels * size, (hi - lo) * channels, step, size);
+        d->kernel.copy(to + lo * channels * size, from + (lo * step + first) * channels * size, (hi - lo) * channels, step);
     zero(to + hi * channels * size, (n - hi) * channels, size);
 }
 
@@ -191,15 +212,37 @@ static void fill_strip(const direct *d, char *strip, int64_t n, int64_t group, i
             continue; /* between the windows */
         if (s->layout == FC_NHWC) {
             const char *from = d->x + (n * s->ih + y) * s->iw * s->ic * size;
-            fill_cells(strip + row * d->pitch * size, inside ? from : NULL, d->pitch / s->ic, -s->pw, 1, s->iw, s->ic, size);
+            fill_cells(d, strip + row * d->pitch * size, inside ? from : NULL, d->pitch / s->ic, -s->pw, 1, s->iw, s->ic);
             continue;
         }
         for (int64_t c = 0; c < d->icg; c++) {
             const char *from = d->x + (((n * s->ic + group * d->icg + c) * s->ih + y) * s->iw) * size;
             char *to = strip + (c * d->plane + row * d->pitch) * size;
             for (int64_t phase = 0; phase < phases; phase++)
-                fill_cells(to + phase * d->phase * size, inside ? from : NULL, d->phase, phase - s->pw, s->sw, s->iw, 1, size);
+                fill_cells(d, to + phase * d->phase * size, inside ? from : NULL, d->phase, phase - s->pw, s->sw, s->iw, 1);
         }
+    }
+}
+
+/* The same as a flat strip [channel][filter column][residue mod sh][row][output column]. */
+static void fill_flat(const direct *d, char *strip, int64_t n, int64_t group, int64_t i0, int64_t rows)
+{
+    const fc_conv2d_shape *s = d->s;
+    const int64_t size = d->size, under = flat_rows(s, rows);
+    for (int64_t residue = 0; residue < (s->kh > 1 ? s->sh : 1); residue++) {
+        int needed = 0;
+        for (int64_t a = 0; a < s->kh; a++)
+            needed |= a * s->dh % s->sh == residue;
+        for (int64_t c = 0; needed && c < d->icg; c++)
+            for (int64_t b = 0; b < s->kw; b++) {
+                const char *image = d->x + (n * s->ic + group * d->icg + c) * s->ih * s->iw * size;
+                char *to = strip + (c * d->plane + b * d->column + residue * d->phase) * size;
+                for (int64_t row = 0; row < under; row++, to += s->ow * size) {
+                    const int64_t y = (i0 + row) * s->sh - s->ph + residue;
+                    fill_cells(d, to, y >= 0 && y < s->ih ? image + y * s->iw * size : NULL, s->ow, b * s->dw - s->pw, s->sw,
+                               s->iw, 1);
+                }
+            }
     }
 }
 
@@ -210,8 +253,11 @@ static void fill_offsets(const direct *d, int32_t *offset)
         int64_t a, b, c;
         cell_of(d, k, &c, &a, &b);
         const int64_t column = b * s->dw, row = a * s->dh * d->pitch;
-        offset[k] = (int32_t)(s->layout == FC_NHWC ? row + column * s->ic + c :
-                                                     c * d->plane + row + column % s->sw * d->phase + column / s->sw);
+        if (d->flat)
+            offset[k] = (int32_t)(c * d->plane + b * d->column + a * s->dh % s->sh * d->phase + a * s->dh / s->sh * s->ow);
+        else
+            offset[k] = (int32_t)(s->layout == FC_NHWC ? row + column * s->ic + c :
+                                                         c * d->plane + row + column % s->sw * d->phase + column / s->sw);
     }
 }
 
@@ -229,9 +275,12 @@ static void direct_task(void *ctx, int64_t task, int worker)
     char *strip = d->strips + worker * d->strip_bytes;
     fc_direct_args args = d->args;
 
-    if (!d->in_place)
+    if (d->flat)
+        fill_flat(d, strip, n, group0, i0, rows);
+    else if (!d->in_place)
         fill_strip(d, strip, n, group0, i0, rows);
-    args.rows = rows;
+    args.rows = d->flat ? 1 : rows;
+    args.columns = d->flat ? rows * s->ow : s->ow;
     for (int64_t group = group0; group < group1; group++) {
         const int64_t o = group * d->ocg, width = nhwc ? ceil_div(d->ocg, lanes) * lanes : d->ocg;
         const int64_t cell = nhwc ? (n * s->oh + i0) * s->ow * s->oc + o : ((n * s->oc + o) * s->oh + i0) * s->ow;
@@ -303,7 +352,6 @@ static void run(const fc_conv2d_shape *s, const fc_view *x, const fc_view *w, co
         d.rows = max64(1, min64(d.rows, s->mb * s->oh / ((int64_t)threads * TASKS_A_THREAD)));
     d.blocks = ceil_div(s->oh, d.rows);
     d.args = (fc_direct_args){
-        .columns = s->ow,
         .channels = d.ocg,
         .depth = d.depth,
         .offset = workspace,

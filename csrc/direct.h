@@ -24,10 +24,12 @@ typedef struct fc_direct_args {
     double lo, hi;
 } fc_direct_args;
 
-/* mr: rows of a register tile, pixels in NHWC, channels in NCHW; nv: its vectors, of `lanes` elements. */
+/* mr: rows of a register tile, pixels in NHWC, channels in NCHW; nv: its vectors, of `lanes` elements.
+ * copy: n elements in a row, from every step-th one; nothing between or past them is read. */
 typedef struct fc_direct_kernel {
     int mr, nv, lanes;
     void (*run[2])(const fc_direct_args *args); /* by layout */
+    void (*copy)(void *to, const void *from, int64_t n, int64_t step);
 } fc_direct_kernel;
 
 #endif

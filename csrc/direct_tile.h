@@ -314,8 +314,39 @@ static void FC_JOIN(FC_DIRECT_NAME, _nchw)(const fc_direct_args *args)
     }
 }
 
+/* Whole vectors of which the last ends with the last element; fewer elements go through shorter ones. */
+static void FC_JOIN(FC_DIRECT_NAME, _copy)(void *to, const void *from, int64_t n, int64_t step)
+{
+    FC_DIRECT_TYPE *y = to;
+    const FC_DIRECT_TYPE *x = from;
+    if (step == 1 && n >= FC_LANES) {
+        for (int64_t i = 0; i < n - FC_LANES; i += FC_LANES)
+            *(FC_V *)(y + i) = *(const FC_V *)(x + i);
+        *(FC_V *)(y + n - FC_LANES) = *(const FC_V *)(x + n - FC_LANES);
+    } else if (step == 2 && n >= FC_LANES) {
+        /* Two vectors hold 2 * lanes - 1 elements: the second starts one early, not to end one late. */
+        __typeof__((FC_V){0} < (FC_V){0}) even;
+        for (int l = 0; l < FC_LANES; l++)
+            even[l] = 2 * l < FC_LANES ? 2 * l : 2 * l + 1;
+        for (int64_t i = 0;; i += FC_LANES) {
+            i = i < n - FC_LANES ? i : n - FC_LANES;
+            const FC_V low = *(const FC_V *)(x + 2 * i), high = *(const FC_V *)(x + 2 * i + FC_LANES - 1);
+            *(FC_V *)(y + i) = __builtin_shuffle(low, high, even);
+            if (i == n - FC_LANES)
+                break;
+        }
+    } else if (step == 1 && n * (int)sizeof *y >= FC_DIRECT_BYTES / 2) {
+        memcpy(y, x, FC_DIRECT_BYTES / 2);
+        memcpy(y + n - FC_LANES / 2, x + n - FC_LANES / 2, FC_DIRECT_BYTES / 2);
+    } else {
+        for (int64_t i = 0; i < n; i++)
+            y[i] = x[i * step];
+    }
+}
+
 static const fc_direct_kernel FC_DIRECT_NAME = {
-    FC_DIRECT_MR, FC_DIRECT_NV, FC_LANES, {FC_JOIN(FC_DIRECT_NAME, _nchw), FC_JOIN(FC_DIRECT_NAME, _nhwc)}};
+    FC_DIRECT_MR, FC_DIRECT_NV, FC_LANES, {FC_JOIN(FC_DIRECT_NAME, _nchw), FC_JOIN(FC_DIRECT_NAME, _nhwc)},
+    FC_JOIN(FC_DIRECT_NAME, _copy)};
 
 #undef FC_LANES
 #undef FC_V

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastconv.problem import ConvProblem, PoolProblem
 
 # Terms of a sum that the direct kernel keeps in one piece.
-DIRECT_DEPTH = 2048
+DIRECT_DEPTH = 4608
 
 # ---------------------------------------------------------------------------------------------------------------
 # What a family cannot do: None, or a sentence
@@ -99,21 +99,28 @@ def direct_workspace(p: ConvProblem, threads: int) -> int:
     """Bytes of the direct convolution in C: mirrors lay_out in csrc/direct.c, for any ISA."""
     if p.mb * p.oh * p.ow * p.oc <= 0:
         return 0
-    strip_bytes, lanes, nhwc, size = 64 << 10, 64 // p.itemsize, p.layout == "NHWC", p.itemsize
+    size, nhwc, lanes = p.itemsize, p.layout == "NHWC", 64 // p.itemsize
+    strip_bytes, flat_bytes, flat_pixels, flat_share = 64 << 10, 384 << 10, 256, 32
     width, under, depth = (p.kw - 1) * p.dw, (p.kh - 1) * p.dh + 1, p.icg * p.kh * p.kw
 
     def nbytes(elements: int, size: int = size) -> int:
         return -(-elements * size // 64) * 64
 
-    outputs = -(-p.ocg // lanes) * lanes if nhwc else p.ocg
-    fixed = nbytes(depth, 4) + nbytes(p.g * depth * outputs)
+    fixed = nbytes(depth, 4) + nbytes(p.g * depth * (-(-p.ocg // lanes) * lanes if nhwc else p.ocg))
+    vectors = -(-p.ow // lanes) * lanes
+    if not nhwc and (vectors - p.ow) * flat_share > p.ow:
+        residues, span = p.sh if p.kh > 1 else 1, (p.kh - 1) * p.dh // p.sh
+        row = p.icg * p.kw * residues * p.ow
+        wide = min(-(-flat_pixels // p.ow), flat_bytes // (row * size) - span)
+        rows = min(p.oh, max(1, wide, strip_bytes // (row * size) - span))
+        return fixed + threads * (nbytes((rows + span) * row) + 64)
     inside = p.ph == p.pw == 0 and (p.oh - 1) * p.sh + under <= p.ih and (p.ow - 1) * p.sw + width < p.iw
-    if inside and (nhwc or (p.sw == 1 and p.ow >= lanes)):
+    if inside and (nhwc or p.sw == 1):
         return fixed
     if nhwc:
         row = ((p.ow - 1) * p.sw + width + 1) * p.ic
     else:
-        row = (max(p.ow, lanes) + width // p.sw) * (p.sw if p.kw > 1 else 1) * p.icg
+        row = (vectors + width // p.sw) * (p.sw if p.kw > 1 else 1) * p.icg
     most = int((strip_bytes // (row * size) - under) / p.sh) + 1  # rounded as C divides
     rows = min(p.oh, max(1, most))
     return fixed + threads * nbytes(((rows - 1) * p.sh + under) * row)
