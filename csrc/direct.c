@@ -16,6 +16,7 @@ enum {
     FLAT_BYTES = 384 << 10, /* of a flat strip that would hold fewer than FLAT_PIXELS pixels otherwise */
     FLAT_PIXELS = 256,      /* of a task: repay reading all weights */
     FLAT_SHARE = 32,        /* a row that fills its vectors up to a share of 1/32 is worth no flat strip */
+    FLAT_DEPTH = 640,       /* terms of a sum for which weights and pixels are near at a time (measured on Zen 4) */
     TASKS_A_THREAD = 8,     /* so that the last tasks balance */
     VECTOR_BYTES = 64,      /* the longest of any ISA */
 };
@@ -24,10 +25,11 @@ typedef struct direct {
     const fc_conv2d_shape *s;
     fc_direct_kernel kernel;
     int64_t size, icg, ocg, depth;
-    int in_place, flat;
+    int in_place, flat, clamp;
     int64_t rows, blocks;        /* output rows of a task; tasks of an image */
     int64_t phase, pitch, plane; /* elements: between residues, rows and channels of what the kernel reads */
     int64_t column;              /* flat: elements between the copies for two filter columns */
+    int64_t chunk;               /* flat: channels that are summed at a time; else all */
     const char *x, *residual, *bias;
     char *y;
     fc_view w;
@@ -48,7 +50,21 @@ static int64_t flat_rows(const fc_conv2d_shape *s, int64_t rows)
     return rows + (s->kh - 1) * s->dh / s->sh;
 }
 
-/* Mirrored by direct_workspace in fastconv/capability.py, as are the two functions below it. */
+/* At most `most` of s->oh rows of outputs for a task, so that the last vectors of the tasks waste least. */
+static int64_t flat_task(const fc_conv2d_shape *s, int64_t most, int64_t lanes)
+{
+    int64_t best = most, least = INT64_MAX;
+    for (int64_t rows = most; 2 * rows > most; rows--) {
+        const int64_t vectors = s->oh / rows * ceil_div(rows * s->ow, lanes) + ceil_div(s->oh % rows * s->ow, lanes);
+        if (vectors < least) {
+            least = vectors;
+            best = rows;
+        }
+    }
+    return best;
+}
+
+/* Mirrored by direct_workspace in fastconv/capability.py, as are the functions around it. */
 static void lay_out(direct *d, const fc_conv2d_shape *s)
 {
     const int64_t size = element_size(s->dtype), lanes = VECTOR_BYTES / size, width = (s->kw - 1) * s->dw;
@@ -59,16 +75,18 @@ static void lay_out(direct *d, const fc_conv2d_shape *s)
     d->icg = s->ic / s->g;
     d->ocg = s->oc / s->g;
     d->depth = d->icg * s->kh * s->kw;
+    d->chunk = d->icg;
     if (s->layout == FC_NCHW && waste * FLAT_SHARE > s->ow) {
         const int64_t phases = s->kh > 1 ? s->sh : 1, span = flat_rows(s, 0);
-        const int64_t row_bytes = d->icg * s->kw * phases * s->ow * size;
+        d->chunk = ceil_div(d->icg, max64(1, (2 * d->depth + FLAT_DEPTH) / (2 * FLAT_DEPTH)));
+        const int64_t row_bytes = d->chunk * s->kw * phases * s->ow * size;
         const int64_t wide = min64(ceil_div(FLAT_PIXELS, s->ow), FLAT_BYTES / row_bytes - span);
         d->flat = 1;
-        d->rows = min64(s->oh, max64(1, max64(wide, STRIP_BYTES / row_bytes - span)));
+        d->rows = flat_task(s, min64(s->oh, max64(1, max64(wide, STRIP_BYTES / row_bytes - span))), lanes);
         d->phase = (d->rows + span) * s->ow;
         d->column = phases * d->phase;
         d->plane = s->kw * d->column;
-        d->strip_bytes = align_up(d->icg * d->plane * size) + VECTOR_BYTES;
+        d->strip_bytes = align_up(d->chunk * d->plane * size) + VECTOR_BYTES;
         return;
     }
     d->in_place = s->ph == 0 && s->pw == 0 && rows_under(s, s->oh) <= s->ih && (s->ow - 1) * s->sw + width < s->iw &&
@@ -141,21 +159,23 @@ FC_INLINE void gather_words(char *to, const char *from, int64_t n, int64_t strid
 }
 
 /* Weights of one group, as the kernel of this layout walks them: NHWC [panel][k][vectors of channels], where a panel's
- * last vector ends with the last channel; NCHW [tile][k][channels]. */
-static void pack_task(void *ctx, int64_t group, int worker)
+ * last vector ends with the last channel; NCHW [chunk][tile][k][channels]. */
+static void pack_task(void *ctx, int64_t task, int worker)
 {
     direct *d = ctx;
     const fc_conv2d_shape *s = d->s;
     const int64_t size = d->size, lanes = d->kernel.lanes;
     const int64_t *stride = d->w.strides;
     const int nhwc = s->layout == FC_NHWC;
-    const int64_t vectors = ceil_div(d->ocg, lanes), units = nhwc ? vectors : d->ocg;
-    const int64_t parts = ceil_div(units, nhwc ? d->kernel.nv : d->kernel.mr);
-    char *to = d->packed + group * d->depth * (nhwc ? vectors * lanes : d->ocg) * size;
+    const int64_t vectors = ceil_div(d->ocg, lanes), units = nhwc ? vectors : d->ocg, width = nhwc ? vectors * lanes : d->ocg;
+    const int64_t parts = ceil_div(units, nhwc ? d->kernel.nv : d->kernel.mr), chunks = ceil_div(d->icg, d->chunk);
+    const int64_t group = task / chunks, k0 = task % chunks * d->chunk * s->kh * s->kw;
+    const int64_t k1 = min64(d->depth, k0 + d->chunk * s->kh * s->kw);
+    char *to = d->packed + (group * d->depth + k0) * width * size;
     (void)worker;
     for (int64_t part = 0, first = 0, n; part < parts; part++, first += n) {
         n = units / parts + (part < units % parts);
-        for (int64_t k = 0; k < d->depth; k++) {
+        for (int64_t k = k0; k < k1; k++) {
             int64_t a, b, c;
             cell_of(d, k, &c, &a, &b);
             const char *from = (const char *)d->w.data +
@@ -172,6 +192,11 @@ static void pack_task(void *ctx, int64_t group, int worker)
             }
         }
     }
+}
+
+static void pack_all(direct *d, int threads)
+{
+    fc_parallel_for(d->s->g * ceil_div(d->icg, d->chunk), threads, pack_task, d);
 }
 
 /* ---- Strips ------------------------------------------------------------------------------------------------------- */
@@ -224,8 +249,9 @@ static void fill_strip(const direct *d, char *strip, int64_t n, int64_t group, i
     }
 }
 
-/* The same as a flat strip [channel][filter column][residue mod sh][row][output column]. */
-static void fill_flat(const direct *d, char *strip, int64_t n, int64_t group, int64_t i0, int64_t rows)
+/* The same of some channels, the first being plane `image` of x, as a flat strip
+ * [channel][filter column][residue mod sh][row][output column]. */
+static void fill_flat(const direct *d, char *strip, int64_t image, int64_t channels, int64_t i0, int64_t rows)
 {
     const fc_conv2d_shape *s = d->s;
     const int64_t size = d->size, under = flat_rows(s, rows);
@@ -233,13 +259,13 @@ static void fill_flat(const direct *d, char *strip, int64_t n, int64_t group, in
         int needed = 0;
         for (int64_t a = 0; a < s->kh; a++)
             needed |= a * s->dh % s->sh == residue;
-        for (int64_t c = 0; needed && c < d->icg; c++)
+        for (int64_t c = 0; needed && c < channels; c++)
             for (int64_t b = 0; b < s->kw; b++) {
-                const char *image = d->x + (n * s->ic + group * d->icg + c) * s->ih * s->iw * size;
+                const char *from = d->x + (image + c) * s->ih * s->iw * size;
                 char *to = strip + (c * d->plane + b * d->column + residue * d->phase) * size;
                 for (int64_t row = 0; row < under; row++, to += s->ow * size) {
                     const int64_t y = (i0 + row) * s->sh - s->ph + residue;
-                    fill_cells(d, to, y >= 0 && y < s->ih ? image + y * s->iw * size : NULL, s->ow, b * s->dw - s->pw, s->sw,
+                    fill_cells(d, to, y >= 0 && y < s->ih ? from + y * s->iw * size : NULL, s->ow, b * s->dw - s->pw, s->sw,
                                s->iw, 1);
                 }
             }
@@ -249,7 +275,7 @@ static void fill_flat(const direct *d, char *strip, int64_t n, int64_t group, in
 static void fill_offsets(const direct *d, int32_t *offset)
 {
     const fc_conv2d_shape *s = d->s;
-    for (int64_t k = 0; k < d->depth; k++) {
+    for (int64_t k = 0; k < d->chunk * s->kh * s->kw; k++) {
         int64_t a, b, c;
         cell_of(d, k, &c, &a, &b);
         const int64_t column = b * s->dw, row = a * s->dh * d->pitch;
@@ -275,9 +301,7 @@ static void direct_task(void *ctx, int64_t task, int worker)
     char *strip = d->strips + worker * d->strip_bytes;
     fc_direct_args args = d->args;
 
-    if (d->flat)
-        fill_flat(d, strip, n, group0, i0, rows);
-    else if (!d->in_place)
+    if (!d->flat && !d->in_place)
         fill_strip(d, strip, n, group0, i0, rows);
     args.rows = d->flat ? 1 : rows;
     args.columns = d->flat ? rows * s->ow : s->ow;
@@ -287,11 +311,20 @@ static void direct_task(void *ctx, int64_t task, int worker)
         const int64_t first = nhwc ? (n * s->ih + i0 * s->sh) * s->iw * s->ic :
                                      ((n * s->ic + group * d->icg) * s->ih + i0 * s->sh) * s->iw;
         args.x = (d->in_place ? d->x + first * size : strip) + (nhwc ? group * d->icg * size : 0);
-        args.w = d->packed + group * d->depth * width * size;
         args.y = d->y + cell * size;
-        args.residual = d->residual ? d->residual + cell * size : NULL;
-        args.bias = d->bias ? d->bias + o * size : NULL;
-        d->kernel.run[s->layout](&args);
+        for (int64_t c = 0; c < d->icg; c += d->chunk) {
+            const int64_t channels = min64(d->chunk, d->icg - c), k = c * s->kh * s->kw;
+            const int last = c + channels == d->icg;
+            if (d->flat)
+                fill_flat(d, strip, n * s->ic + group * d->icg + c, channels, i0, rows);
+            args.depth = channels * s->kh * s->kw;
+            args.w = d->packed + (group * d->depth + k) * width * size;
+            args.accumulate = c > 0;
+            args.bias = d->bias && c == 0 ? d->bias + o * size : NULL;
+            args.residual = d->residual && last ? d->residual + cell * size : NULL;
+            args.clamp = d->clamp && last;
+            d->kernel.run[s->layout](&args);
+        }
     }
 }
 
@@ -313,7 +346,7 @@ static void pack(const fc_conv2d_shape *s, const fc_view *w, void *packed, int t
     choose_kernel(&d);
     d.w = *w;
     d.packed = packed;
-    fc_parallel_for(s->g, threads, pack_task, &d);
+    pack_all(&d, threads);
 }
 
 static int64_t workspace_size(const fc_conv2d_shape *s, int packed, int threads)
@@ -340,27 +373,28 @@ static void run(const fc_conv2d_shape *s, const fc_view *x, const fc_view *w, co
         d.w = *w;
         d.packed = place;
         place += packed_bytes(&d);
-        fc_parallel_for(s->g, threads, pack_task, &d);
+        pack_all(&d, threads);
     }
     d.strips = place;
     d.x = x->data;
     d.y = y->data;
     d.residual = epilogue->residual.data;
     d.bias = epilogue->bias;
+    d.clamp = epilogue->clamp;
     fill_offsets(&d, workspace);
     if (threads > 1) /* lower than the strip has room for */
         d.rows = max64(1, min64(d.rows, s->mb * s->oh / ((int64_t)threads * TASKS_A_THREAD)));
+    if (d.flat)
+        d.rows = flat_task(s, d.rows, d.kernel.lanes);
     d.blocks = ceil_div(s->oh, d.rows);
     d.args = (fc_direct_args){
         .channels = d.ocg,
-        .depth = d.depth,
         .offset = workspace,
         .x_row = s->sh * d.pitch,
         .x_column = nhwc ? s->sw * s->ic : 1,
         .y_row = nhwc ? s->ow * s->oc : s->ow,
         .y_column = nhwc ? s->oc : 1,
         .y_channel = nhwc ? 1 : s->oh * s->ow,
-        .clamp = epilogue->clamp,
         .lo = epilogue->lo,
         .hi = epilogue->hi,
     };

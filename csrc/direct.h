@@ -8,7 +8,7 @@
  *
  *   y[i*y_row + j*y_column + o*y_channel] = epilogue(sum_{k<depth} w[k][o] * x[i*x_row + j*x_column + offset[k]])
  *
- * NHWC has y_channel = 1, NCHW y_column = x_column = 1; there a vector of x may reach up to lanes cells past the first
+ * or, if accumulate, with the sum added to what y has. NHWC has y_channel = 1, NCHW y_column = x_column = 1; there a vector of x may reach up to lanes cells past the first
  * column's even where columns < lanes. w: packed by fc_direct_panel. One element is start, then k ascending, each step
  * one fused multiply-add: the same bits from any split. residual has the strides of y. */
 typedef struct fc_direct_args {
@@ -20,7 +20,7 @@ typedef struct fc_direct_args {
     void *y;
     int64_t y_row, y_column, y_channel;
     const void *residual, *bias;
-    int clamp;
+    int accumulate, clamp;
     double lo, hi;
 } fc_direct_args;
 

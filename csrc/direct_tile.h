@@ -59,6 +59,8 @@ static __attribute__((noinline)) void FC_JOIN(FC_DIRECT_NAME, _edge)(const fc_di
     for (int i = 0; i < m; i++)
         for (int64_t j = 0; j < at->cells; j++) {
             FC_DIRECT_TYPE v = edge[i * FC_LANES + j];
+            if (args->accumulate)
+                v += at->y[i * at->rs_y + j];
             if (at->residual)
                 v += at->residual[i * at->rs_y + j];
             if (args->clamp) {
@@ -132,6 +134,13 @@ FC_INLINE void FC_JOIN(FC_DIRECT_NAME, _body)(const fc_direct_args *args, const 
             *(FC_V *)&edge[i][0] = acc[i][0];
         FC_JOIN(FC_DIRECT_NAME, _edge)(args, at, m, &edge[0][0]);
         return;
+    }
+    if (args->accumulate) {
+#pragma GCC unroll 14
+        for (int i = 0; i < m; i++)
+#pragma GCC unroll 3
+            for (int v = 0; v < nv; v++)
+                acc[i][v] += *(const FC_V *)(at->y + i * at->rs_y + (v < nv - 1 ? v * FC_LANES : last));
     }
     if (at->residual) {
 #pragma GCC unroll 14
@@ -294,8 +303,10 @@ static void FC_JOIN(FC_DIRECT_NAME, _nchw)(const fc_direct_args *args)
         at.bias = bias ? bias + channel : NULL;
         for (int64_t i = 0; i < args->rows; i++)
             for (int64_t panel = 0; panel < panels; panel++) {
-                int64_t first;
-                const int64_t nv = fc_direct_split(vectors, panels, panel, &first);
+                /* The last panel is one of the widest: the vector that is moved back stays inside its tile, and what is
+                 * added to y is added once. */
+                int64_t left;
+                const int64_t nv = fc_direct_split(vectors, panels, panels - 1 - panel, &left), first = vectors - left - nv;
                 const int64_t j = FC_JOIN(FC_DIRECT_NAME, _place)(&at, args->columns, first, nv);
                 const int64_t cell = i * args->y_row + j + channel * args->y_channel;
                 at.x = x + i * args->x_row + j;

@@ -100,7 +100,7 @@ def direct_workspace(p: ConvProblem, threads: int) -> int:
     if p.mb * p.oh * p.ow * p.oc <= 0:
         return 0
     size, nhwc, lanes = p.itemsize, p.layout == "NHWC", 64 // p.itemsize
-    strip_bytes, flat_bytes, flat_pixels, flat_share = 64 << 10, 384 << 10, 256, 32
+    strip_bytes, flat_bytes, flat_pixels, flat_share, flat_depth = 64 << 10, 384 << 10, 256, 32, 640
     width, under, depth = (p.kw - 1) * p.dw, (p.kh - 1) * p.dh + 1, p.icg * p.kh * p.kw
 
     def nbytes(elements: int, size: int = size) -> int:
@@ -110,9 +110,14 @@ def direct_workspace(p: ConvProblem, threads: int) -> int:
     vectors = -(-p.ow // lanes) * lanes
     if not nhwc and (vectors - p.ow) * flat_share > p.ow:
         residues, span = p.sh if p.kh > 1 else 1, (p.kh - 1) * p.dh // p.sh
-        row = p.icg * p.kw * residues * p.ow
+        row = -(-p.icg // max(1, (2 * depth + flat_depth) // (2 * flat_depth))) * p.kw * residues * p.ow
         wide = min(-(-flat_pixels // p.ow), flat_bytes // (row * size) - span)
-        rows = min(p.oh, max(1, wide, strip_bytes // (row * size) - span))
+        most = min(p.oh, max(1, wide, strip_bytes // (row * size) - span))
+
+        def vectors_of(rows: int) -> int:
+            return p.oh // rows * -(-rows * p.ow // lanes) + -(-(p.oh % rows) * p.ow // lanes)
+
+        rows = min(range(most, most // 2, -1), key=vectors_of)
         return fixed + threads * (nbytes((rows + span) * row) + 64)
     inside = p.ph == p.pw == 0 and (p.oh - 1) * p.sh + under <= p.ih and (p.ow - 1) * p.sw + width < p.iw
     if inside and (nhwc or p.sw == 1):
