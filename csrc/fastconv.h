@@ -117,8 +117,16 @@ typedef struct fc_pool2d_kernels {
     void (*avg_backward[2])(const fc_pool2d_args *args, int64_t begin, int64_t end);
 } fc_pool2d_kernels;
 
+/* Winograd's F(m x m, r x r) and, _1D, F(m, r) for filters of one row or one column. */
+enum {
+    FC_WINOGRAD_F2X3, FC_WINOGRAD_F4X3, FC_WINOGRAD_F6X3, FC_WINOGRAD_F2X5, FC_WINOGRAD_F4X5,
+    FC_WINOGRAD_F4X3_1D, FC_WINOGRAD_F6X3_1D, FC_WINOGRAD_F4X5_1D, FC_WINOGRAD_F4X7_1D,
+    FC_WINOGRAD_TILES
+};
+
 struct fc_winograd_kernel; /* csrc/winograd.h */
-struct fc_direct_kernel;   /* csrc/direct.h */
+struct fc_winograd_move;
+struct fc_direct_kernel; /* csrc/direct.h */
 struct fc_depthwise_kernels; /* csrc/depthwise.h */
 
 /* One table per ISA. Every slot is filled by portable, then overridden upwards (dispatch.c). */
@@ -126,7 +134,8 @@ typedef struct fc_kernels_table {
     const char *isa;
     fc_gemm_kernel gemm_f32, gemm_f64;
     const struct fc_direct_kernel *direct_f32, *direct_f64;
-    const struct fc_winograd_kernel *winograd_f2x3_f32, *winograd_f4x3_f32, *winograd_f2x3_f64, *winograd_f4x3_f64;
+    const struct fc_winograd_kernel *winograd_f32[FC_WINOGRAD_TILES], *winograd_f64[FC_WINOGRAD_TILES];
+    const struct fc_winograd_move *winograd_move_f32, *winograd_move_f64;
     const fc_pool2d_kernels *pool2d_f32, *pool2d_f64;
     const struct fc_depthwise_kernels *depthwise_f32, *depthwise_f64;
 } fc_kernels_table;
@@ -177,9 +186,16 @@ extern const fc_conv2d_kernel fc_conv2d_forward_im2col, fc_conv2d_backward_input
 /* direct.c: for sums over few input channels, in one piece. */
 extern const fc_conv2d_kernel fc_conv2d_forward_direct;
 
-/* winograd.c: F(2x2, 3x3) and F(4x4, 3x3); filters 3x3, stride 1, no dilation. */
+/* winograd.c: F(m x m, r x r) for filters r x r and, _1d, F(m, r) for filters 1 x r and r x 1; stride 1, no dilation. */
 extern const fc_conv2d_kernel fc_conv2d_forward_winograd_f2x3, fc_conv2d_backward_input_winograd_f2x3;
 extern const fc_conv2d_kernel fc_conv2d_forward_winograd_f4x3, fc_conv2d_backward_input_winograd_f4x3;
+extern const fc_conv2d_kernel fc_conv2d_forward_winograd_f6x3, fc_conv2d_backward_input_winograd_f6x3;
+extern const fc_conv2d_kernel fc_conv2d_forward_winograd_f2x5, fc_conv2d_backward_input_winograd_f2x5;
+extern const fc_conv2d_kernel fc_conv2d_forward_winograd_f4x5, fc_conv2d_backward_input_winograd_f4x5;
+extern const fc_conv2d_kernel fc_conv2d_forward_winograd_f4x3_1d, fc_conv2d_backward_input_winograd_f4x3_1d;
+extern const fc_conv2d_kernel fc_conv2d_forward_winograd_f6x3_1d, fc_conv2d_backward_input_winograd_f6x3_1d;
+extern const fc_conv2d_kernel fc_conv2d_forward_winograd_f4x5_1d, fc_conv2d_backward_input_winograd_f4x5_1d;
+extern const fc_conv2d_kernel fc_conv2d_forward_winograd_f4x7_1d, fc_conv2d_backward_input_winograd_f4x7_1d;
 
 /* depthwise.c: one input channel a group. */
 extern const fc_conv2d_kernel fc_conv2d_forward_depthwise, fc_conv2d_backward_input_depthwise;

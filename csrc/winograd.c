@@ -1,4 +1,5 @@
-/* Winograd convolution F(2x2, 3x3) and F(4x4, 3x3) at stride 1, fused over blocks of tiles.
+/* Winograd convolution F(m x m, r x r) and, for filters of one row or column, F(m, r), at stride 1, fused over blocks of
+ * tiles.
  *
  * Weights are transformed once a call, U[group][point][k / nr][c][nr]. Then every task takes one block of T tiles of one
  * group through all steps while its data stay in cache: input transform to V[point][T][c], and for each block of output
@@ -20,22 +21,37 @@
 enum {
     PAD = 16,             /* elements after rows and points: a power of two apart they would share cache sets */
     CHANNEL_BLOCK = 64,   /* output channels of M; with T tiles and 36 points it fits beside V in L2 */
-    BLOCK_TILES = 42,     /* T at most: three register tiles of rows share each panel of U */
+    BLOCK_TILES = 42,     /* T at most: three register tiles of rows share each panel of U; */
+    LINE_TILES = 126,     /* in one dimension, where a tile has few points */
     INPUT_TILES = 14,     /* tiles of one task of the input transform, by channel */
     FEW_TILES = 98,       /* by channel up to here: V of 98 tiles and 512 channels takes 7 MB, */
     MANY_CHANNELS = 128,  /* from here: enough panels for the threads, */
     LARGE_U = 4 << 20,    /* and from here: a smaller U stays in cache beside one block (Zen 4, L2 1 MB, L3 32 MB) */
     PATCH_CHANNELS = 64,  /* input channels gathered at a time for a tile on the rim, NHWC */
-    PACK_CHANNELS = 16,   /* input channels of one packing task */
+    DEPTH = 128,          /* input channels summed at once by tiles of */
+    MANY_POINTS = 64,     /* points and more, */
+    LONG_DEPTH = 1024,    /* and by the others: short sums cost up to a tenth of the time of deep layers */
+    PACK_CHANNELS = 8,    /* input channels of one packing task */
     LANES_MAX = 16,
+    TAPS_MAX = 25,
+};
+
+/* m, r and whether in one dimension, of each tile: the same for every ISA. */
+static const struct {
+    int m, r, line;
+} tiles_of[FC_WINOGRAD_TILES] = {
+    [FC_WINOGRAD_F2X3] = {2, 3, 0},    [FC_WINOGRAD_F4X3] = {4, 3, 0},    [FC_WINOGRAD_F6X3] = {6, 3, 0},
+    [FC_WINOGRAD_F2X5] = {2, 5, 0},    [FC_WINOGRAD_F4X5] = {4, 5, 0},    [FC_WINOGRAD_F4X3_1D] = {4, 3, 1},
+    [FC_WINOGRAD_F6X3_1D] = {6, 3, 1}, [FC_WINOGRAD_F4X5_1D] = {4, 5, 1}, [FC_WINOGRAD_F4X7_1D] = {4, 7, 1},
 };
 
 typedef struct plan {
     fc_winograd_problem problem;
     const fc_winograd_kernel *kernel;
+    const fc_winograd_move *move;
     const fc_gemm_kernel *gemm;
     int64_t size;                     /* bytes of an element */
-    int64_t tile, alpha, points;
+    int64_t tile_h, tile_w, alpha_h, alpha_w, points; /* of outputs and of inputs: 1 across a line */
     int64_t tiles_h, tiles_w, tiles;  /* tiles of the batch */
     int64_t blocks, block_tiles;      /* blocks of at most block_tiles */
     int by_channel;
@@ -62,33 +78,38 @@ static plan make_plan(const fc_conv2d_shape *shape, int tile)
     p->iw = backward ? shape->ow : shape->iw;
     p->oh = backward ? shape->ih : shape->oh;
     p->ow = backward ? shape->iw : shape->ow;
-    p->top = backward ? 2 - shape->ph : shape->ph;
-    p->left = backward ? 2 - shape->pw : shape->pw;
+    p->kh = shape->kh;
+    p->kw = shape->kw;
+    p->top = backward ? p->kh - 1 - shape->ph : shape->ph;
+    p->left = backward ? p->kw - 1 - shape->pw : shape->pw;
     p->taps_outside = !backward;
 
     s.size = element_size(shape->dtype);
     s.nchw = shape->layout == FC_NCHW;
-    s.tile = tile;
-    s.alpha = tile + 2;
-    s.points = s.alpha * s.alpha;
-    s.tiles_h = ceil_div(p->oh, tile);
-    s.tiles_w = ceil_div(p->ow, tile);
+    s.tile_h = p->kh == 1 ? 1 : tiles_of[tile].m;
+    s.tile_w = p->kw == 1 ? 1 : tiles_of[tile].m;
+    s.alpha_h = s.tile_h + p->kh - 1;
+    s.alpha_w = s.tile_w + p->kw - 1;
+    s.points = s.alpha_h * s.alpha_w;
+    s.tiles_h = ceil_div(p->oh, s.tile_h);
+    s.tiles_w = ceil_div(p->ow, s.tile_w);
     s.tiles = p->mb * s.tiles_h * s.tiles_w;
 
     /* By tile there are four blocks at least, for the threads. */
     s.by_channel =
         s.tiles <= FEW_TILES && p->k >= MANY_CHANNELS && s.points * p->c * p->k * s.size >= LARGE_U;
-    const int64_t wanted = s.by_channel ? BLOCK_TILES : max64(14, min64(BLOCK_TILES, ceil_div(s.tiles, 4)));
+    const int64_t most = tiles_of[tile].line ? LINE_TILES : BLOCK_TILES;
+    const int64_t wanted = s.by_channel ? most : max64(14, min64(most, ceil_div(s.tiles, 4)));
     s.blocks = max64(1, ceil_div(s.tiles, wanted));
     s.block_tiles = ceil_div(s.tiles, s.blocks);
 
     s.v_row = ceil_div(p->c, LANES_MAX) * LANES_MAX + PAD;
     s.v_point = (s.by_channel ? s.tiles : s.block_tiles) * s.v_row + PAD;
     s.m_point = s.block_tiles * CHANNEL_BLOCK + PAD;
-    const int64_t strip = min64(max64(s.block_tiles, INPUT_TILES), s.tiles_w) * tile + 2;
+    const int64_t strip = min64(max64(s.block_tiles, INPUT_TILES), s.tiles_w) * s.tile_w + p->kw - 1;
     int64_t scratch = s.points * PATCH_CHANNELS;
-    scratch = max64(scratch, s.alpha * strip * LANES_MAX);
-    scratch = max64(scratch, tile * (strip + LANES_MAX) * LANES_MAX);
+    scratch = max64(scratch, s.alpha_h * strip * LANES_MAX);
+    scratch = max64(scratch, s.tile_h * (strip + LANES_MAX) * LANES_MAX);
     s.bias_bytes = align_up(p->g * (p->k + FC_NR_MAX - 1) * s.size);
     s.u_bytes = align_up(p->g * s.points * (p->c * (p->k + FC_NR_MAX - 1) + PAD) * s.size);
     s.v_bytes = align_up(s.points * s.v_point * s.size);
@@ -132,10 +153,8 @@ static void choose_kernels(plan *s, int tile)
     const fc_kernels_table *table = fc_kernels();
     const int single = s->size == 4;
     s->gemm = single ? &table->gemm_f32 : &table->gemm_f64;
-    if (tile == 2)
-        s->kernel = single ? table->winograd_f2x3_f32 : table->winograd_f2x3_f64;
-    else
-        s->kernel = single ? table->winograd_f4x3_f32 : table->winograd_f4x3_f64;
+    s->move = single ? table->winograd_move_f32 : table->winograd_move_f64;
+    s->kernel = single ? table->winograd_f32[tile] : table->winograd_f64[tile];
     s->panels = ceil_div(s->problem.k, s->gemm->nr);
     s->u_point = s->panels * s->problem.c * s->gemm->nr + PAD;
 }
@@ -147,7 +166,7 @@ static void set_weights(plan *s, const fc_conv2d_shape *shape, const fc_view *w)
     p->w = w->data;
     p->w_g = shape->oc / shape->g * t[0];
     if (shape->pass == FC_BACKWARD_INPUT) { /* swapped channels, flipped filter */
-        p->w += (2 * t[2] + 2 * t[3]) * s->size;
+        p->w += ((p->kh - 1) * t[2] + (p->kw - 1) * t[3]) * s->size;
         p->w_o = t[1];
         p->w_c = t[0];
         p->w_a = -t[2];
@@ -166,20 +185,22 @@ static void set_weights(plan *s, const fc_conv2d_shape *shape, const fc_view *w)
 static void pack_channels(const plan *s, int64_t g, int64_t panel, int64_t c, int64_t end, char *u, int64_t u_point)
 {
     const fc_winograd_problem *p = &s->problem;
-    const int64_t nr = s->gemm->nr, lanes = s->kernel->lanes, o = panel * nr, filled = min64(nr, p->k - o);
+    const int64_t nr = s->gemm->nr, lanes = s->move->lanes, o = panel * nr, filled = min64(nr, p->k - o);
     const char *w = p->w + (g * p->w_g + o * p->w_o + c * p->w_c) * s->size;
-    double taps[9 * PACK_CHANNELS * LANES_MAX];
-    if (p->w_c == 9 && p->w_a == 3 && p->w_b == 1) { /* dense OIHW: channels and cells are one run, transposed by vectors */
+    const int64_t cells = p->kh * p->kw;
+    double taps[TAPS_MAX * PACK_CHANNELS * LANES_MAX];
+    /* dense OIHW: channels and cells are one run, transposed by vectors */
+    if (p->w_c == cells && (p->w_a == p->kw || p->kh == 1) && (p->w_b == 1 || p->kw == 1)) {
         for (int64_t j = 0; j < nr; j += lanes) {
-            s->kernel->gather(w + j * p->w_o * s->size, p->w_o, max64(0, min64(lanes, filled - j)), 9 * (end - c), taps);
+            s->move->gather(w + j * p->w_o * s->size, p->w_o, max64(0, min64(lanes, filled - j)), cells * (end - c), taps);
             for (int64_t k = c; k < end; k++)
-                s->kernel->weights((char *)taps + 9 * (k - c) * lanes * s->size, lanes, u + (k * nr + j) * s->size,
+                s->kernel->weights((char *)taps + cells * (k - c) * lanes * s->size, lanes, u + (k * nr + j) * s->size,
                                    u_point);
         }
         return;
     }
     for (int64_t k = c; k < end; k++) {
-        s->kernel->taps(p, w + (k - c) * p->w_c * s->size, filled, nr, taps);
+        s->move->taps(p, w + (k - c) * p->w_c * s->size, filled, nr, taps);
         s->kernel->weights(taps, nr, u + k * nr * s->size, u_point);
     }
 }
@@ -218,7 +239,7 @@ typedef struct segment {
 static segment segment_at(const plan *s, int64_t t, int64_t end)
 {
     const int64_t tj = t % s->tiles_w, row = t / s->tiles_w;
-    return (segment){row / s->tiles_h, row % s->tiles_h * s->tile, tj * s->tile, min64(s->tiles_w - tj, end - t)};
+    return (segment){row / s->tiles_h, row % s->tiles_h * s->tile_h, tj * s->tile_w, min64(s->tiles_w - tj, end - t)};
 }
 
 static const char *in_at(const plan *s, int64_t n, int64_t g, int64_t c, int64_t i, int64_t j)
@@ -233,18 +254,30 @@ static int64_t out_at(const plan *s, int64_t n, int64_t g, int64_t o, int64_t i,
     return (n * p->out_n + (g * p->k + o) * p->out_c + i * p->out_h + j * p->out_w) * s->size;
 }
 
-/* NCHW: strips of alpha rows, one vector of channels at a time, zero outside of the image. */
+/* The transforms of one tile (csrc/winograd.h); a line of cells runs along the rows or along the columns. */
+static void input_tile(const plan *s, const char *d, int64_t row, int64_t col, int64_t n, char *v)
+{
+    s->kernel->input(d, s->alpha_h == 1 ? col : row, col, n, v, s->v_point);
+}
+
+static int output_tile(const plan *s, const char *m, int64_t n, const char *bias, const char *residual, int clamp, char *y,
+                       int64_t row, int64_t col)
+{
+    return s->kernel->output(&s->problem, m, s->m_point, n, bias, residual, clamp, y, s->alpha_h == 1 ? col : row, col);
+}
+
+/* NCHW: strips of alpha_h rows, one vector of channels at a time, zero outside of the image. */
 static void input_nchw(const plan *s, int64_t g, int64_t start, int64_t end, char *v, char *strip)
 {
     const fc_winograd_problem *p = &s->problem;
-    const int64_t lanes = s->kernel->lanes, pixel = lanes * s->size;
+    const int64_t lanes = s->move->lanes, pixel = lanes * s->size;
     for (int64_t c = 0; c < p->c; c += lanes) {
         segment seg;
         for (int64_t t = start; t < end; t += seg.count) {
             seg = segment_at(s, t, end);
-            const int64_t width = seg.count * s->tile + 2, first = seg.j - p->left;
+            const int64_t width = seg.count * s->tile_w + p->kw - 1, first = seg.j - p->left;
             const int64_t from = min64(max64(-first, 0), width), to = max64(from, min64(width, p->iw - first));
-            for (int64_t r = 0; r < s->alpha; r++) {
+            for (int64_t r = 0; r < s->alpha_h; r++) {
                 const int64_t row = seg.i - p->top + r;
                 char *const line = strip + r * width * pixel;
                 if (row < 0 || row >= p->ih || from == to) {
@@ -252,13 +285,13 @@ static void input_nchw(const plan *s, int64_t g, int64_t start, int64_t end, cha
                     continue;
                 }
                 memset(line, 0, (size_t)(from * pixel));
-                s->kernel->gather(in_at(s, seg.n, g, c, row, first + from), p->in_c, min64(lanes, p->c - c), to - from,
+                s->move->gather(in_at(s, seg.n, g, c, row, first + from), p->in_c, min64(lanes, p->c - c), to - from,
                                   line + from * pixel);
                 memset(line + to * pixel, 0, (size_t)((width - to) * pixel));
             }
             for (int64_t q = 0; q < seg.count; q++)
-                s->kernel->input(strip + q * s->tile * pixel, width * lanes, lanes, lanes,
-                                 v + ((t - start + q) * s->v_row + c) * s->size, s->v_point);
+                input_tile(s, strip + q * s->tile_w * pixel, width * lanes, lanes, lanes,
+                           v + ((t - start + q) * s->v_row + c) * s->size);
         }
     }
 }
@@ -268,36 +301,36 @@ static void input_patch(const plan *s, int64_t n, int64_t g, int64_t c, int64_t 
                         char *patch)
 {
     const fc_winograd_problem *p = &s->problem;
-    const int64_t lanes = s->kernel->lanes;
+    const int64_t lanes = s->move->lanes;
     for (; c < end; c += PATCH_CHANNELS) {
         const int64_t count = min64(PATCH_CHANNELS, end - c), padded = ceil_div(count, lanes) * lanes;
-        for (int64_t r = 0; r < s->alpha; r++)
-            for (int64_t q = 0; q < s->alpha; q++) {
-                char *const cell = patch + (r * s->alpha + q) * padded * s->size;
+        for (int64_t r = 0; r < s->alpha_h; r++)
+            for (int64_t q = 0; q < s->alpha_w; q++) {
+                char *const cell = patch + (r * s->alpha_w + q) * padded * s->size;
                 const int inside = row + r >= 0 && row + r < p->ih && col + q >= 0 && col + q < p->iw;
                 const int64_t bytes = inside ? count * s->size : 0;
                 if (inside)
                     memcpy(cell, in_at(s, n, g, c, row + r, col + q), (size_t)bytes);
                 memset(cell + bytes, 0, (size_t)(padded * s->size - bytes));
             }
-        s->kernel->input(patch, s->alpha * padded, padded, padded, v + c * s->size, s->v_point);
+        input_tile(s, patch, s->alpha_w * padded, padded, padded, v + c * s->size);
     }
 }
 
 static void input_nhwc(const plan *s, int64_t g, int64_t start, int64_t end, char *v, char *patch)
 {
     const fc_winograd_problem *p = &s->problem;
-    const int64_t vectors = p->c / s->kernel->lanes * s->kernel->lanes;
+    const int64_t vectors = p->c / s->move->lanes * s->move->lanes;
     segment seg;
     for (int64_t t = start; t < end; t += seg.count) {
         seg = segment_at(s, t, end);
         const int64_t row = seg.i - p->top;
         for (int64_t q = 0; q < seg.count; q++) {
-            const int64_t col = seg.j + q * s->tile - p->left;
+            const int64_t col = seg.j + q * s->tile_w - p->left;
             char *const to = v + (t - start + q) * s->v_row * s->size;
             int64_t c = 0;
-            if (row >= 0 && row + s->alpha <= p->ih && col >= 0 && col + s->alpha <= p->iw) {
-                s->kernel->input(in_at(s, seg.n, g, 0, row, col), p->in_h, p->in_w, vectors, to, s->v_point);
+            if (row >= 0 && row + s->alpha_h <= p->ih && col >= 0 && col + s->alpha_w <= p->iw) {
+                input_tile(s, in_at(s, seg.n, g, 0, row, col), p->in_h, p->in_w, vectors, to);
                 c = vectors;
             }
             input_patch(s, seg.n, g, c, p->c, row, col, to, patch);
@@ -310,20 +343,19 @@ static void output_nchw(const plan *s, int64_t g, int64_t o, int64_t count, int6
                         char *strip, char *bad)
 {
     const fc_winograd_problem *p = &s->problem;
-    const int64_t lanes = s->kernel->lanes, pixel = lanes * s->size;
+    const int64_t lanes = s->move->lanes, pixel = lanes * s->size;
     for (int64_t k = 0; k < count; k += lanes) {
         const char *bias = s->bias + (g * (p->k + FC_NR_MAX - 1) + o + k) * s->size;
         segment seg;
         for (int64_t t = start; t < end; t += seg.count) {
             seg = segment_at(s, t, end);
-            const int64_t width = seg.count * s->tile;
+            const int64_t width = seg.count * s->tile_w;
             for (int64_t q = 0; q < seg.count; q++)
-                bad[t - start + q] |= (char)s->kernel->output(
-                    p, m + ((t - start + q) * CHANNEL_BLOCK + k) * s->size, s->m_point, lanes, bias, NULL, 0,
-                    strip + q * s->tile * pixel, width * lanes, lanes);
-            for (int64_t r = 0; r < min64(s->tile, p->oh - seg.i); r++) {
+                bad[t - start + q] |= (char)output_tile(s, m + ((t - start + q) * CHANNEL_BLOCK + k) * s->size, lanes, bias,
+                                                          NULL, 0, strip + q * s->tile_w * pixel, width * lanes, lanes);
+            for (int64_t r = 0; r < min64(s->tile_h, p->oh - seg.i); r++) {
                 const int64_t at = out_at(s, seg.n, g, o + k, seg.i + r, seg.j);
-                s->kernel->scatter(p, strip + r * width * pixel, min64(width, p->ow - seg.j), min64(lanes, count - k),
+                s->move->scatter(p, strip + r * width * pixel, min64(width, p->ow - seg.j), min64(lanes, count - k),
                                    p->residual ? p->residual + at : NULL, p->out + at, p->out_c);
             }
         }
@@ -334,30 +366,30 @@ static void output_nhwc(const plan *s, int64_t g, int64_t o, int64_t count, int6
                         char *patch, char *bad)
 {
     const fc_winograd_problem *p = &s->problem;
-    const int64_t lanes = s->kernel->lanes;
+    const int64_t lanes = s->move->lanes;
     const char *bias = s->bias + (g * (p->k + FC_NR_MAX - 1) + o) * s->size;
     segment seg;
     for (int64_t t = start; t < end; t += seg.count) {
         seg = segment_at(s, t, end);
         for (int64_t q = 0; q < seg.count; q++) {
             const char *from = m + (t - start + q) * CHANNEL_BLOCK * s->size;
-            const int64_t col = seg.j + q * s->tile;
+            const int64_t col = seg.j + q * s->tile_w;
             const int64_t at = out_at(s, seg.n, g, o, seg.i, col);
-            const int64_t rows = min64(s->tile, p->oh - seg.i), cols = min64(s->tile, p->ow - col);
-            const int whole = rows == s->tile && cols == s->tile;
+            const int64_t rows = min64(s->tile_h, p->oh - seg.i), cols = min64(s->tile_w, p->ow - col);
+            const int whole = rows == s->tile_h && cols == s->tile_w;
             const int64_t vectors = whole ? count / lanes * lanes : 0;
             const int64_t padded = ceil_div(count - vectors, lanes) * lanes;
             int flag = 0;
             if (vectors)
-                flag |= s->kernel->output(p, from, s->m_point, vectors, bias, p->residual ? p->residual + at : NULL,
-                                          p->clamp, p->out + at, p->out_h, p->out_w);
+                flag |= output_tile(s, from, vectors, bias, p->residual ? p->residual + at : NULL, p->clamp, p->out + at,
+                                    p->out_h, p->out_w);
             if (padded) {
-                flag |= s->kernel->output(p, from + vectors * s->size, s->m_point, padded, bias + vectors * s->size, NULL,
-                                          0, patch, s->tile * padded, padded);
+                flag |= output_tile(s, from + vectors * s->size, padded, bias + vectors * s->size, NULL, 0, patch,
+                                    s->tile_w * padded, padded);
                 for (int64_t r = 0; r < rows; r++)
                     for (int64_t b = 0; b < cols; b++) {
                         const int64_t to = at + (r * p->out_h + b * p->out_w + vectors) * s->size;
-                        s->kernel->finish(p, patch + (r * s->tile + b) * padded * s->size, count - vectors,
+                        s->move->finish(p, patch + (r * s->tile_w + b) * padded * s->size, count - vectors,
                                           p->residual ? p->residual + to : NULL, p->out + to);
                     }
             }
@@ -372,28 +404,37 @@ static void recompute(const plan *s, int64_t g, int64_t o, int64_t count, int64_
     const fc_winograd_problem *p = &s->problem;
     const segment seg = segment_at(s, t, t + 1);
     for (int64_t k = o; k < o + count; k++)
-        for (int64_t i = seg.i; i < min64(seg.i + s->tile, p->oh); i++)
-            for (int64_t j = seg.j; j < min64(seg.j + s->tile, p->ow); j++)
-                s->kernel->plain(p, seg.n, g, k, i, j);
+        for (int64_t i = seg.i; i < min64(seg.i + s->tile_h, p->oh); i++)
+            for (int64_t j = seg.j; j < min64(seg.j + s->tile_w, p->ow); j++)
+                s->move->plain(p, seg.n, g, k, i, j);
 }
 
-/* M of `panels` panels from rows of V. Rows split evenly: 16 are 8 + 8, not 14 + 2, so that no register tile is nearly
- * empty. */
-static void multiply(const plan *s, const char *u, int64_t u_point, int64_t panels, int64_t tiles, const char *v, char *m)
+/* M of `channels` output channels from rows of V. Rows split evenly: 16 are 8 + 8, not 14 + 2, so that no register tile is
+ * nearly empty. So do long sums over channels, whose parts start from zero and are then added up: A^T
+ * magnifies the error of one long sum, and the more, the more points there are. */
+static void multiply(const plan *s, const char *u, int64_t u_point, int64_t channels, int64_t tiles, const char *v, char *m)
 {
     const fc_winograd_problem *p = &s->problem;
-    const int64_t nr = s->gemm->nr, pieces = ceil_div(tiles, s->gemm->mr);
-    fc_gemm_args args = {
-        .n = nr, .kc = p->c, .taps = 1, .rs_a = s->v_row, .cs_a = 1, .rs_b = nr, .rs_c = CHANNEL_BLOCK};
+    const int64_t nr = s->gemm->nr, lanes = s->move->lanes;
+    const int64_t pieces = ceil_div(tiles, s->gemm->mr);
+    const int64_t chunks = max64(1, ceil_div(p->c, s->points >= MANY_POINTS ? DEPTH : LONG_DEPTH));
+    fc_gemm_args args = {.taps = 1, .rs_a = s->v_row, .cs_a = 1, .rs_b = nr, .rs_c = CHANNEL_BLOCK};
     for (int64_t point = 0; point < s->points; point++)
-        for (int64_t q = 0; q < panels; q++) {
-            args.b = u + (point * u_point + q * p->c * nr) * s->size;
+        for (int64_t o = 0; o < channels; o += nr) {
+            args.n = channels - o <= lanes ? lanes : nr;
             for (int64_t piece = 0; piece < pieces; piece++) {
                 const int64_t row = tiles * piece / pieces;
+                char *const to = m + (point * s->m_point + row * CHANNEL_BLOCK + o) * s->size;
                 args.m = tiles * (piece + 1) / pieces - row;
-                args.a = v + (point * s->v_point + row * s->v_row) * s->size;
-                args.c = m + (point * s->m_point + row * CHANNEL_BLOCK + q * nr) * s->size;
-                s->gemm->run(&args);
+                args.c = to;
+                for (int64_t chunk = 0; chunk < chunks; chunk++) {
+                    const int64_t c = p->c * chunk / chunks;
+                    args.kc = p->c * (chunk + 1) / chunks - c;
+                    args.a = v + (point * s->v_point + row * s->v_row + c) * s->size;
+                    args.b = u + (point * u_point + (o / nr * p->c + c) * nr) * s->size;
+                    args.accumulate = chunk > 0;
+                    s->gemm->run(&args);
+                }
             }
         }
 }
@@ -403,8 +444,8 @@ static void channels_of_block(const plan *s, int64_t g, int64_t panel, int64_t p
                               int64_t start, int64_t end, const char *v, char *m, char *scratch)
 {
     const int64_t nr = s->gemm->nr, o = panel * nr, count = min64(panels * nr, s->problem.k - o);
-    char bad[BLOCK_TILES] = {0};
-    multiply(s, u, u_point, panels, end - start, v, m);
+    char bad[LINE_TILES] = {0};
+    multiply(s, u, u_point, count, end - start, v, m);
     (s->nchw ? output_nchw : output_nhwc)(s, g, o, count, start, end, m, scratch, bad);
     for (int64_t t = start; t < end; t++)
         if (bad[t - start])
@@ -503,58 +544,49 @@ static void run(const fc_conv2d_shape *shape, int tile, const fc_view *in, const
     fc_parallel_for(p->g * s.blocks, threads, block_task, &s);
 }
 
-/* ---- F(2x2, 3x3) ---- */
+/* ---- Rows ---------------------------------------------------------------------------------------------------- */
 
-static int64_t packed_bytes_f2x3(const fc_conv2d_shape *shape)
-{
-    return packed_bytes(shape, 2);
-}
+#define FC_ROW_TILE FC_WINOGRAD_F2X3
+#define FC_ROW_FORWARD fc_conv2d_forward_winograd_f2x3
+#define FC_ROW_BACKWARD fc_conv2d_backward_input_winograd_f2x3
+#include "winograd_row.h"
 
-static void pack_f2x3(const fc_conv2d_shape *shape, const fc_view *w, void *packed, int threads)
-{
-    pack_weights(shape, 2, w, packed, threads);
-}
+#define FC_ROW_TILE FC_WINOGRAD_F4X3
+#define FC_ROW_FORWARD fc_conv2d_forward_winograd_f4x3
+#define FC_ROW_BACKWARD fc_conv2d_backward_input_winograd_f4x3
+#include "winograd_row.h"
 
-static int64_t workspace_f2x3(const fc_conv2d_shape *shape, int packed, int threads)
-{
-    return workspace_bytes(shape, 2, packed, threads);
-}
+#define FC_ROW_TILE FC_WINOGRAD_F6X3
+#define FC_ROW_FORWARD fc_conv2d_forward_winograd_f6x3
+#define FC_ROW_BACKWARD fc_conv2d_backward_input_winograd_f6x3
+#include "winograd_row.h"
 
-static void run_f2x3(const fc_conv2d_shape *shape, const fc_view *x, const fc_view *w, const void *packed,
-                     const fc_epilogue *epilogue, const fc_view *y, void *workspace, int threads)
-{
-    run(shape, 2, x, w, packed, epilogue, y, workspace, threads);
-}
+#define FC_ROW_TILE FC_WINOGRAD_F2X5
+#define FC_ROW_FORWARD fc_conv2d_forward_winograd_f2x5
+#define FC_ROW_BACKWARD fc_conv2d_backward_input_winograd_f2x5
+#include "winograd_row.h"
 
-const fc_conv2d_kernel fc_conv2d_forward_winograd_f2x3 = {
-    "conv2d_forward_winograd_f2x3", packed_bytes_f2x3, pack_f2x3, workspace_f2x3, run_f2x3};
-const fc_conv2d_kernel fc_conv2d_backward_input_winograd_f2x3 = {
-    "conv2d_backward_input_winograd_f2x3", packed_bytes_f2x3, pack_f2x3, workspace_f2x3, run_f2x3};
+#define FC_ROW_TILE FC_WINOGRAD_F4X5
+#define FC_ROW_FORWARD fc_conv2d_forward_winograd_f4x5
+#define FC_ROW_BACKWARD fc_conv2d_backward_input_winograd_f4x5
+#include "winograd_row.h"
 
-/* ---- F(4x4, 3x3) ---- */
+#define FC_ROW_TILE FC_WINOGRAD_F4X3_1D
+#define FC_ROW_FORWARD fc_conv2d_forward_winograd_f4x3_1d
+#define FC_ROW_BACKWARD fc_conv2d_backward_input_winograd_f4x3_1d
+#include "winograd_row.h"
 
-static int64_t packed_bytes_f4x3(const fc_conv2d_shape *shape)
-{
-    return packed_bytes(shape, 4);
-}
+#define FC_ROW_TILE FC_WINOGRAD_F6X3_1D
+#define FC_ROW_FORWARD fc_conv2d_forward_winograd_f6x3_1d
+#define FC_ROW_BACKWARD fc_conv2d_backward_input_winograd_f6x3_1d
+#include "winograd_row.h"
 
-static void pack_f4x3(const fc_conv2d_shape *shape, const fc_view *w, void *packed, int threads)
-{
-    pack_weights(shape, 4, w, packed, threads);
-}
+#define FC_ROW_TILE FC_WINOGRAD_F4X5_1D
+#define FC_ROW_FORWARD fc_conv2d_forward_winograd_f4x5_1d
+#define FC_ROW_BACKWARD fc_conv2d_backward_input_winograd_f4x5_1d
+#include "winograd_row.h"
 
-static int64_t workspace_f4x3(const fc_conv2d_shape *shape, int packed, int threads)
-{
-    return workspace_bytes(shape, 4, packed, threads);
-}
-
-static void run_f4x3(const fc_conv2d_shape *shape, const fc_view *x, const fc_view *w, const void *packed,
-                     const fc_epilogue *epilogue, const fc_view *y, void *workspace, int threads)
-{
-    run(shape, 4, x, w, packed, epilogue, y, workspace, threads);
-}
-
-const fc_conv2d_kernel fc_conv2d_forward_winograd_f4x3 = {
-    "conv2d_forward_winograd_f4x3", packed_bytes_f4x3, pack_f4x3, workspace_f4x3, run_f4x3};
-const fc_conv2d_kernel fc_conv2d_backward_input_winograd_f4x3 = {
-    "conv2d_backward_input_winograd_f4x3", packed_bytes_f4x3, pack_f4x3, workspace_f4x3, run_f4x3};
+#define FC_ROW_TILE FC_WINOGRAD_F4X7_1D
+#define FC_ROW_FORWARD fc_conv2d_forward_winograd_f4x7_1d
+#define FC_ROW_BACKWARD fc_conv2d_backward_input_winograd_f4x7_1d
+#include "winograd_row.h"

@@ -4,11 +4,12 @@
 
 #include "fastconv.h"
 
-/* out[n][g][o][i][j] = clamp(bias + residual + sum_c sum_{a,b<3} w[g][o][c][a][b] * in[n][g][c][i + a - top][j + b - left])
- * with in = 0 outside of ih x iw. Both passes are this sum: the input gradient swaps the channels and flips the filter.
+/* out[n][g][o][i][j] = clamp(bias + residual
+ *                           + sum_c sum_{a<kh,b<kw} w[g][o][c][a][b] * in[n][g][c][i + a - top][j + b - left]), with
+ * in = 0 outside of ih x iw. Both passes are this sum: the input gradient swaps the channels and flips the filter.
  * c and k are the input and output channels of one group; strides in elements. */
 typedef struct fc_winograd_problem {
-    int64_t mb, g, c, k, ih, iw, oh, ow, top, left;
+    int64_t mb, g, c, k, ih, iw, oh, ow, kh, kw, top, left;
     const char *in, *w, *bias, *residual;
     char *out;
     int64_t in_n, in_c, in_h, in_w;     /* a group is c * in_c further */
@@ -18,10 +19,11 @@ typedef struct fc_winograd_problem {
     double lo, hi;
 } fc_winograd_problem;
 
-/* One ISA's part of F(tile x tile, 3 x 3) for one type T; alpha = tile + 2, points p = row * alpha + column. All sizes and
- * strides in elements; n is a multiple of lanes where a comment says "vectors". No alignment beyond that of T. */
+/* One ISA's transforms of F(m x m, r x r), or of F(m, r) if line, for one type T; alpha = m + r - 1. Points are
+ * p = row * alpha + column; along a line p, cells are 0 .. alpha - 1, their stride is `row`, and `col` is not read. All
+ * sizes and strides in elements; n is a multiple of lanes where a comment says "vectors". No alignment beyond T's. */
 typedef struct fc_winograd_kernel {
-    int lanes;
+    int m, r, line;
     /* u[p * stride + j] = (G w_j G^T)_p, computed in double, rounded once; taps[t * n + j] = w_j's cell t. Vectors. */
     void (*weights)(const void *taps, int64_t n, void *u, int64_t stride);
     /* v[p * stride + j] = (B^T d_j B)_p, d_j's cell (r, s) = d[r * row + s * col + j]. Vectors. */
@@ -30,6 +32,11 @@ typedef struct fc_winograd_kernel {
      * value before bias, residual and clamp is not finite, else 0. problem is read only if clamp. Vectors. */
     int (*output)(const fc_winograd_problem *problem, const void *m, int64_t stride, int64_t n, const void *bias,
                   const void *residual, int clamp, void *y, int64_t row, int64_t col);
+} fc_winograd_kernel;
+
+/* What moves data around the transforms, the same for every tile. */
+typedef struct fc_winograd_move {
+    int lanes;
     /* dst[q * lanes + c] = src[c * stride + q] for q < pixels, c < channels <= lanes; 0 for channels <= c < lanes. */
     void (*gather)(const void *src, int64_t stride, int64_t channels, int64_t pixels, void *dst);
     /* dst[c * stride + q] = clamp(src[q * lanes + c] + residual[c * stride + q]), q < pixels, c < channels <= lanes; src is
@@ -42,6 +49,6 @@ typedef struct fc_winograd_kernel {
     void (*taps)(const fc_winograd_problem *problem, const void *w, int64_t filled, int64_t n, void *taps);
     /* The plain sum of one output. */
     void (*plain)(const fc_winograd_problem *problem, int64_t n, int64_t g, int64_t o, int64_t i, int64_t j);
-} fc_winograd_kernel;
+} fc_winograd_move;
 
 #endif

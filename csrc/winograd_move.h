@@ -1,6 +1,6 @@
 /* Template of what moves data around the Winograd transforms, the same for every tile; contracts: csrc/winograd.h. Before
  * including, define
- *   FC_MOVE_GATHER, FC_MOVE_SCATTER, FC_MOVE_FINISH, FC_MOVE_TAPS, FC_MOVE_PLAIN   the full symbols
+ *   FC_MOVE_NAME     the full symbol of the fc_winograd_move, e.g. fc_f32_winograd_move__avx512
  *   FC_MOVE_TYPE     float or double
  *   FC_MOVE_LANES    elements in a vector: 2, 4, 8 or 16 */
 #include "template.h"
@@ -11,9 +11,9 @@
 
 #define FC_T FC_MOVE_TYPE
 #define FC_L FC_MOVE_LANES
-#define FC_V FC_JOIN(FC_MOVE_GATHER, _vector)
-#define FC_TRANSPOSE FC_JOIN(FC_MOVE_GATHER, _transpose)
-#define FC_CLAMPED FC_JOIN(FC_MOVE_GATHER, _clamped)
+#define FC_V FC_JOIN(FC_MOVE_NAME, _vector)
+#define FC_TRANSPOSE FC_JOIN(FC_MOVE_NAME, _transpose)
+#define FC_CLAMPED FC_JOIN(FC_MOVE_NAME, _clamped)
 
 typedef FC_T FC_V __attribute__((vector_size(FC_L * sizeof(FC_T)), aligned(sizeof(FC_T)), may_alias));
 
@@ -57,7 +57,7 @@ FC_INLINE FC_T FC_CLAMPED(const fc_winograd_problem *problem, FC_T value)
     return value;
 }
 
-static void FC_MOVE_GATHER(const void *src, int64_t stride, int64_t channels, int64_t pixels, void *dst)
+static void FC_JOIN(FC_MOVE_NAME, _gather)(const void *src, int64_t stride, int64_t channels, int64_t pixels, void *dst)
 {
     const FC_T *in = src;
     FC_T *out = dst;
@@ -101,7 +101,7 @@ static void FC_MOVE_GATHER(const void *src, int64_t stride, int64_t channels, in
     }
 }
 
-static void FC_MOVE_SCATTER(const fc_winograd_problem *problem, const void *src, int64_t pixels, int64_t channels,
+static void FC_JOIN(FC_MOVE_NAME, _scatter)(const fc_winograd_problem *problem, const void *src, int64_t pixels, int64_t channels,
                             const void *residual, void *dst, int64_t stride)
 {
     const FC_V lo = (FC_T)problem->lo - (FC_V){0}, hi = (FC_T)problem->hi - (FC_V){0};
@@ -143,7 +143,7 @@ static void FC_MOVE_SCATTER(const fc_winograd_problem *problem, const void *src,
     }
 }
 
-static void FC_MOVE_FINISH(const fc_winograd_problem *problem, const void *src, int64_t n, const void *residual, void *y)
+static void FC_JOIN(FC_MOVE_NAME, _finish)(const fc_winograd_problem *problem, const void *src, int64_t n, const void *residual, void *y)
 {
     const FC_T *restrict in = src;
     const FC_T *restrict res = residual;
@@ -156,13 +156,14 @@ static void FC_MOVE_FINISH(const fc_winograd_problem *problem, const void *src, 
             out[j] = FC_CLAMPED(problem, in[j]);
 }
 
-static void FC_MOVE_TAPS(const fc_winograd_problem *problem, const void *w, int64_t filled, int64_t n, void *taps)
+static void FC_JOIN(FC_MOVE_NAME, _taps)(const fc_winograd_problem *problem, const void *w, int64_t filled, int64_t n, void *taps)
 {
     FC_T *restrict out = taps;
     const FC_T *restrict in = w;
     const int64_t step = problem->w_o;
-    for (int t = 0; t < 9; t++) {
-        const FC_T *cell = in + t / 3 * problem->w_a + t % 3 * problem->w_b;
+    const int64_t kw = problem->kw;
+    for (int64_t t = 0; t < problem->kh * kw; t++) {
+        const FC_T *cell = in + t / kw * problem->w_a + t % kw * problem->w_b;
         for (int64_t j = 0; j < filled; j++)
             out[t * n + j] = cell[j * step];
         for (int64_t j = filled; j < n; j++)
@@ -170,27 +171,36 @@ static void FC_MOVE_TAPS(const fc_winograd_problem *problem, const void *w, int6
     }
 }
 
-static void FC_MOVE_PLAIN(const fc_winograd_problem *problem, int64_t n, int64_t g, int64_t o, int64_t i, int64_t j)
+static void FC_JOIN(FC_MOVE_NAME, _plain)(const fc_winograd_problem *problem, int64_t n, int64_t g, int64_t o, int64_t i, int64_t j)
 {
     const fc_winograd_problem *p = problem;
     const FC_T *in = (const FC_T *)p->in + n * p->in_n + g * p->c * p->in_c;
     const FC_T *w = (const FC_T *)p->w + g * p->w_g + o * p->w_o;
     const int64_t at = n * p->out_n + (g * p->k + o) * p->out_c + i * p->out_h + j * p->out_w;
     FC_T sum = p->bias ? ((const FC_T *)p->bias)[g * p->k + o] : 0;
-    for (int t = 0; t < 9; t++) {
-        const int64_t r = i + t / 3 - p->top, s = j + t % 3 - p->left;
+    for (int64_t t = 0; t < p->kh * p->kw; t++) {
+        const int64_t a = t / p->kw, b = t % p->kw, r = i + a - p->top, s = j + b - p->left;
         const int outside = r < 0 || r >= p->ih || s < 0 || s >= p->iw;
         if (outside && !p->taps_outside)
             continue;
         for (int64_t c = 0; c < p->c; c++) {
             const FC_T x = outside ? 0 : in[c * p->in_c + r * p->in_h + s * p->in_w];
-            sum += x * w[c * p->w_c + t / 3 * p->w_a + t % 3 * p->w_b];
+            sum += x * w[c * p->w_c + a * p->w_a + b * p->w_b];
         }
     }
     if (p->residual)
         sum += ((const FC_T *)p->residual)[at];
     ((FC_T *)p->out)[at] = FC_CLAMPED(p, sum);
 }
+
+static const fc_winograd_move FC_MOVE_NAME = {
+    .lanes = FC_L,
+    .gather = FC_JOIN(FC_MOVE_NAME, _gather),
+    .scatter = FC_JOIN(FC_MOVE_NAME, _scatter),
+    .finish = FC_JOIN(FC_MOVE_NAME, _finish),
+    .taps = FC_JOIN(FC_MOVE_NAME, _taps),
+    .plain = FC_JOIN(FC_MOVE_NAME, _plain),
+};
 
 #undef FC_T
 #undef FC_L
@@ -199,10 +209,6 @@ static void FC_MOVE_PLAIN(const fc_winograd_problem *problem, int64_t n, int64_t
 #undef FC_CLAMPED
 #undef FC_ZIP_LOW
 #undef FC_ZIP_HIGH
-#undef FC_MOVE_GATHER
-#undef FC_MOVE_SCATTER
-#undef FC_MOVE_FINISH
-#undef FC_MOVE_TAPS
-#undef FC_MOVE_PLAIN
+#undef FC_MOVE_NAME
 #undef FC_MOVE_TYPE
 #undef FC_MOVE_LANES

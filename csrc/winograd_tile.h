@@ -1,12 +1,14 @@
-/* Template of the Winograd transforms F(tile x tile, 3 x 3); contracts: csrc/winograd.h. Before including, define
- *   FC_WINOGRAD_WEIGHTS, FC_WINOGRAD_INPUT, FC_WINOGRAD_OUTPUT   the full symbols
+/* Template of the Winograd transforms F(m x m, r x r) and F(m, r); contracts: csrc/winograd.h. Before including, define
+ *   FC_WINOGRAD_NAME     the full symbol of the fc_winograd_kernel, e.g. fc_f32_winograd_f4x3__avx512
  *   FC_WINOGRAD_TYPE     float or double
  *   FC_WINOGRAD_LANES    elements in a vector
- *   FC_WINOGRAD_TILE     2 or 4
- * One lane is one channel. The 1-D transforms mirror fastconv/winograd.py (points 0, +-1 and 0, +-5/8, +-3/2, infinity;
- * Lavin & Gray 2016, arXiv 1509.09308); every constant of B and A is exact in float. */
+ *   FC_WINOGRAD_M, FC_WINOGRAD_R   outputs and taps of a tile
+ *   FC_WINOGRAD_ALPHA    m + r - 1, as a literal: 4, 6, 8 or 10
+ *   FC_WINOGRAD_LINE     1: one-dimensional
+ * One lane is one channel. The constants are those of csrc/winograd_points.h. */
 #include "template.h"
 #include "winograd.h"
+#include "winograd_points.h"
 
 #include <stddef.h>
 #include <string.h>
@@ -14,18 +16,46 @@
 #ifndef FC_WINOGRAD_ONCE
 #define FC_WINOGRAD_ONCE
 
-/* Hides where a pointer comes from: else all 36 addresses become loop invariants, far more than there are registers. */
+/* Hides where a pointer comes from: else all alpha^2 addresses become loop invariants, far more than there are
+ * registers. */
 #define FC_WINOGRAD_OPAQUE(p) __asm__("" : "+r"(p))
 
-/* base + i * stride for i < 6 out of two registers and the scaled addressing modes. */
-#define FC_WINOGRAD_AT(base, base3, i, stride) ((i) < 3 ? (base) + (i) * (stride) : (base3) + ((i) - 3) * (stride))
+/* start + i * stride for i < 12 out of few registers and the scaled addressing modes. */
+typedef struct fc_winograd_bases {
+    char *at[4];
+} fc_winograd_bases;
+
+FC_INLINE fc_winograd_bases fc_winograd_bases_of(const void *start, int64_t stride, const int count)
+{
+    fc_winograd_bases bases = {{(char *)start}};
+#pragma GCC unroll 4
+    for (int i = 1; i < 4; i++)
+        if (3 * i < count) {
+            bases.at[i] = (char *)start + 3 * i * stride;
+            FC_WINOGRAD_OPAQUE(bases.at[i]);
+        }
+    return bases;
+}
+
+#define FC_WINOGRAD_AT(bases, i, stride) ((bases).at[(i) / 3] + (i) % 3 * (stride))
 #endif
 
 #define FC_T FC_WINOGRAD_TYPE
-#define FC_M FC_WINOGRAD_TILE
-#define FC_ALPHA (FC_WINOGRAD_TILE + 2)
-#define FC_V FC_JOIN(FC_WINOGRAD_INPUT, _vector)
-#define FC_NAMED(suffix) FC_JOIN(FC_WINOGRAD_INPUT, suffix)
+#define FC_M FC_WINOGRAD_M
+#define FC_R FC_WINOGRAD_R
+#define FC_ALPHA FC_WINOGRAD_ALPHA
+#define FC_PAIRS (FC_WINOGRAD_ALPHA / 2 - 1)
+#define FC_NAMED(suffix) FC_JOIN(FC_WINOGRAD_NAME, suffix)
+#define FC_V FC_NAMED(_vector)
+#define FC_CONSTANT(what) FC_JOIN(FC_JOIN(fc_winograd_, what), FC_JOIN(_, FC_WINOGRAD_ALPHA))
+
+/* Unrolled, the values between the two transforms would pass through the stack anyway where they outnumber the
+ * registers, in far more code. */
+#if FC_WINOGRAD_ALPHA > 6
+#define FC_OUTER_UNROLL _Pragma("GCC unroll 1")
+#else
+#define FC_OUTER_UNROLL _Pragma("GCC unroll 6")
+#endif
 
 typedef FC_T FC_V __attribute__((vector_size(FC_WINOGRAD_LANES * sizeof(FC_T)), aligned(sizeof(FC_T)), may_alias));
 
@@ -36,101 +66,131 @@ typedef FC_T FC_V __attribute__((vector_size(FC_WINOGRAD_LANES * sizeof(FC_T)), 
 typedef double FC_D __attribute__((vector_size(FC_WINOGRAD_LANES * sizeof(FC_T)), may_alias));
 typedef FC_T FC_N __attribute__((vector_size(FC_HALF * sizeof(FC_T)), aligned(sizeof(FC_T)), may_alias));
 
-#if FC_WINOGRAD_TILE == 2
-
 FC_INLINE void FC_NAMED(_g)(const FC_D *w, FC_D *u) /* G w */
 {
-    const FC_D even = 0.5 * (w[0] + w[2]), odd = 0.5 * w[1];
-    u[0] = w[0];
-    u[1] = even + odd;
-    u[2] = even - odd;
-    u[3] = w[2];
+    u[0] = FC_CONSTANT(zero_norm) * w[0];
+#pragma GCC unroll 8
+    for (int j = 0; j < FC_PAIRS; j++) {
+        const double p = FC_CONSTANT(points)[j];
+        double power = FC_CONSTANT(norms)[j];
+        FC_D even = power * w[0], odd = power * p * w[1];
+#pragma GCC unroll 8
+        for (int k = 2; k < FC_R; k += 2) {
+            power *= p * p;
+            even += power * w[k];
+            if (k + 1 < FC_R)
+                odd += power * p * w[k + 1];
+        }
+        u[2 * j + 1] = even + odd;
+        u[2 * j + 2] = even - odd;
+    }
+    u[FC_ALPHA - 1] = w[FC_R - 1];
 }
 
 FC_INLINE void FC_NAMED(_bt)(const FC_V *d, FC_V *v) /* B^T d */
 {
-    v[0] = d[0] - d[2];
-    v[1] = d[1] + d[2];
-    v[2] = d[2] - d[1];
-    v[3] = d[3] - d[1];
+    FC_V zero = (FC_T)FC_CONSTANT(zero)[0] * d[0], infinity = (FC_T)FC_CONSTANT(infinity)[0] * d[1];
+#pragma GCC unroll 8
+    for (int k = 1; k <= FC_PAIRS; k++) {
+        zero += (FC_T)FC_CONSTANT(zero)[k] * d[2 * k];
+        infinity += (FC_T)FC_CONSTANT(infinity)[k] * d[2 * k + 1];
+    }
+    v[0] = zero;
+    v[FC_ALPHA - 1] = infinity;
+#pragma GCC unroll 8
+    for (int j = 0; j < FC_PAIRS; j++) {
+        FC_V even = (FC_T)FC_CONSTANT(pairs)[j][0] * d[2], odd = (FC_T)FC_CONSTANT(pairs)[j][0] * d[1];
+#pragma GCC unroll 8
+        for (int k = 1; k < FC_PAIRS; k++) {
+            even += (FC_T)FC_CONSTANT(pairs)[j][k] * d[2 * k + 2];
+            odd += (FC_T)FC_CONSTANT(pairs)[j][k] * d[2 * k + 1];
+        }
+        v[2 * j + 1] = even + (FC_T)FC_CONSTANT(points)[j] * odd;
+        v[2 * j + 2] = even - (FC_T)FC_CONSTANT(points)[j] * odd;
+    }
 }
 
 FC_INLINE void FC_NAMED(_at)(const FC_V *m, FC_V *y) /* A^T m */
 {
-    y[0] = m[0] + m[1] + m[2];
-    y[1] = m[1] - m[2] + m[3];
+    FC_V sum[FC_PAIRS], difference[FC_PAIRS];
+    double power[FC_PAIRS];
+#pragma GCC unroll 8
+    for (int j = 0; j < FC_PAIRS; j++) {
+        sum[j] = m[2 * j + 1] + m[2 * j + 2];
+        difference[j] = m[2 * j + 1] - m[2 * j + 2];
+        power[j] = 1;
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < FC_M; i++) {
+        FC_V value = (FC_T)power[0] * (i % 2 ? difference[0] : sum[0]);
+#pragma GCC unroll 8
+        for (int j = 1; j < FC_PAIRS; j++)
+            value += (FC_T)power[j] * (i % 2 ? difference[j] : sum[j]);
+        if (i == 0)
+            value += m[0];
+        if (i == FC_M - 1)
+            value += m[FC_ALPHA - 1];
+        y[i] = value;
+#pragma GCC unroll 8
+        for (int j = 0; j < FC_PAIRS; j++)
+            power[j] *= FC_CONSTANT(points)[j];
+    }
 }
 
-#else
-
-FC_INLINE void FC_NAMED(_g)(const FC_D *w, FC_D *u)
-{
-    const double a = 5.0 / 8, b = 3.0 / 2;
-    const double na = 2048.0 / 2975, nb = 128.0 / 1071; /* 1 / |2 p^2 (a^2 - b^2)| at p = a and p = b */
-    const FC_D even_a = na * w[0] + na * a * a * w[2], odd_a = na * a * w[1];
-    const FC_D even_b = nb * w[0] + nb * b * b * w[2], odd_b = nb * b * w[1];
-    u[0] = 256.0 / 225 * w[0]; /* 1 / (a^2 b^2) */
-    u[1] = even_a + odd_a;
-    u[2] = even_a - odd_a;
-    u[3] = even_b + odd_b;
-    u[4] = even_b - odd_b;
-    u[5] = w[2];
-}
-
-FC_INLINE void FC_NAMED(_bt)(const FC_V *d, FC_V *v)
-{
-    const FC_T a = (FC_T)0.625, b = (FC_T)1.5, a2 = (FC_T)0.390625, b2 = (FC_T)2.25;
-    const FC_T product = (FC_T)0.87890625, sum = (FC_T)2.640625; /* a^2 b^2, a^2 + b^2 */
-    const FC_V even_a = b2 * d[2] - d[4], odd_a = b2 * d[1] - d[3];
-    const FC_V even_b = d[4] - a2 * d[2], odd_b = d[3] - a2 * d[1];
-    v[0] = product * d[0] - (sum * d[2] - d[4]);
-    v[1] = even_a + a * odd_a;
-    v[2] = even_a - a * odd_a;
-    v[3] = even_b + b * odd_b;
-    v[4] = even_b - b * odd_b;
-    v[5] = product * d[1] - (sum * d[3] - d[5]);
-}
-
-FC_INLINE void FC_NAMED(_at)(const FC_V *m, FC_V *y)
-{
-    const FC_T a = (FC_T)0.625, b = (FC_T)1.5, a2 = (FC_T)0.390625, b2 = (FC_T)2.25;
-    const FC_T a3 = (FC_T)0.244140625, b3 = (FC_T)3.375;
-    const FC_V sum_a = m[1] + m[2], diff_a = m[1] - m[2];
-    const FC_V sum_b = m[3] + m[4], diff_b = m[3] - m[4];
-    y[0] = m[0] + sum_a + sum_b;
-    y[1] = a * diff_a + b * diff_b;
-    y[2] = a2 * sum_a + b2 * sum_b;
-    y[3] = a3 * diff_a + (b3 * diff_b + m[5]);
-}
-
-#endif
-
-static void FC_WINOGRAD_WEIGHTS(const void *taps, int64_t n, void *u, int64_t stride)
+static void FC_NAMED(_weights)(const void *taps, int64_t n, void *u, int64_t stride)
 {
     for (int64_t j = 0; j < n; j += FC_HALF) {
         const FC_T *w = (const FC_T *)taps + j;
         FC_T *out = (FC_T *)u + j;
-        FC_D rows[3][FC_ALPHA], result[FC_ALPHA];
-#pragma GCC unroll 3
-        for (int a = 0; a < 3; a++) {
-            FC_D cells[3];
-#pragma GCC unroll 3
-            for (int b = 0; b < 3; b++)
-                cells[b] = __builtin_convertvector(*(const FC_N *)(w + (3 * a + b) * n), FC_D);
+        FC_D rows[FC_R][FC_ALPHA];
+#pragma GCC unroll 8
+        for (int a = 0; a < (FC_WINOGRAD_LINE ? 1 : FC_R); a++) {
+            FC_D cells[FC_R];
+#pragma GCC unroll 8
+            for (int b = 0; b < FC_R; b++)
+                cells[b] = __builtin_convertvector(*(const FC_N *)(w + (FC_R * a + b) * n), FC_D);
             FC_NAMED(_g)(cells, rows[a]);
         }
-#pragma GCC unroll 6
+#if FC_WINOGRAD_LINE
+#pragma GCC unroll 10
+        for (int s = 0; s < FC_ALPHA; s++)
+            *(FC_N *)(out + s * stride) = __builtin_convertvector(rows[0][s], FC_N);
+#else
+        FC_OUTER_UNROLL
         for (int s = 0; s < FC_ALPHA; s++) {
-            const FC_D column[3] = {rows[0][s], rows[1][s], rows[2][s]};
+            FC_D column[FC_R], result[FC_ALPHA];
+#pragma GCC unroll 8
+            for (int a = 0; a < FC_R; a++)
+                column[a] = rows[a][s];
             FC_NAMED(_g)(column, result);
-#pragma GCC unroll 6
+#pragma GCC unroll 8
             for (int r = 0; r < FC_ALPHA; r++)
                 *(FC_N *)(out + (r * FC_ALPHA + s) * stride) = __builtin_convertvector(result[r], FC_N);
         }
+#endif
     }
 }
 
-static void FC_WINOGRAD_INPUT(const void *d, int64_t row, int64_t col, int64_t n, void *v, int64_t stride)
+/* to[i] = B^T applied to the alpha vectors at from, step bytes apart. */
+FC_INLINE void FC_NAMED(_load)(const char *from, int64_t step, FC_V *to)
+{
+    const fc_winograd_bases bases = fc_winograd_bases_of(from, step, FC_ALPHA);
+    FC_V cells[FC_ALPHA];
+#pragma GCC unroll 10
+    for (int i = 0; i < FC_ALPHA; i++)
+        cells[i] = *(const FC_V *)FC_WINOGRAD_AT(bases, i, step);
+    FC_NAMED(_bt)(cells, to);
+}
+
+FC_INLINE void FC_NAMED(_store)(char *to, int64_t step, const FC_V *values, const int count)
+{
+    const fc_winograd_bases bases = fc_winograd_bases_of(to, step, count);
+#pragma GCC unroll 10
+    for (int i = 0; i < count; i++)
+        *(FC_V *)FC_WINOGRAD_AT(bases, i, step) = values[i];
+}
+
+static void FC_NAMED(_input)(const void *d, int64_t row, int64_t col, int64_t n, void *v, int64_t stride)
 {
     row *= sizeof(FC_T);
     col *= sizeof(FC_T);
@@ -138,35 +198,54 @@ static void FC_WINOGRAD_INPUT(const void *d, int64_t row, int64_t col, int64_t n
     for (int64_t j = 0; j < n; j += FC_WINOGRAD_LANES) {
         const char *in = (const char *)d + j * sizeof(FC_T);
         char *out = (char *)v + j * sizeof(FC_T);
+#if FC_WINOGRAD_LINE
+        FC_V result[FC_ALPHA];
+        FC_NAMED(_load)(in, row, result);
+        FC_NAMED(_store)(out, stride, result, FC_ALPHA);
+#else
         FC_V columns[FC_ALPHA][FC_ALPHA]; /* [s][r]: B^T applied to column s */
-#pragma GCC unroll 6
+        FC_OUTER_UNROLL
         for (int s = 0; s < FC_ALPHA; s++) {
-            FC_V cells[FC_ALPHA];
-            const char *in3 = in + 3 * row;
-            FC_WINOGRAD_OPAQUE(in3);
-#pragma GCC unroll 6
-            for (int r = 0; r < FC_ALPHA; r++)
-                cells[r] = *(const FC_V *)FC_WINOGRAD_AT(in, in3, r, row);
-            FC_NAMED(_bt)(cells, columns[s]);
+            FC_NAMED(_load)(in, row, columns[s]);
             in += col;
             FC_WINOGRAD_OPAQUE(in);
         }
-#pragma GCC unroll 6
+        FC_OUTER_UNROLL
         for (int r = 0; r < FC_ALPHA; r++) {
             FC_V cells[FC_ALPHA], result[FC_ALPHA];
-#pragma GCC unroll 6
+#pragma GCC unroll 8
             for (int s = 0; s < FC_ALPHA; s++)
                 cells[s] = columns[s][r];
             FC_NAMED(_bt)(cells, result);
-            char *out3 = out + 3 * stride;
-            FC_WINOGRAD_OPAQUE(out3);
-#pragma GCC unroll 6
-            for (int s = 0; s < FC_ALPHA; s++)
-                *(FC_V *)FC_WINOGRAD_AT(out, out3, s, stride) = result[s];
+            FC_NAMED(_store)(out, stride, result, FC_ALPHA);
             out += FC_ALPHA * stride;
             FC_WINOGRAD_OPAQUE(out);
         }
+#endif
     }
+    (void)col;
+}
+
+/* Stores m outputs, col bytes apart; what follows is the epilogue of all. */
+FC_INLINE void FC_NAMED(_finish)(FC_V *result, FC_V *probe, FC_V start, const char *residual, int clamp, FC_V lo, FC_V hi,
+                                 char *to, int64_t col, const int epilogue)
+{
+#pragma GCC unroll 8
+    for (int s = 0; s < FC_M; s++) {
+        FC_V value = result[s];
+        *probe += value * (FC_T)0;
+        value += start;
+        if (epilogue && residual)
+            value += *(const FC_V *)(residual + s * col);
+        if (epilogue && clamp) {
+            __typeof__(value < lo) below = value < lo;
+            value = (FC_V)((below & (__typeof__(below))lo) | (~below & (__typeof__(below))value));
+            __typeof__(value > hi) above = value > hi;
+            value = (FC_V)((above & (__typeof__(above))hi) | (~above & (__typeof__(above))value));
+        }
+        result[s] = value;
+    }
+    FC_NAMED(_store)(to, col, result, FC_M);
 }
 
 /* epilogue 0: neither residual nor clamp. */
@@ -182,47 +261,42 @@ FC_INLINE int FC_NAMED(_inverse)(const fc_winograd_problem *problem, const void 
     for (int64_t j = 0; j < n; j += FC_WINOGRAD_LANES) {
         const char *in = (const char *)m + j * sizeof(FC_T);
         const FC_V start = *(const FC_V *)((const FC_T *)bias + j);
-        FC_V columns[FC_ALPHA][FC_M];
-#pragma GCC unroll 6
-        for (int s = 0; s < FC_ALPHA; s++) {
+        int64_t at = j * sizeof(FC_T);
+#if FC_WINOGRAD_LINE
+        const int64_t across = stride;
+#else
+        const int64_t across = FC_ALPHA * stride;
+#endif
+        FC_V columns[FC_ALPHA][FC_M]; /* [s][r]: A^T applied to column s */
+        FC_OUTER_UNROLL
+        for (int s = 0; s < (FC_WINOGRAD_LINE ? 1 : FC_ALPHA); s++) {
+            const fc_winograd_bases bases = fc_winograd_bases_of(in, across, FC_ALPHA);
             FC_V cells[FC_ALPHA];
-            const char *in3 = in + 3 * FC_ALPHA * stride;
-            FC_WINOGRAD_OPAQUE(in3);
-#pragma GCC unroll 6
+#pragma GCC unroll 10
             for (int r = 0; r < FC_ALPHA; r++)
-                cells[r] = *(const FC_V *)FC_WINOGRAD_AT(in, in3, r, FC_ALPHA * stride);
+                cells[r] = *(const FC_V *)FC_WINOGRAD_AT(bases, r, across);
             FC_NAMED(_at)(cells, columns[s]);
             in += stride;
             FC_WINOGRAD_OPAQUE(in);
         }
-        int64_t at = j * sizeof(FC_T);
-#pragma GCC unroll 4
+#if FC_WINOGRAD_LINE
+        FC_NAMED(_finish)(columns[0], &probe, start, residual ? (const char *)residual + at : NULL, clamp, lo, hi,
+                          (char *)y + at, row, epilogue);
+#else
+        FC_OUTER_UNROLL
         for (int r = 0; r < FC_M; r++) {
             FC_V cells[FC_ALPHA], result[FC_M];
-#pragma GCC unroll 6
+#pragma GCC unroll 8
             for (int s = 0; s < FC_ALPHA; s++)
                 cells[s] = columns[s][r];
             FC_NAMED(_at)(cells, result);
-            char *out = (char *)y + at, *out3 = out + 3 * col;
+            char *out = (char *)y + at;
             FC_WINOGRAD_OPAQUE(out);
-            FC_WINOGRAD_OPAQUE(out3);
-#pragma GCC unroll 4
-            for (int s = 0; s < FC_M; s++) {
-                FC_V value = result[s];
-                probe += value * (FC_T)0;
-                value += start;
-                if (epilogue && residual)
-                    value += *(const FC_V *)((const char *)residual + at + s * col);
-                if (epilogue && clamp) {
-                    __typeof__(value < lo) below = value < lo;
-                    value = (FC_V)((below & (__typeof__(below))lo) | (~below & (__typeof__(below))value));
-                    __typeof__(value > hi) above = value > hi;
-                    value = (FC_V)((above & (__typeof__(above))hi) | (~above & (__typeof__(above))value));
-                }
-                *(FC_V *)FC_WINOGRAD_AT(out, out3, s, col) = value;
-            }
+            FC_NAMED(_finish)(result, &probe, start, residual ? (const char *)residual + at : NULL, clamp, lo, hi, out, col,
+                              epilogue);
             at += row;
         }
+#endif
     }
     __typeof__(probe != probe) bad = probe != probe;
     int64_t words[FC_WINOGRAD_LANES * sizeof(FC_T) / 8], any = 0;
@@ -232,25 +306,39 @@ FC_INLINE int FC_NAMED(_inverse)(const fc_winograd_problem *problem, const void 
     return any != 0;
 }
 
-static int FC_WINOGRAD_OUTPUT(const fc_winograd_problem *problem, const void *m, int64_t stride, int64_t n,
-                              const void *bias, const void *residual, int clamp, void *y, int64_t row, int64_t col)
+static int FC_NAMED(_output)(const fc_winograd_problem *problem, const void *m, int64_t stride, int64_t n,
+                             const void *bias, const void *residual, int clamp, void *y, int64_t row, int64_t col)
 {
     if (!residual && !clamp)
         return FC_NAMED(_inverse)(problem, m, stride, n, bias, NULL, 0, y, row, col, 0);
     return FC_NAMED(_inverse)(problem, m, stride, n, bias, residual, clamp, y, row, col, 1);
 }
 
+static const fc_winograd_kernel FC_WINOGRAD_NAME = {
+    .m = FC_M,
+    .r = FC_R,
+    .line = FC_WINOGRAD_LINE,
+    .weights = FC_NAMED(_weights),
+    .input = FC_NAMED(_input),
+    .output = FC_NAMED(_output),
+};
+
 #undef FC_T
 #undef FC_M
+#undef FC_R
 #undef FC_ALPHA
-#undef FC_V
+#undef FC_PAIRS
 #undef FC_NAMED
+#undef FC_V
+#undef FC_CONSTANT
+#undef FC_OUTER_UNROLL
 #undef FC_HALF
 #undef FC_D
 #undef FC_N
-#undef FC_WINOGRAD_WEIGHTS
-#undef FC_WINOGRAD_INPUT
-#undef FC_WINOGRAD_OUTPUT
+#undef FC_WINOGRAD_NAME
 #undef FC_WINOGRAD_TYPE
 #undef FC_WINOGRAD_LANES
-#undef FC_WINOGRAD_TILE
+#undef FC_WINOGRAD_M
+#undef FC_WINOGRAD_R
+#undef FC_WINOGRAD_ALPHA
+#undef FC_WINOGRAD_LINE

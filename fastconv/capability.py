@@ -48,17 +48,39 @@ def depthwise(p: ConvProblem) -> str | None:
 
 def winograd_3x3(p: ConvProblem) -> str | None:
     """Winograd's tiles F(m x m, 3 x 3) at stride 1."""
+    return _winograd(p, "a 3x3 filter", (p.kh, p.kw) == (3, 3))
+
+
+def winograd_5x5(p: ConvProblem) -> str | None:
+    """Winograd's tiles F(m x m, 5 x 5) at stride 1."""
+    return _winograd(p, "a 5x5 filter", (p.kh, p.kw) == (5, 5))
+
+
+def winograd_line_3(p: ConvProblem) -> str | None:
+    """Winograd's tiles F(m, 3) in one dimension at stride 1."""
+    return _winograd(p, "a 1x3 or 3x1 filter", (p.kh, p.kw) in ((1, 3), (3, 1)))
+
+
+def winograd_line_5(p: ConvProblem) -> str | None:
+    """Winograd's tiles F(m, 5) in one dimension at stride 1."""
+    return _winograd(p, "a 1x5 or 5x1 filter", (p.kh, p.kw) in ((1, 5), (5, 1)))
+
+
+def winograd_line_7(p: ConvProblem) -> str | None:
+    """Winograd's tiles F(m, 7) in one dimension at stride 1."""
+    return _winograd(p, "a 1x7 or 7x1 filter", (p.kh, p.kw) in ((1, 7), (7, 1)))
+
+
+def _winograd(p: ConvProblem, wanted: str, fits: bool) -> str | None:
     if p.dtype == "int64":
         return "winograd rounds: it never computes on integers"
-    if (p.kh, p.kw) != (3, 3):
-        return f"it needs a 3x3 filter, got {p.kh}x{p.kw}"
     if (p.sh, p.sw) != (1, 1):
         return f"it needs stride 1, got {p.sh}x{p.sw}"
     if (p.dh, p.dw) != (1, 1):
         return f"it needs dilation 1, got {p.dh}x{p.dw}"
     if p.g > 1 and p.icg == 1:
         return "it needs more than one input channel a group"
-    return None
+    return None if fits else f"it needs {wanted}, got {p.kh}x{p.kw}"
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -142,13 +164,16 @@ def depthwise_workspace(p: ConvProblem, threads: int) -> int:
 
 
 def winograd_workspace(p: ConvProblem, threads: int, tile: int) -> int:
-    """Bytes of the Winograd kernels in C: mirrors make_plan in csrc/winograd.c, for any ISA."""
+    """Bytes of Winograd in C with `tile` outputs a side of a tile: mirrors make_plan in csrc/winograd.c, any ISA."""
     backward = p.pass_ == "backward_input"
     c, k, oh, ow = (p.ocg, p.icg, p.ih, p.iw) if backward else (p.icg, p.ocg, p.oh, p.ow)
     pad, lanes, nr = 16, 16, 32
-    alpha, points = tile + 2, (tile + 2) ** 2
-    tiles_w = -(-ow // tile)
-    tiles = p.mb * -(-oh // tile) * tiles_w
+    line = p.kh == 1 or p.kw == 1
+    tile_h, tile_w = 1 if p.kh == 1 else tile, 1 if p.kw == 1 else tile
+    alpha_h = tile_h + p.kh - 1
+    points = alpha_h * (tile_w + p.kw - 1)
+    tiles_w = -(-ow // tile_w)
+    tiles = p.mb * -(-oh // tile_h) * tiles_w
     if tiles == 0:
         return 0
 
@@ -156,13 +181,14 @@ def winograd_workspace(p: ConvProblem, threads: int, tile: int) -> int:
         return -(-elements * p.itemsize // 64) * 64
 
     by_channel = tiles <= 98 and k >= 128 and points * c * k * p.itemsize >= 4 << 20
-    blocks = -(-tiles // (42 if by_channel else max(14, min(42, -(-tiles // 4)))))
+    most = 126 if line else 42
+    blocks = -(-tiles // (most if by_channel else max(14, min(most, -(-tiles // 4)))))
     block_tiles = -(-tiles // blocks)
     v_row = -(-c // lanes) * lanes + pad
     v = nbytes(points * ((tiles if by_channel else block_tiles) * v_row + pad))
     m = nbytes(points * (block_tiles * 64 + pad))
-    strip = min(max(block_tiles, 14), tiles_w) * tile + 2
-    scratch = nbytes(max(points * 64, alpha * strip * lanes, tile * (strip + lanes) * lanes))
+    strip = min(max(block_tiles, 14), tiles_w) * tile_w + p.kw - 1
+    scratch = nbytes(max(points * 64, alpha_h * strip * lanes, tile_h * (strip + lanes) * lanes))
     bias = nbytes(p.g * (k + nr - 1))
     if by_channel:
         return bias + p.g * v + threads * (m + scratch + nbytes(points * (c * nr + pad)))
@@ -170,12 +196,16 @@ def winograd_workspace(p: ConvProblem, threads: int, tile: int) -> int:
     return bias + u + threads * (m + scratch + v)
 
 
-def winograd_f2x3_workspace(p: ConvProblem, threads: int) -> int:
+def winograd_m2_workspace(p: ConvProblem, threads: int) -> int:
     return winograd_workspace(p, threads, 2)
 
 
-def winograd_f4x3_workspace(p: ConvProblem, threads: int) -> int:
+def winograd_m4_workspace(p: ConvProblem, threads: int) -> int:
     return winograd_workspace(p, threads, 4)
+
+
+def winograd_m6_workspace(p: ConvProblem, threads: int) -> int:
+    return winograd_workspace(p, threads, 6)
 
 
 def numba_im2col_workspace(p: ConvProblem, threads: int) -> int:

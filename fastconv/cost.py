@@ -136,13 +136,14 @@ def depthwise(p: ConvProblem) -> Work:
     }
 
 
-def winograd(p: ConvProblem, tile: int, taps: int = 3) -> Work:
-    """F(tile x tile, taps x taps): the GEMM of its points and the transforms of images, outputs and weights."""
+def winograd(p: ConvProblem, tile: int) -> Work:
+    """F(tile, r) in the dimensions that the filter spans: GEMM of the points; transforms of images and weights."""
     forward = p.pass_ == "forward"
     h, w = (p.oh, p.ow) if forward else (p.ih, p.iw)
     ic, oc = (p.icg, p.ocg) if forward else (p.ocg, p.icg)
-    points = (tile + taps - 1) ** 2
-    tiles = p.mb * _ceil(h, tile) * _ceil(w, tile)
+    tile_h, tile_w = 1 if p.kh == 1 else tile, 1 if p.kw == 1 else tile
+    points = (tile_h + p.kh - 1) * (tile_w + p.kw - 1)
+    tiles = p.mb * _ceil(h, tile_h) * _ceil(w, tile_w)
     columns = _ceil(oc, TILE_COLUMNS)
     u = float(points * p.oc * p.icg * p.itemsize)
     return {
@@ -158,12 +159,16 @@ def winograd(p: ConvProblem, tile: int, taps: int = 3) -> Work:
     }
 
 
-def winograd_f2x3(p: ConvProblem) -> Work:
+def winograd_m2(p: ConvProblem) -> Work:
     return winograd(p, 2)
 
 
-def winograd_f4x3(p: ConvProblem) -> Work:
+def winograd_m4(p: ConvProblem) -> Work:
     return winograd(p, 4)
+
+
+def winograd_m6(p: ConvProblem) -> Work:
+    return winograd(p, 6)
 
 
 def pool(p: PoolProblem) -> Work:
@@ -210,3 +215,31 @@ def winograd_f2x3_error(p: ConvProblem) -> float:
 
 def winograd_f4x3_error(p: ConvProblem) -> float:
     return _winograd_error(p, "f4x3")
+
+
+def winograd_f6x3_error(p: ConvProblem) -> float:
+    return _winograd_error(p, "f6x3")
+
+
+def winograd_f2x5_error(p: ConvProblem) -> float:
+    return _winograd_error(p, "f2x5")
+
+
+def winograd_f4x5_error(p: ConvProblem) -> float:
+    return _winograd_error(p, "f4x5")
+
+
+def winograd_f4x3_1d_error(p: ConvProblem) -> float:
+    return _winograd_error(p, "f4x3_1d")
+
+
+def winograd_f6x3_1d_error(p: ConvProblem) -> float:
+    return _winograd_error(p, "f6x3_1d")
+
+
+def winograd_f4x5_1d_error(p: ConvProblem) -> float:
+    return _winograd_error(p, "f4x5_1d")
+
+
+def winograd_f4x7_1d_error(p: ConvProblem) -> float:
+    return _winograd_error(p, "f4x7_1d")

@@ -25,21 +25,35 @@ import numpy as np
 Matrix = tuple[tuple[Fraction, ...], ...]
 
 # Output tile and filter length of each named tile; the names are those of the kernels' rows.
-TILES: dict[str, tuple[int, int]] = {"f2x3": (2, 3), "f4x3": (4, 3)}
+TILES: dict[str, tuple[int, int]] = {
+    "f2x3": (2, 3),
+    "f4x3": (4, 3),
+    "f6x3": (6, 3),
+    "f2x5": (2, 5),
+    "f4x5": (4, 5),
+    "f4x3_1d": (4, 3),
+    "f6x3_1d": (6, 3),
+    "f4x5_1d": (4, 5),
+    "f4x7_1d": (4, 7),
+}
+
+
+def dimensions(tile: str) -> int:
+    """1 for the tiles of filters 1 x r and r x 1, else 2."""
+    return 1 if tile.endswith("_1d") else 2
+
+
+def _pairs(*points: Fraction) -> tuple[Fraction, ...]:
+    """0, +a, -a, +b, -b, ..."""
+    return (Fraction(0), *(sign * p for p in points for sign in (1, -1)))
+
 
 # Finite points by their number: the least float32 error of a scan over +-pairs of small fractions.
 _POINTS: dict[int, tuple[Fraction, ...]] = {
-    3: (Fraction(0), Fraction(1), Fraction(-1)),
-    5: (Fraction(0), Fraction(5, 8), Fraction(-5, 8), Fraction(3, 2), Fraction(-3, 2)),
-    7: (
-        Fraction(0),
-        Fraction(1, 2),
-        Fraction(-1, 2),
-        Fraction(1),
-        Fraction(-1),
-        Fraction(2),
-        Fraction(-2),
-    ),
+    3: _pairs(Fraction(1)),
+    5: _pairs(Fraction(5, 8), Fraction(3, 2)),
+    7: _pairs(Fraction(1, 2), Fraction(1), Fraction(2)),
+    9: _pairs(Fraction(7, 16), Fraction(13, 16), Fraction(5, 4), Fraction(9, 4)),
 }
 
 
@@ -67,16 +81,16 @@ def _times_linear(poly: list[Fraction], root: Fraction) -> list[Fraction]:
     return out
 
 
-def _balance(bt: list[list[Fraction]], g: list[list[Fraction]]) -> None:
+def _balance(bt: list[list[Fraction]], g: list[list[Fraction]], sizes: list[Fraction]) -> None:
     """Move powers of two between the rows of B^T and G, in place, until both have rows of like size.
 
-    A power of two changes no rounding, only the range of the values between the steps. The exponents are
-    taken relative to their median, so that most rows of B^T keep a leading coefficient of one.
+    `sizes`: of the rows of G, for a filter of three taps whatever r, so that B^T depends on the points alone. A
+    power of two changes no rounding, only the range of the values between the steps. The exponents are taken
+    relative to their median, so that most rows of B^T keep a leading coefficient of one.
     """
     wanted = []
-    for b_row, g_row in zip(bt, g, strict=True):
-        ratio = max(abs(v) for v in g_row) / max(abs(v) for v in b_row)
-        wanted.append(round(math.log2(ratio) / 2))
+    for b_row, size in zip(bt, sizes, strict=True):
+        wanted.append(round(math.log2(size / max(abs(v) for v in b_row)) / 2))
     middle = sorted(wanted)[len(wanted) // 2]
     for j, exponent in enumerate(wanted):
         scale = Fraction(2) ** (exponent - middle)
@@ -118,6 +132,7 @@ def transforms(m: int, r: int, points: tuple[Fraction, ...] | None = None) -> tu
 
     bt: list[list[Fraction]] = []
     g: list[list[Fraction]] = []
+    sizes: list[Fraction] = []
     for j, p in enumerate(finite):
         poly = [Fraction(1)]
         norm = Fraction(1)
@@ -128,12 +143,14 @@ def transforms(m: int, r: int, points: tuple[Fraction, ...] | None = None) -> tu
         sign = 1 if norm > 0 else -1
         bt.append([sign * v for v in poly] + [Fraction(0)])
         g.append([p**k / abs(norm) for k in range(r)])
+        sizes.append(max(Fraction(1), p * p) / abs(norm))
     whole = [Fraction(1)]
     for q in finite:
         whole = _times_linear(whole, q)
     bt.append(whole)
     g.append([Fraction(0)] * (r - 1) + [Fraction(1)])
-    _balance(bt, g)
+    sizes.append(Fraction(1))
+    _balance(bt, g, sizes)
     at = [[p**i for p in finite] + [Fraction(int(i == m - 1))] for i in range(m)]
     return _frozen(at), _frozen(g), _frozen(bt)
 
@@ -157,12 +174,14 @@ def transform_weights(w: np.ndarray, tile: str, dtype: Any = np.float64) -> np.n
 
     Returns
     -------
-    ndarray of shape (alpha * alpha, oc, ic/g), C-contiguous; point p = row * alpha + column.
+    ndarray of shape (alpha * alpha, oc, ic/g), C-contiguous; point p = row * alpha + column. For a tile in one
+        dimension U = G w of weights (oc, ic/g, 1, r) or (oc, ic/g, r, 1): shape (alpha, oc, ic/g).
     """
     _, g, _ = matrices(tile)
-    alpha = g.shape[0]
-    u = np.einsum("ak,ockl,bl->aboc", g, np.asarray(w, dtype=np.float64), g)
-    return np.ascontiguousarray(u.reshape(alpha * alpha, w.shape[0], w.shape[1]), dtype=dtype)
+    rows = g if w.shape[2] > 1 else np.ones((1, 1))
+    cols = g if w.shape[3] > 1 else np.ones((1, 1))
+    u = np.einsum("ak,ockl,bl->aboc", rows, np.asarray(w, dtype=np.float64), cols)
+    return np.ascontiguousarray(u.reshape(-1, w.shape[0], w.shape[1]), dtype=dtype)
 
 
 # ---- 1-D transforms in plain Python: numba and numba.cuda compile them as they stand, C mirrors them.
@@ -220,24 +239,42 @@ def output_transform_f4x3(m0, m1, m2, m3, m4, m5):
 
 # ---- error
 
-# Roundings on the longest path through one 1-D transform above, no fused multiply-add assumed.
-_INPUT_ROUNDINGS = {"f2x3": 1, "f4x3": 4}
-_OUTPUT_ROUNDINGS = {"f2x3": 2, "f4x3": 4}
-
-# Measured: largest error over largest output, ReLU(N(0,1)) inputs, He weights, float32, at 64 channels; and
-# the exponent of its growth with the channels.
-_TYPICAL = {"f2x3": (3.0e-7, 0.45), "f4x3": (1.3e-6, 0.45)}
+# Measured (measured_error in tests/test_winograd.py): largest error over largest output, ReLU(N(0,1)) inputs, He
+# weights, float32, at 64 channels; the exponent of its growth with the channels, and where that ends: tiles of many
+# points add up shorter sums.
+_TYPICAL = {
+    "f2x3": (3.0e-7, 0.45, 1024),
+    "f4x3": (1.3e-6, 0.45, 1024),
+    "f6x3": (8.0e-6, 0.50, 128),
+    "f2x5": (1.0e-6, 0.45, 1024),
+    "f4x5": (5.5e-6, 0.40, 128),
+    "f4x3_1d": (6.0e-7, 0.40, 1024),
+    "f6x3_1d": (1.6e-6, 0.40, 1024),
+    "f4x5_1d": (1.3e-6, 0.45, 1024),
+    "f4x7_1d": (2.7e-6, 0.45, 1024),
+}
 _TYPICAL_CHANNELS = 64
 
 
-@lru_cache(maxsize=8)
+def _roundings(tile: str) -> tuple[int, int]:
+    """Roundings on the longest path through the 1-D input and output transforms, no fused multiply-add assumed.
+
+    With n +-pairs of points: a product, n - 1 sums, the product with the point and one sum; the sum of a pair, a
+    product, n - 1 sums and one more. F(2, 3) multiplies by nothing but one.
+    """
+    m, r = TILES[tile]
+    pairs = (m + r - 1) // 2 - 1
+    return (1, 2) if pairs == 1 else (pairs + 2, pairs + 2)
+
+
+@lru_cache(maxsize=16)
 def amplification(tile: str) -> Fraction:
     """How far the absolute sums inside a tile can exceed the largest |x| * |w| convolution around it.
 
     In one dimension the absolute value of everything that is summed into output i is the sum over k, p of
     T_i[k][p] |w_k| |x_p| with T_i[k][p] = sum_j |A_ij| |G_jk| |B_jp|. The pairs (k, p) with p - k = o belong
     to one output o of the full convolution, which is at most S, so the total is at most
-    S * sum_o max_k T_i[k][k + o]. The square is the constant in two dimensions.
+    S * sum_o max_k T_i[k][k + o]. Its square is the constant in two dimensions.
     """
     at, g, bt = transforms(*TILES[tile])
     m, alpha, r = len(at), len(bt), len(g[0])
@@ -251,28 +288,28 @@ def amplification(tile: str) -> Fraction:
                 if 0 <= k + offset < alpha
             )
         worst = max(worst, total)
-    return worst**2
+    return worst ** dimensions(tile)
 
 
 def error_bound(tile: str, c: int, dtype: Any = np.float32) -> float:
     """Forward error bound of a Winograd convolution that sums `c` channels per output.
 
     max |y - exact| <= error_bound * S for any finite data that neither overflow nor underflow, where S is the
-    largest value of the *full* convolution (padding 2 on every side) of |x| with |w|, over the positions of
-    the image, for that output channel. Elementwise bounds against conv(|x|, |w|) do not hold for Winograd:
-    the outputs of a tile share intermediate sums. Growth: one rounding of U (float64 data: its transform as
-    well), both 1-D input transforms, the sum over channels, both output transforms (Higham 2002, section 3.1:
-    gamma_n = n u / (1 - n u)).
+    largest value of the *full* convolution (padding r - 1 on every side that the filter crosses) of |x| with
+    |w|, over the positions of the image, for that output channel. Elementwise bounds against conv(|x|, |w|) do
+    not hold for Winograd: the outputs of a tile share intermediate sums. Growth: one rounding of U (float64
+    data: its transform as well), the 1-D input transforms, the sum over channels, the output transforms (Higham
+    2002, section 3.1: gamma_n = n u / (1 - n u)).
     """
     unit = float(np.finfo(dtype).eps) / 2
     weight_roundings = 2 if np.dtype(dtype) == np.float32 else 2 * (TILES[tile][1] + 1)
-    n = weight_roundings + 2 * _INPUT_ROUNDINGS[tile] + (c + 1) + 2 * _OUTPUT_ROUNDINGS[tile]
+    n = weight_roundings + dimensions(tile) * sum(_roundings(tile)) + (c + 1)
     gamma = n * unit / (1 - n * unit) if n * unit < 1 else math.inf
     return gamma * float(amplification(tile))
 
 
 def typical_error(tile: str, c: int, dtype: Any = np.float32) -> float:
     """Expected largest error over the largest output of sums over `c` channels, to choose by `precision`."""
-    at_64, power = _TYPICAL[tile]
+    at_64, power, most = _TYPICAL[tile]
     scale = float(np.finfo(dtype).eps) / float(np.finfo(np.float32).eps)
-    return float(at_64 * scale * (max(c, 1) / _TYPICAL_CHANNELS) ** power)
+    return float(at_64 * scale * (min(max(c, 1), most) / _TYPICAL_CHANNELS) ** power)

@@ -131,6 +131,27 @@ DEPTHWISE = (
     "g4mb1ic4ih8iw8oc4kh3ph4",
 )
 
+# Winograd's edges for the tiles of 5 x 5 filters and of one row or column.
+OTHER_WINOGRAD = (
+    "mb1ic1ih5iw6oc1kh5",
+    "mb2ic3ih8iw8oc5kh5ph2",
+    "mb1ic17ih7iw13oc33kh5ph2",
+    "mb1ic16ih14iw5oc48kh5ph2pw3",
+    "mb1ic5ih3iw2oc4kh5ph4pw5",
+    "g2mb1ic10ih6iw9oc14kh5ph2ph_r0pw_r4",
+    "mb3ic33ih4iw4oc17kh5ph2",
+    "mb1ic4ih9iw8oc6kh1kw3ph0pw1",
+    "mb2ic17ih8iw5oc33kh3kw1ph1pw0",
+    "g2mb1ic6ih7iw13oc10kh1kw3ph2pw2",
+    "mb1ic16ih6iw17oc31kh1kw5ph0pw2",
+    "mb2ic9ih16iw4oc16kh5kw1ph2pw0",
+    "mb1ic32ih5iw17oc32kh1kw7ph0pw3",
+    "mb1ic15ih17iw6oc19kh7kw1ph3pw0",
+    "g3mb2ic9ih4iw2oc12kh1kw7ph1pw6",
+    "mb0ic3ih5iw6oc4kh5ph2",
+    "mb1ic2ih1iw1oc3kh7kw1ph3pw0",
+)
+
 # Layers of real networks, cut where the whole one would only take longer.
 LAYERS = (
     "mb2ic1ih28oc32kh3",  # MNIST network, layer 1
@@ -213,7 +234,7 @@ EPILOGUES: tuple[dict[str, Any], ...] = (
     {"activation": "relu"},
 )
 
-GEOMETRIES = tuple(dict.fromkeys((*BASIC, *THREE_BY_THREE, *DEPTHWISE, *LAYERS, *EDGES, *SWEEP)))
+GEOMETRIES = tuple(dict.fromkeys((*BASIC, *THREE_BY_THREE, *OTHER_WINOGRAD, *DEPTHWISE, *LAYERS, *EDGES, *SWEEP)))
 
 
 def _variants(number: int) -> list[tuple[str, str]]:

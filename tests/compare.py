@@ -25,12 +25,24 @@ CONSTANTS = {
     "depthwise": (32.0, 32.0),  # the same; weight gradients in blocks
     "winograd_f2x3": (12.0, 12.0),
     "winograd_f4x3": (36.0, 36.0),
+    "winograd_f6x3": (150.0, 150.0),
+    "winograd_f2x5": (36.0, 36.0),
+    "winograd_f4x5": (150.0, 150.0),
+    "winograd_f4x3_1d": (12.0, 12.0),
+    "winograd_f6x3_1d": (24.0, 24.0),
+    "winograd_f4x5_1d": (24.0, 24.0),
+    "winograd_f4x7_1d": (36.0, 36.0),
 }
 
 # How far the sums inside a Winograd F(2x2, 3x3) tile exceed those of the full convolution, and the unit of its
 # transformed weights: multiples of 1/4.
 F2X3_AMPLIFICATION = 25
 F2X3_UNIT = 4
+
+
+def is_exact(algorithm: str) -> bool:
+    """Whether rule 1 holds for it: the other Winograd tiles have constants that make sums of integers round."""
+    return not algorithm.startswith("winograd") or algorithm == "winograd_f2x3"
 
 
 def assert_sums_fit(magnitude: np.ndarray, dtype: str, algorithm: str = "naive") -> None:

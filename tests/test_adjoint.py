@@ -28,7 +28,7 @@ def bilinear_form(kernel, isa, problem):
     o = rows.operands(problem, "integers")
     with rows.use_isa(isa):
         y = rows.conv_call(rows.run_of(kernel, problem), problem, o)
-    if kernel.algorithm == "winograd_f4x3":
+    if not compare.is_exact(kernel.algorithm):
         y = np.rint(y)  # exact, as test_kernels shows
     return inner(y, {"forward": o.y, "backward_input": o.x, "backward_weight": o.w}[kernel.pass_])
 
@@ -60,7 +60,7 @@ FORCED = [
         marks=[pytest.mark.skip(reason=rows.fault(k))] if rows.fault(k) else [],
     )
     for k in FORWARD
-    if k.algorithm not in ("winograd_f4x3", "depthwise")  # not exact; not for several channels a group
+    if compare.is_exact(k.algorithm) and k.algorithm != "depthwise"  # not for several channels a group
 ]
 
 

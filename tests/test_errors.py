@@ -141,9 +141,9 @@ CASES = {
     "zero precision": (conv2d, (X, W), {"precision": 0}, ValueError, ["precision must be"]),
     "negative workspace": (conv2d, (X, W), {"max_workspace": -1}, ValueError, ["max_workspace", "-1"]),
     "float workspace": (conv2d, (X, W), {"max_workspace": 1e6}, ValueError, ["max_workspace"]),
-    "winograd of 5x5": (
-        conv2d, (X, np.ones((4, 3, 5, 5), "f4")), {"algorithm": "winograd"}, fastconv.NoKernelError,
-        ["conv2d_forward_winograd_f4x3__cython", "3x3 filter, got 5x5"],
+    "winograd of 4x4": (
+        conv2d, (X, np.ones((4, 3, 4, 4), "f4")), {"algorithm": "winograd"}, fastconv.NoKernelError,
+        ["conv2d_forward_winograd_f4x3__cython", "3x3 filter, got 4x4"],
     ),
     # gradients
     "grad_output of input gradient": (

@@ -67,16 +67,16 @@ def test_rounding_of_deep_sums(kernel, isa, problem):
         rows.check_conv_rounding(rows.run_of(kernel, problem), problem, kernel.algorithm)
 
 
-def winograd_f4x3_problems(op, pass_):
+def inexact_problems(op, pass_):
     return [p for p in cases.problems(op, pass_) if p.dtype != "int64"] if op == "conv2d" else []
 
 
 @pytest.mark.parametrize(
     "kernel, isa, problem",
-    rows.rows_and_problems(winograd_f4x3_problems, lambda kernel, _: kernel.algorithm == "winograd_f4x3"),
+    rows.rows_and_problems(inexact_problems, lambda kernel, _: not compare.is_exact(kernel.algorithm)),
 )
-def test_winograd_f4x3_of_integers_rounds_to_them(kernel, isa, problem):
-    """Its error on small integers is far below one half: nearer than any rule of rounding can tell."""
+def test_winograd_of_integers_rounds_to_them(kernel, isa, problem):
+    """The error of a tile on small integers is far below one half: nearer than any rule of rounding can tell."""
     y64, _ = rows.expected(problem, "integers")
     limit = compare.rounding_limit(rows.winograd_magnitude(problem, "integers"), problem.dtype, kernel.algorithm)
     assert limit.max(initial=0) < 0.5

@@ -158,7 +158,7 @@ def test_epilogue_of_a_run(probes, rng, dtype):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("name", sorted(formulas.TILES))
+@pytest.mark.parametrize("name", ["f2x3", "f4x3"])
 def test_tile_transforms_are_the_matrices(probes, rng, dtype, name):
     lanes, _ = sizes(dtype)
     at, _, bt = formulas.matrices(name)

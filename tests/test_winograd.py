@@ -22,8 +22,26 @@ try:
 except ImportError as missing:
     ISAS = [pytest.param("", marks=pytest.mark.skip(f"no compiled extension: {missing}"))]
 
-TILES = ("f2x3", "f4x3")
-SIZES = {"f2x3": 2, "f4x3": 4}
+TILES = tuple(winograd.TILES)
+IN_PYTHON = ("f2x3", "f4x3")  # the tiles that Numba compiles from their Python transforms
+
+
+def filter_of(tile: str, turned: bool = False) -> tuple[int, int]:
+    """kh, kw that the tile is for; those in one dimension along a row, or along a column if turned."""
+    r = winograd.TILES[tile][1]
+    if winograd.dimensions(tile) == 2:
+        return r, r
+    return (r, 1) if turned else (1, r)
+
+
+def text_of(tile: str, text: str, turned: bool = False) -> str:
+    """A problem with 3x3 filters, with the tile's filter in place."""
+    kh, kw = filter_of(tile, turned)
+    return text.replace("kh3", f"kh{kh}kw{kw}")
+
+
+def workspace_of(p: ConvProblem, threads: int, tile: str) -> int:
+    return winograd_workspace(p, threads, winograd.TILES[tile][0])
 
 
 @pytest.fixture(params=ISAS)
@@ -74,7 +92,7 @@ def test_named_tiles_have_float32_constants(tile: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("tile", IN_PYTHON)
 def test_python_transforms_are_the_matrices(tile: str, dtype: str) -> None:
     at, _, bt = winograd.matrices(tile)
     rng = np.random.default_rng(1)
@@ -86,14 +104,15 @@ def test_python_transforms_are_the_matrices(tile: str, dtype: str) -> None:
 
 
 def test_transform_weights_rounds_once() -> None:
-    w = np.random.default_rng(2).standard_normal((3, 5, 3, 3)).astype(np.float32)
+    rng = np.random.default_rng(2)
     for tile in TILES:
+        w = rng.standard_normal((3, 5, *filter_of(tile))).astype(np.float32)
         _, g, _ = winograd.matrices(tile)
         u = winograd.transform_weights(w, tile)
         for o, c in ((0, 0), (2, 4)):
-            np.testing.assert_allclose(
-                u[:, o, c], (g @ w[o, c].astype(np.float64) @ g.T).ravel(), rtol=1e-14, atol=1e-14
-            )
+            cells = w[o, c].astype(np.float64)
+            expected = g @ cells @ g.T if winograd.dimensions(tile) == 2 else g @ cells.ravel()
+            np.testing.assert_allclose(u[:, o, c], expected.ravel(), rtol=1e-13, atol=1e-14)
         np.testing.assert_array_equal(winograd.transform_weights(w, tile, np.float32), u.astype(np.float32))
 
 
@@ -106,18 +125,25 @@ def test_transform_weights_rounds_once() -> None:
 def test_c_transforms_are_the_matrices(isa: str, what: str, tile: str, dtype: str) -> None:
     at, g, bt = winograd.matrices(tile)
     matrix = {"weights": g, "input": bt, "output": at}[what]
-    lanes = kernels.transform_lanes(SIZES[tile], np.dtype(dtype))
-    side, n = matrix.shape[1], 3 * lanes
+    dimensions = winograd.dimensions(tile)
+    n = 3 * kernels.transform_lanes(np.dtype(dtype))
+    shape = (matrix.shape[1],) * dimensions + (n,)
     rng = np.random.default_rng(3)
-    integers = rng.integers(-9, 10, (side, side, n)).astype(dtype)
-    for source in (integers, rng.standard_normal((side, side, n)).astype(dtype)):
-        result = kernels.transform(what, SIZES[tile], source)
-        expected = np.einsum("ai,ijn,bj->abn", matrix, source.astype(np.float64), matrix)
-        if source is integers and (tile == "f2x3" or (dtype == "float64" and what != "weights")):
+    integers = rng.integers(-9, 10, shape).astype(dtype)
+
+    def product(matrix: np.ndarray, source: np.ndarray) -> np.ndarray:
+        if dimensions == 1:
+            return matrix @ source
+        return np.einsum("ai,ijn,bj->abn", matrix, source, matrix)
+
+    for source in (integers, rng.standard_normal(shape).astype(dtype)):
+        result = kernels.transform(what, tile, source)
+        expected = product(matrix, source.astype(np.float64))
+        if source is integers and (tile == "f2x3" or (dtype == "float64" and what != "weights" and "x7" not in tile)):
             np.testing.assert_array_equal(result, expected)  # every constant and every sum is exact
-        # at most 4 roundings a dimension, of the sum of absolute values
-        absolute = np.einsum("ai,ijn,bj->abn", abs(matrix), abs(source.astype(np.float64)), abs(matrix))
-        assert (np.abs(result - expected) <= 8 * np.finfo(dtype).eps * absolute).all()
+        # at most 6 roundings a dimension, of the sum of absolute values
+        absolute = product(abs(matrix), abs(source.astype(np.float64)))
+        assert (np.abs(result - expected) <= 12 * np.finfo(dtype).eps / 2 * absolute).all()
 
 
 # ---- Whole convolutions
@@ -146,7 +172,7 @@ def convolve(
     p: ConvProblem, tile: str, x: Any, w: Any, bias: Any = None, residual: Any = None, threads: int = 1, **packed: Any
 ) -> np.ndarray:
     y = logical(np.full(shapes(p)[1], np.nan, p.dtype), p.layout)
-    scratch = workspace(winograd_workspace(p, threads, SIZES[tile]))
+    scratch = workspace(workspace_of(p, threads, tile))
     x = logical(x, p.layout)
     residual = None if residual is None else logical(residual, p.layout)
     run = getattr(kernels, f"conv2d_{p.pass_}_winograd_{tile}__cython")
@@ -164,10 +190,11 @@ def plain(p: ConvProblem, x: Any, w: Any, bias: Any = None, residual: Any = None
 
 def full_magnitude(p: ConvProblem, x: np.ndarray, w: np.ndarray) -> np.ndarray:
     """Per output channel the largest value of the full convolution of |x| with |w|."""
+    a, b = p.kh - 1, p.kw - 1
     if p.pass_ == "forward":
-        full = replace(p, ph=2, pw=2, ph_r=2, pw_r=2, oh=p.ih + 2, ow=p.iw + 2)
+        full = replace(p, ph=a, pw=b, ph_r=a, pw_r=b, oh=p.ih + a, ow=p.iw + b)
     else:
-        full = replace(p, ph=0, pw=0, ph_r=0, pw_r=0, ih=p.oh + 2, iw=p.ow + 2)
+        full = replace(p, ph=0, pw=0, ph_r=0, pw_r=0, ih=p.oh + a, iw=p.ow + b)
     full = replace(full, bias=False, residual=False, activation=None)
     return plain(full, abs(x.astype(np.float64)), abs(w.astype(np.float64))).max((0, 2, 3))
 
@@ -185,7 +212,7 @@ def draw(kind: str, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndar
 
 
 BOUND_CASES = [
-    "mb1ic1ih4oc1kh3",
+    "mb1ic1ih7oc1kh3",
     "mb2ic3ih9iw14oc5kh3ph1",
     "mb1ic64ih12iw13oc33kh3ph1",
     "mb1ic300ih7oc17kh3ph2",
@@ -201,9 +228,9 @@ def test_error_bound_holds(isa: str, tile: str, text: str, kind: str, pass_: str
     rng = np.random.default_rng(4)
     for dtype in ("float32", "float64"):
         for layout in ("NCHW", "NHWC"):
-            p = ConvProblem.parse(text, dtype=dtype, layout=layout, pass_=pass_)
+            p = ConvProblem.parse(text_of(tile, text, layout == "NHWC"), dtype=dtype, layout=layout, pass_=pass_)
             x = draw(kind, rng, shapes(p)[0]).astype(dtype)
-            w = draw(kind, rng, (p.oc, p.icg, 3, 3)).astype(dtype)
+            w = draw(kind, rng, (p.oc, p.icg, p.kh, p.kw)).astype(dtype)
             error = np.abs(convolve(p, tile, x, w) - plain(p, x, w)).max((0, 2, 3))
             bound = winograd.error_bound(tile, p.icg if pass_ == "forward" else p.ocg, dtype)
             limit = bound * full_magnitude(p, x, w)
@@ -216,23 +243,28 @@ def test_error_bounds_grow() -> None:
     for tile in TILES:
         assert winograd.error_bound(tile, 1) < winograd.error_bound(tile, 64) < winograd.error_bound(tile, 512)
         assert winograd.error_bound(tile, 64, np.float64) < 1e-8 * winograd.error_bound(tile, 64)
-    assert winograd.amplification("f2x3") < winograd.amplification("f4x3")
+    assert winograd.amplification("f2x3") < winograd.amplification("f4x3") < winograd.amplification("f6x3")
+    assert winograd.amplification("f6x3") == winograd.amplification("f6x3_1d") ** 2
     assert winograd.error_bound("f4x3", 2**26) == float("inf")
 
 
-@pytest.mark.parametrize("c", [16, 64, 256])
+def measured_error(tile: str, c: int, seed: int = 5) -> float:
+    """Largest error over largest output for ReLU(N(0, 1)) inputs and He weights, as inside a network."""
+    rng = np.random.default_rng(seed)
+    p = ConvProblem.parse(text_of(tile, f"mb1ic{c}ih32oc32kh3"))
+    x = np.maximum(rng.standard_normal((1, c, 32, 32)), 0).astype(np.float32)
+    w = (rng.standard_normal((32, c, p.kh, p.kw)) * np.sqrt(2 / (p.kh * p.kw * c))).astype(np.float32)
+    expected = plain(p, x, w)
+    return float(np.abs(convolve(p, tile, x, w) - expected).max() / np.abs(expected).max())
+
+
+@pytest.mark.parametrize("c", [16, 64, 256, 832])
 @pytest.mark.parametrize("tile", TILES)
 def test_typical_error(tile: str, c: int) -> None:
-    """The published estimate, which `precision` is compared with, is what is measured, within a factor of three."""
+    """The published estimate, which `precision` is compared with, is what is measured, within a factor of two."""
     if not backend_present():
         pytest.skip("no compiled extension")
-    rng = np.random.default_rng(5)
-    p = ConvProblem.parse(f"mb1ic{c}ih32oc32kh3ph1")
-    x = np.maximum(rng.standard_normal((1, c, 32, 32)), 0).astype(np.float32)
-    w = (rng.standard_normal((32, c, 3, 3)) * np.sqrt(2 / (9 * c))).astype(np.float32)
-    expected = plain(p, x, w)
-    error = np.abs(convolve(p, tile, x, w) - expected).max() / np.abs(expected).max()
-    assert winograd.typical_error(tile, c) / 3 < error < winograd.typical_error(tile, c) * 3
+    assert winograd.typical_error(tile, c) / 2 < measured_error(tile, c) < winograd.typical_error(tile, c) * 2
 
 
 def backend_present() -> bool:
@@ -242,13 +274,13 @@ def backend_present() -> bool:
 RANDOM_SIZES = [1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 31, 32, 33]
 
 
-def random_problem(rng: np.random.Generator) -> ConvProblem:
+def random_problem(rng: np.random.Generator, kh: int, kw: int) -> ConvProblem:
     g = int(rng.choice([1, 1, 1, 2, 3]))
     ph, ph_r, pw, pw_r = (int(v) for v in rng.integers(0, 4, 4))
     ih, iw = (int(v) for v in rng.choice(RANDOM_SIZES, 2))
     ic, oc = (g * int(v) for v in rng.choice(RANDOM_SIZES, 2))
-    ih, iw = max(ih, 3 - ph - ph_r), max(iw, 3 - pw - pw_r)
-    text = f"g{g}mb{rng.integers(1, 4)}ic{ic}ih{ih}iw{iw}oc{oc}kh3ph{ph}pw{pw}ph_r{ph_r}pw_r{pw_r}"
+    ih, iw = max(ih, kh - ph - ph_r), max(iw, kw - pw - pw_r)
+    text = f"g{g}mb{rng.integers(1, 4)}ic{ic}ih{ih}iw{iw}oc{oc}kh{kh}kw{kw}ph{ph}pw{pw}ph_r{ph_r}pw_r{pw_r}"
     return ConvProblem.parse(
         text,
         pass_=str(rng.choice(["forward", "backward_input"])),
@@ -267,7 +299,7 @@ def operands(p: ConvProblem, rng: np.random.Generator) -> list[Any]:
     def integers(shape: tuple[int, ...]) -> np.ndarray:
         return rng.integers(-3, 4, shape).astype(p.dtype)
 
-    w = integers((p.oc, p.icg, 3, 3))
+    w = integers((p.oc, p.icg, p.kh, p.kw))
     form = int(rng.integers(4))
     if form == 1:
         w = np.ascontiguousarray(w.transpose(2, 3, 1, 0)).transpose(3, 2, 0, 1)
@@ -280,13 +312,13 @@ def operands(p: ConvProblem, rng: np.random.Generator) -> list[Any]:
 
 @pytest.mark.parametrize("seed", range(30))
 def test_random_problems(isa: str, seed: int) -> None:
-    """F(2x2, 3x3) is exact on small integers; F(4x4, 3x3) is within its bound; both the same for any threads."""
+    """F(2x2, 3x3) is exact on small integers; the other tiles are within their bounds; the same for any threads."""
     rng = np.random.default_rng(100 + seed)
-    for _ in range(3):
-        p = random_problem(rng)
-        args = operands(p, rng)
-        expected = plain(p, *args)
+    for turn in range(2):
         for tile in TILES:
+            p = random_problem(rng, *filter_of(tile, bool(turn)))
+            args = operands(p, rng)
+            expected = plain(p, *args)
             y = convolve(p, tile, *args)
             assert convolve(p, tile, *args, threads=2).tobytes() == y.tobytes(), f"{p}: two threads"
             if tile == "f2x3":
@@ -302,10 +334,10 @@ def test_random_problems(isa: str, seed: int) -> None:
 def test_by_channel(isa: str, text: str, layout: str) -> None:
     """Few tiles under large weights go by panels of channels: the same numbers, also next to a larger batch."""
     rng = np.random.default_rng(6)
-    p = ConvProblem.parse(text, layout=layout)
-    args = operands(p, rng)
-    big = replace(p, mb=16)
     for tile in TILES:
+        p = ConvProblem.parse(text_of(tile, text), layout=layout)
+        args = operands(p, rng)
+        big = replace(p, mb=16)
         y = convolve(p, tile, *args)
         assert convolve(p, tile, *args, threads=3).tobytes() == y.tobytes()
         if tile == "f2x3":
@@ -319,7 +351,7 @@ def test_packed_weights_give_the_same_bits(isa: str, tile: str) -> None:
     rng = np.random.default_rng(7)
     for text in ("mb2ic19ih13oc37kh3ph1", "g2mb1ic256ih8oc512kh3ph1"):
         for pass_ in ("forward", "backward_input"):
-            p = ConvProblem.parse(text, pass_=pass_)
+            p = ConvProblem.parse(text_of(tile, text), pass_=pass_)
             x, w, *_ = operands(p, rng)
             kernel, lowered = getattr(kernels, f"conv2d_{pass_}_winograd_{tile}__cython"), backend.lower(p)
             packed = kernel.pack(lowered, w, 2)
@@ -329,20 +361,21 @@ def test_packed_weights_give_the_same_bits(isa: str, tile: str) -> None:
 
 def test_workspace_is_what_the_core_needs(isa: str) -> None:
     rng = np.random.default_rng(8)
-    problems = [random_problem(rng) for _ in range(200)]
-    problems += [ConvProblem.parse(t) for t in ("mb1ic512ih14oc512kh3ph1", "mb0ic3ih9oc4kh3", "mb1ic512ih28oc128kh3")]
-    for p in problems:
-        for tile in (2, 4):
+    texts = ("mb1ic512ih14oc512kh3ph1", "mb0ic3ih9oc4kh3ph2", "mb1ic512ih28oc128kh3")
+    for tile in TILES:
+        problems = [random_problem(rng, *filter_of(tile, bool(turn % 2))) for turn in range(60)]
+        problems += [ConvProblem.parse(text_of(tile, text)) for text in texts]
+        for p in problems:
             for threads in (1, 2, 7):
-                kernel = getattr(kernels, f"conv2d_{p.pass_}_winograd_f{tile}x3__cython")
+                kernel = getattr(kernels, f"conv2d_{p.pass_}_winograd_{tile}__cython")
                 need = kernel.workspace_nbytes(backend.lower(p), False, threads)
-                assert winograd_workspace(p, threads, tile) == need, str(p)
+                assert workspace_of(p, threads, tile) == need, str(p)
 
 
 def test_too_small_a_workspace_is_refused(isa: str) -> None:
     p = ConvProblem.parse("mb1ic3ih9oc4kh3")
     x, w, y = (np.zeros(s, np.float32) for s in ((1, 3, 9, 9), (4, 3, 3, 3), (1, 4, 7, 7)))
-    for given in (None, workspace(winograd_workspace(p, 1, 4) - 1)):
+    for given in (None, workspace(workspace_of(p, 1, "f4x3") - 1)):
         with pytest.raises(RuntimeError, match="bytes of workspace"):
             kernels.conv2d_forward_winograd_f4x3__cython(backend.lower(p), x, w, None, None, y, given, 1)
 
@@ -366,7 +399,7 @@ def assert_same_finite_set(p: ConvProblem, tile: str, *args: Any) -> None:
 def test_non_finite_set(isa: str, tile: str, value: float, where: str, pass_: str, layout: str) -> None:
     rng = np.random.default_rng(9)
     for text in ("mb2ic5ih11iw13oc19kh3ph1", "mb1ic17ih6oc35kh3ph0pw2", "g2mb1ic6ih5oc8kh3ph1"):
-        p = ConvProblem.parse(text, pass_=pass_, layout=layout, bias=True, residual=True)
+        p = ConvProblem.parse(text_of(tile, text), pass_=pass_, layout=layout, bias=True, residual=True)
         args = operands(p, rng)
         target = ["input", "weights", "bias", "residual"].index(where)
         array = args[target] = np.array(args[target])
@@ -377,11 +410,11 @@ def test_non_finite_set(isa: str, tile: str, value: float, where: str, pass_: st
 @pytest.mark.parametrize("tile", TILES)
 def test_values_that_overflow_only_in_the_transforms(isa: str, tile: str) -> None:
     """1e38 fits, but B^T d B and G w G^T of it do not: the outputs are finite, and right."""
-    p = ConvProblem.parse("mb1ic4ih9oc6kh3ph1")
+    p = ConvProblem.parse(text_of(tile, "mb1ic4ih9oc6kh3ph1"))
     rng = np.random.default_rng(10)
     for scale_x, scale_w in ((1e38, 1e-3), (1e-3, 1e38), (3.2e38, 1e-7)):
         x = (rng.choice([-1, 1], (1, 4, 9, 9)) * scale_x).astype(np.float32)
-        w = (rng.choice([-1, 1], (6, 4, 3, 3)) * scale_w).astype(np.float32)
+        w = (rng.choice([-1, 1], (6, 4, p.kh, p.kw)) * scale_w).astype(np.float32)
         expected = plain(p, x, w)
         y = convolve(p, tile, x, w)
         assert np.isfinite(y).all()
@@ -394,7 +427,7 @@ def test_a_clamp_does_not_hide_a_spread_infinity(isa: str, tile: str) -> None:
     """Clamped to [0, 1] an infinity becomes finite: the tile must have been recomputed before that."""
     rng = np.random.default_rng(11)
     for layout in ("NCHW", "NHWC"):
-        p = ConvProblem.parse("mb1ic3ih12oc20kh3ph1", layout=layout, activation=("clip", -50.0, 50.0))
+        p = ConvProblem.parse(text_of(tile, "mb1ic3ih12oc20kh3ph1"), layout=layout, activation=("clip", -50.0, 50.0))
         x, w, *_ = operands(p, rng)
         w = w + (w == 0)
         x[0, 1, 5, 6] = np.inf

@@ -1,109 +1,199 @@
 /* Winograd transforms compiled for portable C. */
 
-#define FC_MOVE_GATHER fc_f32_winograd_gather__portable
-#define FC_MOVE_SCATTER fc_f32_winograd_scatter__portable
-#define FC_MOVE_FINISH fc_f32_winograd_finish__portable
-#define FC_MOVE_TAPS fc_f32_winograd_taps__portable
-#define FC_MOVE_PLAIN fc_f32_winograd_plain__portable
+#define FC_MOVE_NAME fc_f32_winograd_move__portable
 #define FC_MOVE_TYPE float
 #define FC_MOVE_LANES 4
 #include "../winograd_move.h"
 
-#define FC_WINOGRAD_WEIGHTS fc_f32_winograd_f2x3_weights__portable
-#define FC_WINOGRAD_INPUT fc_f32_winograd_f2x3_input__portable
-#define FC_WINOGRAD_OUTPUT fc_f32_winograd_f2x3_output__portable
+#define FC_WINOGRAD_NAME fc_f32_winograd_f2x3__portable
 #define FC_WINOGRAD_TYPE float
 #define FC_WINOGRAD_LANES 4
-#define FC_WINOGRAD_TILE 2
+#define FC_WINOGRAD_M 2
+#define FC_WINOGRAD_R 3
+#define FC_WINOGRAD_ALPHA 4
+#define FC_WINOGRAD_LINE 0
 #include "../winograd_tile.h"
 
-#define FC_WINOGRAD_WEIGHTS fc_f32_winograd_f4x3_weights__portable
-#define FC_WINOGRAD_INPUT fc_f32_winograd_f4x3_input__portable
-#define FC_WINOGRAD_OUTPUT fc_f32_winograd_f4x3_output__portable
+#define FC_WINOGRAD_NAME fc_f32_winograd_f4x3__portable
 #define FC_WINOGRAD_TYPE float
 #define FC_WINOGRAD_LANES 4
-#define FC_WINOGRAD_TILE 4
+#define FC_WINOGRAD_M 4
+#define FC_WINOGRAD_R 3
+#define FC_WINOGRAD_ALPHA 6
+#define FC_WINOGRAD_LINE 0
 #include "../winograd_tile.h"
 
-#define FC_MOVE_GATHER fc_f64_winograd_gather__portable
-#define FC_MOVE_SCATTER fc_f64_winograd_scatter__portable
-#define FC_MOVE_FINISH fc_f64_winograd_finish__portable
-#define FC_MOVE_TAPS fc_f64_winograd_taps__portable
-#define FC_MOVE_PLAIN fc_f64_winograd_plain__portable
+#define FC_WINOGRAD_NAME fc_f32_winograd_f6x3__portable
+#define FC_WINOGRAD_TYPE float
+#define FC_WINOGRAD_LANES 4
+#define FC_WINOGRAD_M 6
+#define FC_WINOGRAD_R 3
+#define FC_WINOGRAD_ALPHA 8
+#define FC_WINOGRAD_LINE 0
+#include "../winograd_tile.h"
+
+#define FC_WINOGRAD_NAME fc_f32_winograd_f2x5__portable
+#define FC_WINOGRAD_TYPE float
+#define FC_WINOGRAD_LANES 4
+#define FC_WINOGRAD_M 2
+#define FC_WINOGRAD_R 5
+#define FC_WINOGRAD_ALPHA 6
+#define FC_WINOGRAD_LINE 0
+#include "../winograd_tile.h"
+
+#define FC_WINOGRAD_NAME fc_f32_winograd_f4x5__portable
+#define FC_WINOGRAD_TYPE float
+#define FC_WINOGRAD_LANES 4
+#define FC_WINOGRAD_M 4
+#define FC_WINOGRAD_R 5
+#define FC_WINOGRAD_ALPHA 8
+#define FC_WINOGRAD_LINE 0
+#include "../winograd_tile.h"
+
+#define FC_WINOGRAD_NAME fc_f32_winograd_f4x3_1d__portable
+#define FC_WINOGRAD_TYPE float
+#define FC_WINOGRAD_LANES 4
+#define FC_WINOGRAD_M 4
+#define FC_WINOGRAD_R 3
+#define FC_WINOGRAD_ALPHA 6
+#define FC_WINOGRAD_LINE 1
+#include "../winograd_tile.h"
+
+#define FC_WINOGRAD_NAME fc_f32_winograd_f6x3_1d__portable
+#define FC_WINOGRAD_TYPE float
+#define FC_WINOGRAD_LANES 4
+#define FC_WINOGRAD_M 6
+#define FC_WINOGRAD_R 3
+#define FC_WINOGRAD_ALPHA 8
+#define FC_WINOGRAD_LINE 1
+#include "../winograd_tile.h"
+
+#define FC_WINOGRAD_NAME fc_f32_winograd_f4x5_1d__portable
+#define FC_WINOGRAD_TYPE float
+#define FC_WINOGRAD_LANES 4
+#define FC_WINOGRAD_M 4
+#define FC_WINOGRAD_R 5
+#define FC_WINOGRAD_ALPHA 8
+#define FC_WINOGRAD_LINE 1
+#include "../winograd_tile.h"
+
+#define FC_WINOGRAD_NAME fc_f32_winograd_f4x7_1d__portable
+#define FC_WINOGRAD_TYPE float
+#define FC_WINOGRAD_LANES 4
+#define FC_WINOGRAD_M 4
+#define FC_WINOGRAD_R 7
+#define FC_WINOGRAD_ALPHA 10
+#define FC_WINOGRAD_LINE 1
+#include "../winograd_tile.h"
+
+#define FC_MOVE_NAME fc_f64_winograd_move__portable
 #define FC_MOVE_TYPE double
 #define FC_MOVE_LANES 2
 #include "../winograd_move.h"
 
-#define FC_WINOGRAD_WEIGHTS fc_f64_winograd_f2x3_weights__portable
-#define FC_WINOGRAD_INPUT fc_f64_winograd_f2x3_input__portable
-#define FC_WINOGRAD_OUTPUT fc_f64_winograd_f2x3_output__portable
+#define FC_WINOGRAD_NAME fc_f64_winograd_f2x3__portable
 #define FC_WINOGRAD_TYPE double
 #define FC_WINOGRAD_LANES 2
-#define FC_WINOGRAD_TILE 2
+#define FC_WINOGRAD_M 2
+#define FC_WINOGRAD_R 3
+#define FC_WINOGRAD_ALPHA 4
+#define FC_WINOGRAD_LINE 0
 #include "../winograd_tile.h"
 
-#define FC_WINOGRAD_WEIGHTS fc_f64_winograd_f4x3_weights__portable
-#define FC_WINOGRAD_INPUT fc_f64_winograd_f4x3_input__portable
-#define FC_WINOGRAD_OUTPUT fc_f64_winograd_f4x3_output__portable
+#define FC_WINOGRAD_NAME fc_f64_winograd_f4x3__portable
 #define FC_WINOGRAD_TYPE double
 #define FC_WINOGRAD_LANES 2
-#define FC_WINOGRAD_TILE 4
+#define FC_WINOGRAD_M 4
+#define FC_WINOGRAD_R 3
+#define FC_WINOGRAD_ALPHA 6
+#define FC_WINOGRAD_LINE 0
 #include "../winograd_tile.h"
 
-static const fc_winograd_kernel fc_f32_winograd_f2x3__portable = {
-    .lanes = 4,
-    .weights = fc_f32_winograd_f2x3_weights__portable,
-    .input = fc_f32_winograd_f2x3_input__portable,
-    .output = fc_f32_winograd_f2x3_output__portable,
-    .gather = fc_f32_winograd_gather__portable,
-    .scatter = fc_f32_winograd_scatter__portable,
-    .finish = fc_f32_winograd_finish__portable,
-    .taps = fc_f32_winograd_taps__portable,
-    .plain = fc_f32_winograd_plain__portable,
-};
+#define FC_WINOGRAD_NAME fc_f64_winograd_f6x3__portable
+#define FC_WINOGRAD_TYPE double
+#define FC_WINOGRAD_LANES 2
+#define FC_WINOGRAD_M 6
+#define FC_WINOGRAD_R 3
+#define FC_WINOGRAD_ALPHA 8
+#define FC_WINOGRAD_LINE 0
+#include "../winograd_tile.h"
 
-static const fc_winograd_kernel fc_f32_winograd_f4x3__portable = {
-    .lanes = 4,
-    .weights = fc_f32_winograd_f4x3_weights__portable,
-    .input = fc_f32_winograd_f4x3_input__portable,
-    .output = fc_f32_winograd_f4x3_output__portable,
-    .gather = fc_f32_winograd_gather__portable,
-    .scatter = fc_f32_winograd_scatter__portable,
-    .finish = fc_f32_winograd_finish__portable,
-    .taps = fc_f32_winograd_taps__portable,
-    .plain = fc_f32_winograd_plain__portable,
-};
+#define FC_WINOGRAD_NAME fc_f64_winograd_f2x5__portable
+#define FC_WINOGRAD_TYPE double
+#define FC_WINOGRAD_LANES 2
+#define FC_WINOGRAD_M 2
+#define FC_WINOGRAD_R 5
+#define FC_WINOGRAD_ALPHA 6
+#define FC_WINOGRAD_LINE 0
+#include "../winograd_tile.h"
 
-static const fc_winograd_kernel fc_f64_winograd_f2x3__portable = {
-    .lanes = 2,
-    .weights = fc_f64_winograd_f2x3_weights__portable,
-    .input = fc_f64_winograd_f2x3_input__portable,
-    .output = fc_f64_winograd_f2x3_output__portable,
-    .gather = fc_f64_winograd_gather__portable,
-    .scatter = fc_f64_winograd_scatter__portable,
-    .finish = fc_f64_winograd_finish__portable,
-    .taps = fc_f64_winograd_taps__portable,
-    .plain = fc_f64_winograd_plain__portable,
-};
+#define FC_WINOGRAD_NAME fc_f64_winograd_f4x5__portable
+#define FC_WINOGRAD_TYPE double
+#define FC_WINOGRAD_LANES 2
+#define FC_WINOGRAD_M 4
+#define FC_WINOGRAD_R 5
+#define FC_WINOGRAD_ALPHA 8
+#define FC_WINOGRAD_LINE 0
+#include "../winograd_tile.h"
 
-static const fc_winograd_kernel fc_f64_winograd_f4x3__portable = {
-    .lanes = 2,
-    .weights = fc_f64_winograd_f4x3_weights__portable,
-    .input = fc_f64_winograd_f4x3_input__portable,
-    .output = fc_f64_winograd_f4x3_output__portable,
-    .gather = fc_f64_winograd_gather__portable,
-    .scatter = fc_f64_winograd_scatter__portable,
-    .finish = fc_f64_winograd_finish__portable,
-    .taps = fc_f64_winograd_taps__portable,
-    .plain = fc_f64_winograd_plain__portable,
-};
+#define FC_WINOGRAD_NAME fc_f64_winograd_f4x3_1d__portable
+#define FC_WINOGRAD_TYPE double
+#define FC_WINOGRAD_LANES 2
+#define FC_WINOGRAD_M 4
+#define FC_WINOGRAD_R 3
+#define FC_WINOGRAD_ALPHA 6
+#define FC_WINOGRAD_LINE 1
+#include "../winograd_tile.h"
+
+#define FC_WINOGRAD_NAME fc_f64_winograd_f6x3_1d__portable
+#define FC_WINOGRAD_TYPE double
+#define FC_WINOGRAD_LANES 2
+#define FC_WINOGRAD_M 6
+#define FC_WINOGRAD_R 3
+#define FC_WINOGRAD_ALPHA 8
+#define FC_WINOGRAD_LINE 1
+#include "../winograd_tile.h"
+
+#define FC_WINOGRAD_NAME fc_f64_winograd_f4x5_1d__portable
+#define FC_WINOGRAD_TYPE double
+#define FC_WINOGRAD_LANES 2
+#define FC_WINOGRAD_M 4
+#define FC_WINOGRAD_R 5
+#define FC_WINOGRAD_ALPHA 8
+#define FC_WINOGRAD_LINE 1
+#include "../winograd_tile.h"
+
+#define FC_WINOGRAD_NAME fc_f64_winograd_f4x7_1d__portable
+#define FC_WINOGRAD_TYPE double
+#define FC_WINOGRAD_LANES 2
+#define FC_WINOGRAD_M 4
+#define FC_WINOGRAD_R 7
+#define FC_WINOGRAD_ALPHA 10
+#define FC_WINOGRAD_LINE 1
+#include "../winograd_tile.h"
 
 void fc_add_winograd__portable(fc_kernels_table *table);
 
 void fc_add_winograd__portable(fc_kernels_table *table)
 {
-    table->winograd_f2x3_f32 = &fc_f32_winograd_f2x3__portable;
-    table->winograd_f4x3_f32 = &fc_f32_winograd_f4x3__portable;
-    table->winograd_f2x3_f64 = &fc_f64_winograd_f2x3__portable;
-    table->winograd_f4x3_f64 = &fc_f64_winograd_f4x3__portable;
+    table->winograd_move_f32 = &fc_f32_winograd_move__portable;
+    table->winograd_f32[FC_WINOGRAD_F2X3] = &fc_f32_winograd_f2x3__portable;
+    table->winograd_f32[FC_WINOGRAD_F4X3] = &fc_f32_winograd_f4x3__portable;
+    table->winograd_f32[FC_WINOGRAD_F6X3] = &fc_f32_winograd_f6x3__portable;
+    table->winograd_f32[FC_WINOGRAD_F2X5] = &fc_f32_winograd_f2x5__portable;
+    table->winograd_f32[FC_WINOGRAD_F4X5] = &fc_f32_winograd_f4x5__portable;
+    table->winograd_f32[FC_WINOGRAD_F4X3_1D] = &fc_f32_winograd_f4x3_1d__portable;
+    table->winograd_f32[FC_WINOGRAD_F6X3_1D] = &fc_f32_winograd_f6x3_1d__portable;
+    table->winograd_f32[FC_WINOGRAD_F4X5_1D] = &fc_f32_winograd_f4x5_1d__portable;
+    table->winograd_f32[FC_WINOGRAD_F4X7_1D] = &fc_f32_winograd_f4x7_1d__portable;
+    table->winograd_move_f64 = &fc_f64_winograd_move__portable;
+    table->winograd_f64[FC_WINOGRAD_F2X3] = &fc_f64_winograd_f2x3__portable;
+    table->winograd_f64[FC_WINOGRAD_F4X3] = &fc_f64_winograd_f4x3__portable;
+    table->winograd_f64[FC_WINOGRAD_F6X3] = &fc_f64_winograd_f6x3__portable;
+    table->winograd_f64[FC_WINOGRAD_F2X5] = &fc_f64_winograd_f2x5__portable;
+    table->winograd_f64[FC_WINOGRAD_F4X5] = &fc_f64_winograd_f4x5__portable;
+    table->winograd_f64[FC_WINOGRAD_F4X3_1D] = &fc_f64_winograd_f4x3_1d__portable;
+    table->winograd_f64[FC_WINOGRAD_F6X3_1D] = &fc_f64_winograd_f6x3_1d__portable;
+    table->winograd_f64[FC_WINOGRAD_F4X5_1D] = &fc_f64_winograd_f4x5_1d__portable;
+    table->winograd_f64[FC_WINOGRAD_F4X7_1D] = &fc_f64_winograd_f4x7_1d__portable;
 }

@@ -55,16 +55,24 @@ cdef extern from "fastconv.h" nogil:
         void (*run)(const fc_gemm_args *) noexcept nogil
         const char *name
 
+    enum:
+        FC_WINOGRAD_F2X3, FC_WINOGRAD_F4X3, FC_WINOGRAD_F6X3, FC_WINOGRAD_F2X5, FC_WINOGRAD_F4X5
+        FC_WINOGRAD_F4X3_1D, FC_WINOGRAD_F6X3_1D, FC_WINOGRAD_F4X5_1D, FC_WINOGRAD_F4X7_1D
+        FC_WINOGRAD_TILES
+
     struct fc_winograd_kernel:
+        pass
+
+    struct fc_winograd_move:
         pass
 
     ctypedef struct fc_kernels_table:
         const char *isa
         fc_gemm_kernel gemm_f32, gemm_f64
-        const fc_winograd_kernel *winograd_f2x3_f32
-        const fc_winograd_kernel *winograd_f4x3_f32
-        const fc_winograd_kernel *winograd_f2x3_f64
-        const fc_winograd_kernel *winograd_f4x3_f64
+        const fc_winograd_kernel *winograd_f32[FC_WINOGRAD_TILES]
+        const fc_winograd_kernel *winograd_f64[FC_WINOGRAD_TILES]
+        const fc_winograd_move *winograd_move_f32
+        const fc_winograd_move *winograd_move_f64
 
     const char *fc_isa_name(int isa)
     int fc_isa_supported(int isa)
@@ -91,6 +99,13 @@ cdef extern from "fastconv.h" nogil:
     const fc_conv2d_kernel fc_conv2d_forward_direct
     const fc_conv2d_kernel fc_conv2d_forward_winograd_f2x3, fc_conv2d_backward_input_winograd_f2x3
     const fc_conv2d_kernel fc_conv2d_forward_winograd_f4x3, fc_conv2d_backward_input_winograd_f4x3
+    const fc_conv2d_kernel fc_conv2d_forward_winograd_f6x3, fc_conv2d_backward_input_winograd_f6x3
+    const fc_conv2d_kernel fc_conv2d_forward_winograd_f2x5, fc_conv2d_backward_input_winograd_f2x5
+    const fc_conv2d_kernel fc_conv2d_forward_winograd_f4x5, fc_conv2d_backward_input_winograd_f4x5
+    const fc_conv2d_kernel fc_conv2d_forward_winograd_f4x3_1d, fc_conv2d_backward_input_winograd_f4x3_1d
+    const fc_conv2d_kernel fc_conv2d_forward_winograd_f6x3_1d, fc_conv2d_backward_input_winograd_f6x3_1d
+    const fc_conv2d_kernel fc_conv2d_forward_winograd_f4x5_1d, fc_conv2d_backward_input_winograd_f4x5_1d
+    const fc_conv2d_kernel fc_conv2d_forward_winograd_f4x7_1d, fc_conv2d_backward_input_winograd_f4x7_1d
 
     const fc_conv2d_kernel fc_conv2d_forward_depthwise, fc_conv2d_backward_input_depthwise
 

@@ -1,14 +1,37 @@
 # cython: freethreading_compatible = True
-"""Winograd convolution F(2x2, 3x3) and F(4x4, 3x3), forward and input gradient: doors to csrc/winograd.c."""
+"""Winograd convolution F(m x m, r x r) and F(m, r), forward and input gradient: doors to csrc/winograd.c."""
 
 cimport numpy as cnp
 from libc.stdint cimport int64_t
 
 from fastconv._cython.fastconv cimport (
+    FC_WINOGRAD_F2X3,
+    FC_WINOGRAD_F2X5,
+    FC_WINOGRAD_F4X3,
+    FC_WINOGRAD_F4X3_1D,
+    FC_WINOGRAD_F4X5,
+    FC_WINOGRAD_F4X5_1D,
+    FC_WINOGRAD_F4X7_1D,
+    FC_WINOGRAD_F6X3,
+    FC_WINOGRAD_F6X3_1D,
     fc_conv2d_backward_input_winograd_f2x3,
+    fc_conv2d_backward_input_winograd_f2x5,
     fc_conv2d_backward_input_winograd_f4x3,
+    fc_conv2d_backward_input_winograd_f4x3_1d,
+    fc_conv2d_backward_input_winograd_f4x5,
+    fc_conv2d_backward_input_winograd_f4x5_1d,
+    fc_conv2d_backward_input_winograd_f4x7_1d,
+    fc_conv2d_backward_input_winograd_f6x3,
+    fc_conv2d_backward_input_winograd_f6x3_1d,
     fc_conv2d_forward_winograd_f2x3,
+    fc_conv2d_forward_winograd_f2x5,
     fc_conv2d_forward_winograd_f4x3,
+    fc_conv2d_forward_winograd_f4x3_1d,
+    fc_conv2d_forward_winograd_f4x5,
+    fc_conv2d_forward_winograd_f4x5_1d,
+    fc_conv2d_forward_winograd_f4x7_1d,
+    fc_conv2d_forward_winograd_f6x3,
+    fc_conv2d_forward_winograd_f6x3_1d,
     fc_kernels,
     fc_kernels_table,
 )
@@ -22,59 +45,90 @@ cdef extern from "winograd.h" nogil:
     ctypedef struct fc_winograd_problem:
         pass
     ctypedef struct fc_winograd_kernel:
-        int lanes
+        int m, r, line
         void (*weights)(const void *taps, int64_t n, void *u, int64_t stride)
         void (*input)(const void *d, int64_t row, int64_t col, int64_t n, void *v, int64_t stride)
         int (*output)(const fc_winograd_problem *problem, const void *m, int64_t stride, int64_t n,
                       const void *bias, const void *residual, int clamp, void *y, int64_t row, int64_t col)
+    ctypedef struct fc_winograd_move:
+        int lanes
 
 
 conv2d_forward_winograd_f2x3__cython = conv_kernel(&fc_conv2d_forward_winograd_f2x3)
 conv2d_forward_winograd_f4x3__cython = conv_kernel(&fc_conv2d_forward_winograd_f4x3)
+conv2d_forward_winograd_f6x3__cython = conv_kernel(&fc_conv2d_forward_winograd_f6x3)
+conv2d_forward_winograd_f2x5__cython = conv_kernel(&fc_conv2d_forward_winograd_f2x5)
+conv2d_forward_winograd_f4x5__cython = conv_kernel(&fc_conv2d_forward_winograd_f4x5)
+conv2d_forward_winograd_f4x3_1d__cython = conv_kernel(&fc_conv2d_forward_winograd_f4x3_1d)
+conv2d_forward_winograd_f6x3_1d__cython = conv_kernel(&fc_conv2d_forward_winograd_f6x3_1d)
+conv2d_forward_winograd_f4x5_1d__cython = conv_kernel(&fc_conv2d_forward_winograd_f4x5_1d)
+conv2d_forward_winograd_f4x7_1d__cython = conv_kernel(&fc_conv2d_forward_winograd_f4x7_1d)
 conv2d_backward_input_winograd_f2x3__cython = conv_kernel(&fc_conv2d_backward_input_winograd_f2x3)
 conv2d_backward_input_winograd_f4x3__cython = conv_kernel(&fc_conv2d_backward_input_winograd_f4x3)
+conv2d_backward_input_winograd_f6x3__cython = conv_kernel(&fc_conv2d_backward_input_winograd_f6x3)
+conv2d_backward_input_winograd_f2x5__cython = conv_kernel(&fc_conv2d_backward_input_winograd_f2x5)
+conv2d_backward_input_winograd_f4x5__cython = conv_kernel(&fc_conv2d_backward_input_winograd_f4x5)
+conv2d_backward_input_winograd_f4x3_1d__cython = conv_kernel(&fc_conv2d_backward_input_winograd_f4x3_1d)
+conv2d_backward_input_winograd_f6x3_1d__cython = conv_kernel(&fc_conv2d_backward_input_winograd_f6x3_1d)
+conv2d_backward_input_winograd_f4x5_1d__cython = conv_kernel(&fc_conv2d_backward_input_winograd_f4x5_1d)
+conv2d_backward_input_winograd_f4x7_1d__cython = conv_kernel(&fc_conv2d_backward_input_winograd_f4x7_1d)
 
 
 # ---- The transforms alone, for tests against the matrices
 
+cdef dict NUMBERS = {
+    "f2x3": FC_WINOGRAD_F2X3,
+    "f4x3": FC_WINOGRAD_F4X3,
+    "f6x3": FC_WINOGRAD_F6X3,
+    "f2x5": FC_WINOGRAD_F2X5,
+    "f4x5": FC_WINOGRAD_F4X5,
+    "f4x3_1d": FC_WINOGRAD_F4X3_1D,
+    "f6x3_1d": FC_WINOGRAD_F6X3_1D,
+    "f4x5_1d": FC_WINOGRAD_F4X5_1D,
+    "f4x7_1d": FC_WINOGRAD_F4X7_1D,
+}
 
-cdef const fc_winograd_kernel *kernel_of(int tile, dtype) except NULL:
+
+cdef const fc_winograd_kernel *kernel_of(str tile, dtype) except NULL:
     cdef const fc_kernels_table *table = fc_kernels()
-    if tile == 2:
-        return <const fc_winograd_kernel *> (
-            table.winograd_f2x3_f32 if dtype == np.float32 else table.winograd_f2x3_f64
-        )
+    cdef int number = NUMBERS[tile]
     return <const fc_winograd_kernel *> (
-        table.winograd_f4x3_f32 if dtype == np.float32 else table.winograd_f4x3_f64
+        table.winograd_f32[number] if dtype == np.float32 else table.winograd_f64[number]
     )
 
 
-def transform_lanes(int tile, dtype):
+def transform_lanes(dtype):
     """Elements in a vector of the ISA in use: the last axis of `transform`'s arrays is a multiple of it."""
-    return kernel_of(tile, dtype).lanes
+    cdef const fc_kernels_table *table = fc_kernels()
+    cdef const fc_winograd_move *move = <const fc_winograd_move *> (
+        table.winograd_move_f32 if dtype == np.float32 else table.winograd_move_f64
+    )
+    return move.lanes
 
 
-def transform(str what, int tile, cnp.ndarray source):
-    """G w G^T, B^T d B or A^T m A ("weights", "input", "output") of (rows, cols, n), by the ISA in use."""
-    if tile not in (2, 4) or source.dtype not in (np.float32, np.float64):
+def transform(str what, str tile, cnp.ndarray source):
+    """G w G^T, B^T d B or A^T m A ("weights", "input", "output") of (rows, cols, n), by the ISA in use; for a tile in one
+    dimension G w, B^T d or A^T m of (cells, n)."""
+    if tile not in NUMBERS or source.dtype not in (np.float32, np.float64):
         raise ValueError(f"no transform of tile {tile} and dtype {source.dtype}")
     cdef const fc_winograd_kernel *kernel = kernel_of(tile, source.dtype)
-    cdef int64_t alpha = tile + 2, n = source.shape[2]
-    cdef int64_t side = 3 if what == "weights" else alpha
+    cdef int64_t alpha = kernel.m + kernel.r - 1, n = source.shape[source.ndim - 1], lanes = transform_lanes(source.dtype)
+    cdef int64_t side = kernel.r if what == "weights" else alpha, across = 0 if kernel.line else n
+    cdef int dimensions = 1 if kernel.line else 2
     cdef fc_winograd_problem *none = NULL
-    if source.shape[0] != side or source.shape[1] != side or n % kernel.lanes:
-        raise ValueError(f"{what} of tile {tile} needs ({side}, {side}, a multiple of {kernel.lanes})")
+    if source.ndim != dimensions + 1 or source.shape[0] != side or source.shape[dimensions - 1] != side or n % lanes:
+        raise ValueError(f"{what} of {tile} needs {dimensions} axes of {side} and one of a multiple of {lanes}")
     source = np.ascontiguousarray(source)
-    cdef cnp.ndarray result = np.empty((alpha, alpha, n), source.dtype)
+    cdef cnp.ndarray result = np.empty((alpha,) * dimensions + (n,), source.dtype)
     cdef cnp.ndarray zero = np.zeros(n, source.dtype)
     if what == "weights":
         kernel.weights(cnp.PyArray_DATA(source), n, cnp.PyArray_DATA(result), n)
     elif what == "input":
-        kernel.input(cnp.PyArray_DATA(source), alpha * n, n, n, cnp.PyArray_DATA(result), n)
+        kernel.input(cnp.PyArray_DATA(source), n if kernel.line else alpha * n, across, n, cnp.PyArray_DATA(result), n)
     elif what == "output":
-        result = np.empty((tile, tile, n), source.dtype)
+        result = np.empty((kernel.m,) * dimensions + (n,), source.dtype)
         kernel.output(none, cnp.PyArray_DATA(source), n, n, cnp.PyArray_DATA(zero), NULL, 0,
-                      cnp.PyArray_DATA(result), tile * n, n)
+                      cnp.PyArray_DATA(result), n if kernel.line else kernel.m * n, across)
     else:
         raise ValueError(f"what must be weights, input or output, got {what!r}")
     return result
