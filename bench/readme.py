@@ -1,6 +1,6 @@
 """Write the README's tables from bench/results/*.json: no number in it is typed.
 
-    python -m bench.readme [--check]
+python -m bench.readme [--check]
 """
 
 from __future__ import annotations
@@ -13,29 +13,52 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench.goals.lines import TITLES, table
 from bench.harness import RESULTS
+from bench.pictures import SHOWN, measured
+from fastconv.benchmark import report
 
 README = Path(__file__).parents[1] / "README.md"
 
 
-def _speed(results: dict[str, Any]) -> str:
-    """Ratios to PyTorch by layer and thread count."""
+def _conditions(results: dict[str, Any]) -> str:
+    """CPU, peers and commit of a run."""
     c = results["conditions"]
+    names = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "ncnn": "ncnn", "MNN": "MNN"}
+    peers = ", ".join(
+        f"{name} {c['versions'][key].split('+')[0]}" for key, name in names.items() if key in c["versions"]
+    )
+    commits = sorted({row["commit"] for row in results["rows"].values()})
+    return f"{c['cpu']} ({c['isa']}), commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}; {peers}."
+
+
+def _speed(results: dict[str, Any]) -> str:
+    """Ours against the best peer on one layer of each kind."""
+    found = results["rows"]
     lines = [
-        f"{c['cpu']} ({c['isa']}), PyTorch {c['versions']['torch']}, commit {c['commit']}; PyTorch's time over ours, "
-        "minimum (median) of interleaved repeats; PyTorch in the better of its two layouts.",
+        f"{_conditions(results)} GFLOP/s of direct convolution, better layout of each; ratio of times, fastest calls "
+        "(medians), to the best of all peers and to PyTorch.",
         "",
-        "| layer | threads | NCHW | NHWC | kernel | our error | PyTorch's |",
-        "|---|---|---|---|---|---|---|",
+        "| layer | threads | ours | of peak | kernel | error | best peer | | error | ratio | to PyTorch |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for r in results["rows"]:
-        kernel = r["kernel"].removeprefix("conv2d_forward_").replace("__", ", ")
-        error = max(r["errors"]["fastconv_nchw"], r["errors"]["fastconv_nhwc"])
-        lines.append(
-            f"| {r['layer']} | {r['threads']} | {r['ratio_nchw_min']:.1f}x ({r['ratio_nchw_median']:.1f}x) "
-            f"| {r['ratio_nhwc_min']:.1f}x ({r['ratio_nhwc_median']:.1f}x) | {kernel} | {error:.0e} "
-            f"| {r['errors']['torch_nchw']:.0e} |"
-        )
+    for threads in (1, 2):
+        raced = dict(measured(found, threads))
+        for name in (name for name in SHOWN if name in raced):
+            row = raced[name]
+            _, kernel, ours, share, error, peer, theirs, their_error, ratio, median = report.summary(name, row)
+            torch = report.ratio(row, prefix="torch")
+            lines.append(
+                f"| {name} | {threads} | {ours} | {share} | {kernel.rpartition(' ')[0]} | {error} | {peer} | {theirs} "
+                f"| {their_error} | {ratio}x ({median}x) | {f'{torch:.1f}x' if torch else '-'} |"
+            )
+    return "\n".join(lines)
+
+
+def _goals(results: dict[str, Any]) -> str:
+    """Goal, floor and measured value of each line."""
+    lines = ["| " + " | ".join(TITLES) + " |", "|---" * len(TITLES) + "|"]
+    lines.extend("| " + " | ".join(cells) + " |" for cells in table(results["rows"], (1, 2)))
     return "\n".join(lines)
 
 
@@ -67,7 +90,8 @@ def _accuracy(results: dict[str, Any]) -> str:
 
 #: Marker in the README -> (result file, writer).
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
-    "speed": ("against_torch.json", _speed),
+    "speed": ("goals.json", _speed),
+    "goals": ("goals.json", _goals),
     "training": ("training.json", _training),
     "accuracy": ("accuracy.json", _accuracy),
 }

@@ -55,6 +55,7 @@ def _trained(threads: int, seconds: float) -> Iterator[Job]:
 
 #: Part -> its measurements for (threads, seconds a rival).
 PARTS: dict[str, Callable[[int, float], Iterator[Job]]] = {
+    "machine": lambda t, s: iter([(lines.key("machine", "roofs", t), partial(jobs.machine, t, s))]),
     "winograd": lambda t, s: _layers("winograd", lists.winograd(), jobs.layer, t, t, s),
     "direct": lambda t, s: _layers("direct", lists.direct(), jobs.layer, t, t, s),
     "five": lambda t, s: _layers("five", lists.five(), jobs.layer, t, t, s),

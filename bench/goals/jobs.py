@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
@@ -26,6 +27,27 @@ from fastconv.registry import KERNELS
 HOPELESS = 3.0
 STRICT_ERROR_LIMIT = 1e-6
 NUMERIC_PRECISIONS = (1e-3, 1e-5, 3e-6, 1e-6, 3e-7)
+
+
+# Bytes of the arrays whose copying measures the bandwidth: far more than any cache.
+COPY_BYTES = 512 * 1024**2
+
+
+def machine(threads: int, seconds: float) -> dict[str, Any]:
+    """The two roofs: multiply-adds (GFLOP/s) and bytes read and written by a copy (GB/s)."""
+    source = np.ones(COPY_BYTES // 8)
+    target = np.zeros_like(source)
+    pieces = list(zip(np.array_split(target, threads), np.array_split(source, threads)))
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(threads))
+        rivals: dict[str, Any] = {"copy": lambda: list(pool.map(lambda piece: np.copyto(*piece), pieces))}
+        if peak.available():
+            top = peak.Peak(threads)
+            stack.callback(top.close)
+            rivals["peak"] = top.calls
+        times = race(rivals, max(1.0, seconds), rest=rest_for(threads))
+    found = {"threads": threads, "gbytes": 2 * COPY_BYTES / times["copy"]["min"] / 1e9}
+    return {**found, "gflops": top.flops / times["peak"]["min"] / 1e9} if "peak" in times else found
 
 
 def layer(problem: ConvProblem, threads: int, seconds: float) -> dict[str, Any]:

@@ -279,7 +279,10 @@ def text(found: Measurements, threads: Iterable[int]) -> str:
     threads = list(threads)
     parts = ["\n".join(report.columns([TITLES, *table(found, threads)]))]
     for title, lines in (
-        ("Largest error of each rival in the races, as a share of the largest output", _rival_errors(found)),
+        (
+            "Largest error of each rival in the races, over the largest output; making ready and first call, median",
+            _rivals(found),
+        ),
         ("Time per FLOP (1 = the smallest) and workspace by size", _scales(found, threads)),
         ("Defaults that are not near the best row", _misses(found, threads)),
         ("Layers where a peer is ahead", _behind(found, threads)),
@@ -289,13 +292,18 @@ def text(found: Measurements, threads: Iterable[int]) -> str:
     return "\n\n".join(parts)
 
 
-def _rival_errors(found: Measurements) -> list[str]:
-    worst: dict[str, tuple[float, str]] = {}
+def _rivals(found: Measurements) -> list[str]:
+    errors: dict[str, tuple[float, str]] = {}
+    ready: dict[str, list[float]] = {}
     for name, row in found.items():
         for rival, numbers in row.get("rivals", {}).items():
-            if numbers.get("error") is not None and "op" not in row:
-                worst[rival] = max(worst.get(rival, (0.0, "")), (numbers["error"], name.split("/")[1]))
-    return [f"{rival:<22} {error:.1e}  {layer}" for rival, (error, layer) in sorted(worst.items())]
+            if "ready" in numbers:
+                errors[rival] = max(errors.get(rival, (0.0, "")), (numbers["error"], name.split("/")[1]))
+                ready.setdefault(rival, []).append(1e3 * numbers["ready"])
+    return [
+        f"{rival:<22} {error:.1e} {layer:<24} {statistics.median(ready[rival]):8.1f} ms"
+        for rival, (error, layer) in sorted(errors.items())
+    ]
 
 
 def _scales(found: Measurements, threads: Iterable[int]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any
@@ -57,8 +58,9 @@ def convolution(
     Returns
     -------
     dict
-        "rivals": name -> {"min", "median", "first", "calls", "error"}, "peak" (GFLOP/s, {"min", "median"}), "kernels"
-        and "workspace" by layout, "refused": peer -> why it is not there, and the problem's numbers.
+        "rivals": name -> {"min", "median", "calls", "error", "ready" (seconds to make ready and make the first call)},
+        "peak" (GFLOP/s, {"min", "median"}), "kernels" and "workspace" by layout, "refused": peer -> why it is not
+        there, and the problem's numbers.
     """
     p = problem
     fastconv.set_num_threads(threads)
@@ -70,30 +72,39 @@ def convolution(
         "kernels": {}, "workspace": {}, "refused": {},
     }  # fmt: skip
     rivals: dict[str, list[Any]] = {}
-    errors: dict[str, float] = {}
+    extra: dict[str, dict[str, float]] = {}
     with ExitStack() as stack:
         for layout in layouts:
             name = f"fastconv_{layout.lower()}"
+            start = time.perf_counter()
             try:
                 rival, plan = ours_convolution(p, inputs, weight, layout, **how)
             except NoKernelError as error:
                 row["refused"][name] = str(error).splitlines()[0]
                 continue
-            rivals[name], errors[name] = rival.calls, exact.error(rival.output())
+            rivals[name], extra[name] = rival.calls, _first(rival, exact, start)
             row["kernels"][layout], row["workspace"][layout] = plan.kernel, plan.workspace_nbytes
         for name in installed() if peers is None else peers:
+            peer = adapter(name)
+            start = time.perf_counter()
             try:
-                rival = adapter(name).convolution(p, inputs, weight, threads, stack)
+                rival = peer.convolution(p, inputs, weight, threads, stack)
             except Unsupported as reason:
                 row["refused"][name] = str(reason)
                 continue
-            rivals[name], errors[name] = rival.calls, exact.error(rival.output())
-        _timed(row, rivals, errors, threads, seconds, stack)
+            rivals[name], extra[name] = rival.calls, _first(rival, exact, start)
+        _timed(row, rivals, extra, threads, seconds, stack)
     return row
 
 
+def _first(rival: Rival, exact: Exact, start: float) -> dict[str, float]:
+    """The error of the first call, and the seconds since `start`: model built, weight packed, first call."""
+    y = rival.output()
+    return {"ready": time.perf_counter() - start, "error": exact.error(y)}
+
+
 def _timed(
-    row: dict[str, Any], rivals: dict[str, Any], errors: dict[str, float], threads: int, seconds: float,
+    row: dict[str, Any], rivals: dict[str, Any], extra: dict[str, dict[str, float]], threads: int, seconds: float,
     stack: ExitStack,
 ) -> None:  # fmt: skip
     """The race itself, with the peak among the rivals."""
@@ -106,7 +117,7 @@ def _timed(
     if top is not None:
         fastest = times.pop("peak")
         row["peak"] = {how: top.flops / fastest[how] / 1e9 for how in ("min", "median")}
-    row["rivals"] = {name: {**time, "error": errors[name]} for name, time in times.items()}
+    row["rivals"] = {name: {**seconds_, **extra[name]} for name, seconds_ in times.items()}
 
 
 def pool(
@@ -123,7 +134,7 @@ def pool(
     expected = _ours_pool(p, [inputs[0].astype(np.float64)], "NCHW", algorithm="reference").output()
     scale = float(np.abs(expected).max()) or 1.0
     rivals: dict[str, list[Any]] = {}
-    errors: dict[str, float] = {}
+    extra: dict[str, dict[str, float]] = {}
     with ExitStack() as stack:
         found = {name: lambda layout=layout: _ours_pool(p, inputs, layout) for name, layout in zip(OURS, LAYOUTS)}
         for name in installed() if peers is None else peers:
@@ -134,8 +145,9 @@ def pool(
             except Unsupported as reason:
                 row["refused"][name] = str(reason)
                 continue
-            rivals[name], errors[name] = rival.calls, float(np.abs(rival.output() - expected).max()) / scale
-        _timed(row, rivals, errors, threads, seconds, stack)
+            rivals[name] = rival.calls
+            extra[name] = {"error": float(np.abs(rival.output() - expected).max()) / scale}
+        _timed(row, rivals, extra, threads, seconds, stack)
     return row
 
 

@@ -39,21 +39,21 @@ def race(
 
     Returns
     -------
-    name -> {"min", "median", "first" (the very first call, warm-up included), "calls"}
+    name -> {"min", "median", "calls"}
     """
     found: dict[str, dict[str, float]] = {}
     blocks: dict[str, list[Callable[[], Any]]] = {}
     turns: dict[str, int] = {}
     for name, given in rivals.items():
         calls = [given] if callable(given) else list(given)
-        found[name] = {"first": _once(calls[:1])}
+        calls[0]()
         once = max(_once(calls[-1:]), 1e-7)
         if once < SLOW_SECONDS:
             once = max(_once(calls), 1e-7)
         # a short sample is whole rotations; a long one is a single call, and the turns go on where the last one ended
         repeats = round(SAMPLE_SECONDS / once)
         blocks[name] = calls * max(1, repeats // len(calls)) if repeats > 1 else [*calls]
-        found[name]["block"] = repeats
+        found[name] = {"block": repeats}
         turns[name] = max(FEWEST_TURNS, min(rounds, round(seconds / once)))
     samples: dict[str, list[float]] = {name: [] for name in rivals}
     names = list(rivals)
