@@ -66,3 +66,21 @@ def test_goals_table_of_one_measurement():
     verdicts = {cells[0]: cells[-1] for cells in lines.table(found, [1])}
     assert verdicts["default error, worst listed layer"] == "goal"
     assert verdicts["depthwise, best of all peers"] == "not measured"
+
+
+def test_pictures_are_small(tmp_path):
+    pytest.importorskip("matplotlib")
+    from bench import pictures
+    from bench.goals import lines
+    from bench.goals.lists import everything
+    from fastconv.benchmark import contest
+
+    name = "mnist_conv2_mb64"
+    found = {
+        lines.key("others", name, 1): contest.convolution(everything()[name], 1, [], 0.001),
+        lines.key("machine", "roofs", 1): {"threads": 1, "gbytes": 20.0, "gflops": 100.0},
+    }
+    for draw in (pictures.bars, pictures.roofline):
+        file = tmp_path / f"{draw.__name__}.png"
+        draw(found, 1, "title").savefig(file, dpi=pictures.DOTS_AN_INCH)
+        assert 1000 < file.stat().st_size < 150_000

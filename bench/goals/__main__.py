@@ -65,6 +65,7 @@ PARTS: dict[str, Callable[[int, float], Iterator[Job]]] = {
     "plain": lambda t, s: _layers("plain", lists.plain(), jobs.plain, t, t, s),
     "second_core": lambda t, s: _layers("second_core", lists.second_core(), jobs.second_core, t, s),
     "scale": _scales,
+    "twins": lambda t, s: _layers("twins", lists.twins(), jobs.twins, t, t, s),
     "avx2": lambda t, s: _layers("avx2", lists.plain(), jobs.plain_avx2, t, t, s),
     "trained": _trained,
     "errors": lambda t, s: _layers("errors", lists.everything(), jobs.errors, t),

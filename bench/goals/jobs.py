@@ -193,6 +193,30 @@ def choice(problem: ConvProblem, threads: int, seconds: float) -> dict[str, Any]
     return found
 
 
+def twins(problem: ConvProblem, threads: int, seconds: float) -> dict[str, Any]:
+    """The Numba kernels against the C kernels of the same algorithm, both packing their weights in each call."""
+    p = problem
+    fastconv.set_num_threads(threads)
+    x, w = operands(p)
+    found: dict[str, Any] = {"problem": p.text, "threads": threads, "twins": {}}
+    for layout in contest.LAYOUTS:
+        hx, hw = (x, w) if layout == "NCHW" else (_nhwc(x), np.ascontiguousarray(w.transpose(2, 3, 1, 0)))
+        y = np.empty(ConvProblem.parse(p.text, layout=layout).output_shape, np.float32)
+        for algorithm in sorted(
+            {k.algorithm for k in KERNELS if k.backend == "numba" and k.op == "conv2d"} - {"naive"}
+        ):
+            how = {"layout": layout, "algorithm": algorithm, "precision": 1.0, "out": y, **where(p)}
+            calls = {b: functools.partial(fastconv.conv2d, hx, hw, backend=b, **how) for b in ("cython", "numba")}
+            try:
+                for call in calls.values():
+                    call()
+            except NoKernelError:
+                continue
+            times = race(calls, seconds, rest=rest_for(threads))
+            found["twins"][f"{algorithm} {layout}"] = times
+    return found
+
+
 def _seconds(call: Callable[[], Any]) -> float:
     call()
     best = float("inf")

@@ -165,6 +165,16 @@ def _flat(found: Measurements, threads: int) -> Values:
     return result
 
 
+def _twins(found: Measurements, threads: int) -> Values:
+    """The C kernel's time over the Numba kernel's."""
+    result = {}
+    for label, row in rows(found, "twins", threads):
+        for name, times in row["twins"].items():
+            pair = [times["cython"][how] / times["numba"][how] for how in HOWS]
+            result[f"{label} {name}"] = (pair[0], pair[1])
+    return result
+
+
 def _default_errors(found: Measurements, threads: int) -> Values:
     """Of every listed layer, the larger of both layouts'."""
     return {n: (worst := _error(row, "fast"), worst) for n, row in rows(found, "errors", threads)}
@@ -215,7 +225,7 @@ def _chosen_well(part: str) -> Callable[[Measurements, int], Values]:
 
 
 def _compared(name: str, part: str, goal: float, floor: float | None, values: Any, worst_goal: Any = None) -> Line:
-    """Peer's time over ours; the geometric mean counts."""
+    """Another's time over ours; the geometric mean counts."""
     return Line(name, part, goal, floor, values, worst_goal)
 
 
@@ -250,6 +260,7 @@ LINES = (
     _of_peak("Winograd, 128-512 channels, share of peak", "winograd", 3.0, 2.2, _shares("winograd", lists.wide())),
     _of_peak("plain sums under AVX2, share of its peak", "avx2", 0.85, 0.85, _shares("avx2", inner="strict")),
     Line("second core, our two threads over our one", "second_core", 1.9, 1.7, _second_core),
+    _compared("Numba kernels, C kernels of the same algorithm", "twins", 0.95, 0.85, _twins),
     Line("time per FLOP, largest over smallest", "scale", 1.2, None, _flat, smaller=True, summary=max),
     _at_most("default error, worst listed layer", "errors", FAST_ERROR_LIMIT, _default_errors),
     _at_most("strict error, worst listed layer", "errors", STRICT_ERROR_LIMIT, _strict_errors),

@@ -81,6 +81,19 @@ def second_core() -> Layers:
     return {name: everything()[name] for name in names}
 
 
+def twins() -> Layers:
+    """Layers on which the Numba kernels are held against the C kernels."""
+    names = (
+        "vgg_conv3_2",
+        "r50_mb1_c2_3x3",
+        "r50_mb1_c4_1x1_1024_256",
+        "r50_mb1_conv1",
+        "goog_3b_5x5",
+        "mnist_conv2_mb64",
+    )
+    return {name: everything()[name] for name in names}
+
+
 #: (op, text) of pools of the networks above; forward and backward are raced.
 POOLS = (
     ("max_pool2d", "mb64ic32ih26kh2sh2"),
