@@ -10,6 +10,7 @@ enum {
     DEPTH_BYTES = 2048, /* depth of a block: 14 rows of it stay in a 32 KB L1 (measured on Zen 4: 1536-3072 alike) */
     BLOCK_PIXELS = 256, /* pixels a task takes through the loop nest: packed NCHW panels stay in a 1 MB L2 */
     AHEAD_BYTES = 2048, /* of packed weights, fetched past those in use (measured on Zen 4: 2048-4096 alike, 0 is 0.97x) */
+    TAPS_IN_PLACE = 64, /* offsets kept on the stack: an 8x8 filter, or 64 filter rows */
     ALIAS_BYTES = 4096, /* rows at a multiple of this fall into one set of the L1 */
 };
 
@@ -52,6 +53,7 @@ typedef struct gather {
     int merged;                                  /* NHWC: the taps of a filter row read consecutive elements */
     int adjoint;                                 /* backward_input: cells outside of dy are no zeros, they are nothing */
     int nonfinite;                               /* ... which shows when weights are NaN or infinite (0 * NaN) */
+    int rows_in_place;                           /* NHWC: w needs no packing, its rows of output channels are contiguous */
     int affine;                                  /* NCHW: w needs no packing, element k = c*taps + t is at k*cs_w */
     int64_t base_w, cs_w;
 } gather;

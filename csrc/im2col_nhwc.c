@@ -5,8 +5,6 @@
 
 #include <stddef.h>
 
-enum { TAPS_IN_PLACE = 64 }; /* offsets kept on the stack: an 8x8 filter, or 64 filter rows */
-
 /* The rows of a tile of pixels, q0 <= q < q0 + m, as dst[row][t*channels + c]. */
 static void pack_pixels(const gather *g, char *dst, int64_t pitch, int64_t q0, int64_t m, int64_t channel, int64_t channels)
 {
@@ -172,12 +170,20 @@ void fc_im2col_nhwc_task(void *ctx, int64_t task, int worker)
         const char *weights = g->packed + (group * depth_all + k0) * g->channel_tiles * nr * size;
         const int last = block == g->blocks - 1;
         const int64_t pitch = pitch_of(depth);
-        const int64_t inner = g->merged ? g->taps_w : 1; /* taps that the depth run of one tap covers */
+        const int64_t inner = g->merged && !g->rows_in_place ? g->taps_w : 1; /* taps that the depth run of one covers */
+        int64_t b_offsets[TAPS_IN_PLACE];
+        if (g->rows_in_place) {
+            weights = g->w + (group * g->wg + c0 * g->wc) * size;
+            for (int64_t t = 0; t < g->taps; t++)
+                b_offsets[t] = g->wh[t / g->taps_w] + g->ww[t % g->taps_w];
+        }
+        const int64_t panel_bytes = (g->rows_in_place ? 1 : depth) * nr * size;
         args.cs_a = 1;
-        args.rs_b = nr;
+        args.rs_b = g->rows_in_place ? g->wc : nr;
+        args.b_offset = g->rows_in_place ? b_offsets : NULL;
         args.rs_c = g->y.w;
         args.rs_r = g->r.w;
-        args.b_ahead = AHEAD_BYTES;
+        args.b_ahead = AHEAD_BYTES / nr * args.rs_b;
         for (int64_t tile = tile0; tile < tile1; tile++) {
             int64_t q0, offsets[TAPS_IN_PLACE];
             const int64_t m = pixel_tile(g, tile, &q0);
@@ -194,7 +200,7 @@ void fc_im2col_nhwc_task(void *ctx, int64_t task, int worker)
             if (g->taps / inner <= TAPS_IN_PLACE && pixels_in_place(g, q0, m, &in_place)) {
                 args.a_offset = offsets;
                 for (int64_t t = 0; t < g->taps / inner; t++)
-                    offsets[t] = g->merged ? g->th[t] * g->x.h + g->tw[0] * g->x.w :
+                    offsets[t] = inner > 1 ? g->th[t] * g->x.h + g->tw[0] * g->x.w :
                                              g->th[t / g->taps_w] * g->x.h + g->tw[t % g->taps_w] * g->x.w;
                 args.a = in_place + (group * g->icg + c0) * size;
                 args.rs_a = g->sw * g->x.w;
@@ -206,12 +212,19 @@ void fc_im2col_nhwc_task(void *ctx, int64_t task, int worker)
                 args.rs_a = pitch;
                 args.taps = 1;
                 args.kc = depth;
+                if (g->rows_in_place) { /* one tap at a time, as the weights are */
+                    for (int64_t t = 0; t < g->taps; t++)
+                        offsets[t] = t * channels;
+                    args.a_offset = offsets;
+                    args.taps = g->taps;
+                    args.kc = channels;
+                }
             }
             const place at = place_of(g, q0);
             const char *const next = next_pixels(g, &args, tile, tile0, tile1, block) + group * g->icg * size;
             const int64_t lines = args.next_rows ? ceil_div(channels * size, FC_ALIGNMENT) : 0;
             for (int64_t panel = panel0, line = 0; panel < panel1; panel++) {
-                args.b = weights + panel * depth * nr * size;
+                args.b = weights + panel * panel_bytes;
                 args.next = next + line * FC_ALIGNMENT;
                 args.next_lines = (lines - line) / (panel1 - panel);
                 line += args.next_lines;

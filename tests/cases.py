@@ -84,6 +84,11 @@ BASIC = (
     "mb2ic3ih3iw70oc2kh3kw5ph1pw2",
     "mb1ic3ih5iw4oc100kh3ph1",
     "mb1ic70ih3iw4oc67kh1",
+    # whole panels of output channels, read where they are: groups, several blocks of depth, stride and dilation, 512
+    "g2mb2ic10ih5iw6oc64kh3ph1",
+    "mb1ic300ih3iw4oc32kh2kw3ph1",
+    "mb2ic5ih9iw8oc96kh3sh2ph1dh2",
+    "mb1ic7ih3iw5oc512kh1",
 )
 
 # Winograd's own edges: outputs that are and are not multiples of both tiles, one tile, padding beyond the image.
