@@ -97,13 +97,15 @@ enum { FC_MR_MAX = 14, FC_NR_MAX = 32 };
 
 /* What a pooling kernel reads and writes, dense in shape->layout: in is x or dy, out is y or dx; indices are flat in a
  * plane (row * iw + column), written by the forward pass (NULL: not wanted) and read by the backward pass of a maximum.
- * block: channels of a unit of max_backward in NHWC. */
+ * block: channels of a unit of max_backward in NHWC; outside: set to 1 by max_backward if an index is no cell of its
+ * plane. */
 typedef struct fc_pool2d_args {
     const fc_pool2d_shape *shape;
     const void *in;
     void *out;
     int64_t *indices;
     int64_t block;
+    int *outside;
 } fc_pool2d_args;
 
 /* For each layout, a function that does the units begin..end of the work and writes nothing else. Units are planes
@@ -212,9 +214,10 @@ void fc_conv2d_backward_weight_depthwise(const fc_conv2d_shape *shape, const fc_
 
 /* ---- Pooling (pooling.c) --------------------------------------------------------------------------------------- */
 
-/* dtype float32 or float64, arrays dense in shape->layout, planes of fewer than 2^31 cells. No workspace. */
+/* dtype float32 or float64, arrays dense in shape->layout, planes of fewer than 2^31 cells. No workspace. The gradient of
+ * a maximum returns -1 if an index was no cell of its plane (it then adds nothing), else 0. */
 void fc_max_pool2d_forward(const fc_pool2d_shape *shape, const void *x, void *y, int64_t *indices, int threads);
-void fc_max_pool2d_backward(const fc_pool2d_shape *shape, const void *dy, const int64_t *indices, void *dx, int threads);
+int fc_max_pool2d_backward(const fc_pool2d_shape *shape, const void *dy, const int64_t *indices, void *dx, int threads);
 void fc_avg_pool2d_forward(const fc_pool2d_shape *shape, const void *x, void *y, int threads);
 void fc_avg_pool2d_backward(const fc_pool2d_shape *shape, const void *dy, void *dx, int threads);
 

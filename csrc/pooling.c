@@ -10,6 +10,23 @@ enum {
     ENOUGH_TASKS = 16,
 };
 
+/* What the kernels are told: adaptive windows that all have one size are sliding ones, and one channel is the same bytes
+ * in both layouts, and planes have the longer rows. */
+static fc_pool2d_shape plain(const fc_pool2d_shape *shape)
+{
+    fc_pool2d_shape s = *shape;
+    if (s.adaptive && s.ih % s.oh == 0 && s.iw % s.ow == 0) {
+        s.adaptive = s.count_include_pad = 0;
+        s.kh = s.sh = s.ih / s.oh;
+        s.kw = s.sw = s.iw / s.ow;
+        s.ph = s.pw = s.ph_r = s.pw_r = 0;
+        s.dh = s.dw = 1;
+    }
+    if (s.c == 1)
+        s.layout = FC_NCHW;
+    return s;
+}
+
 typedef void (*run_units)(const fc_pool2d_args *args, int64_t begin, int64_t end);
 
 typedef struct job {
@@ -48,42 +65,41 @@ static const fc_pool2d_kernels *kernels_for(const fc_pool2d_shape *s)
     return s->dtype == FC_F32 ? fc_kernels()->pool2d_f32 : fc_kernels()->pool2d_f64;
 }
 
-/* One channel is the same bytes in both layouts, and planes have the longer rows. */
-static int layout_of(const fc_pool2d_shape *s) { return s->c == 1 ? FC_NCHW : s->layout; }
-
-void fc_max_pool2d_forward(const fc_pool2d_shape *s, const void *x, void *y, int64_t *indices, int threads)
+void fc_max_pool2d_forward(const fc_pool2d_shape *shape, const void *x, void *y, int64_t *indices, int threads)
 {
-    const int layout = layout_of(s);
-    job j = {{s, x, y, indices, 0}, kernels_for(s)->max_forward[layout], 0, 0};
-    j.units = s->mb * (layout == FC_NCHW ? s->c : s->oh);
+    const fc_pool2d_shape s = plain(shape);
+    job j = {{&s, x, y, indices, 0, NULL}, kernels_for(&s)->max_forward[s.layout], 0, 0};
+    j.units = s.mb * (s.layout == FC_NCHW ? s.c : s.oh);
     run(&j, threads);
 }
 
-void fc_max_pool2d_backward(const fc_pool2d_shape *s, const void *dy, const int64_t *indices, void *dx, int threads)
+int fc_max_pool2d_backward(const fc_pool2d_shape *shape, const void *dy, const int64_t *indices, void *dx, int threads)
 {
-    const int layout = layout_of(s);
-    job j = {{s, dy, dx, (int64_t *)indices, s->c}, kernels_for(s)->max_backward[layout], s->mb * s->c, 0};
-    if (layout == FC_NHWC) {
+    const fc_pool2d_shape s = plain(shape);
+    int outside = 0;
+    job j = {{&s, dy, dx, (int64_t *)indices, s.c, &outside}, kernels_for(&s)->max_backward[s.layout], s.mb * s.c, 0};
+    if (s.layout == FC_NHWC) {
         /* Whole images while there are enough of them: their rows are contiguous. Any block gives the same bits. */
-        const int whole = threads <= 1 || s->mb >= ENOUGH_TASKS || s->c < 2 * CHANNEL_BLOCK;
-        j.args.block = whole ? s->c : CHANNEL_BLOCK;
-        j.units = s->mb * ceil_div(s->c, j.args.block);
+        const int whole = threads <= 1 || s.mb >= ENOUGH_TASKS || s.c < 2 * CHANNEL_BLOCK;
+        j.args.block = whole ? s.c : CHANNEL_BLOCK;
+        j.units = s.mb * ceil_div(s.c, j.args.block);
     }
     run(&j, threads);
+    return outside ? -1 : 0;
 }
 
-void fc_avg_pool2d_forward(const fc_pool2d_shape *s, const void *x, void *y, int threads)
+void fc_avg_pool2d_forward(const fc_pool2d_shape *shape, const void *x, void *y, int threads)
 {
-    const int layout = layout_of(s);
-    job j = {{s, x, y, NULL, 0}, kernels_for(s)->avg_forward[layout], 0, 0};
-    j.units = s->mb * (layout == FC_NCHW ? s->c : s->oh);
+    const fc_pool2d_shape s = plain(shape);
+    job j = {{&s, x, y, NULL, 0, NULL}, kernels_for(&s)->avg_forward[s.layout], 0, 0};
+    j.units = s.mb * (s.layout == FC_NCHW ? s.c : s.oh);
     run(&j, threads);
 }
 
-void fc_avg_pool2d_backward(const fc_pool2d_shape *s, const void *dy, void *dx, int threads)
+void fc_avg_pool2d_backward(const fc_pool2d_shape *shape, const void *dy, void *dx, int threads)
 {
-    const int layout = layout_of(s);
-    job j = {{s, dy, dx, NULL, 0}, kernels_for(s)->avg_backward[layout], 0, 0};
-    j.units = s->mb * (layout == FC_NCHW ? s->c : s->ih);
+    const fc_pool2d_shape s = plain(shape);
+    job j = {{&s, dy, dx, NULL, 0, NULL}, kernels_for(&s)->avg_backward[s.layout], 0, 0};
+    j.units = s.mb * (s.layout == FC_NCHW ? s.c : s.ih);
     run(&j, threads);
 }

@@ -3,49 +3,79 @@
 #ifndef FC_POOL_BACKWARD_ONCE
 #define FC_POOL_BACKWARD_ONCE
 enum {
-    SELECT_CELLS = 9,   /* in larger windows scattering beats comparing every cell with the index (NHWC) */
-    ZERO_BYTES = 16384, /* cleared at once, then scattered into while in L1 */
+    SELECT_CELLS = 16,   /* in larger windows scattering beats comparing every cell with the index (NHWC) */
+    SELECT_BYTES = 16384, /* of the rows of dx that a row of windows adds to: half of L1 */
+    SCATTER_REPEATS = 32, /* windows over a cell from which on neighbours name the same cell most of the time */
+    ZERO_BYTES = 16384,  /* cleared at once, then scattered into while in L1 */
 };
 #endif
 
 /* ---- Backward of the maximum --------------------------------------------------------------------------------- */
 
-/* Adds dy to the dx of one plane. An index outside the plane adds nothing. */
-FC_INLINE void P(scatter)(const fc_pool2d_shape *s, const T *dy, const int64_t *indices, T *dx)
+static void P(report_outside)(const fc_pool2d_args *args) { __atomic_store_n(args->outside, 1, __ATOMIC_RELAXED); }
+
+/* Adds dy to the dx of n neighbouring planes, in turn: a sum that follows one to the same cell would wait for it. */
+FC_INLINE void P(scatter)(const fc_pool2d_args *args, const T *dy, const int64_t *indices, T *dx, const int n)
 {
-    const uint64_t cells = (uint64_t)(s->ih * s->iw);
-    for (int64_t o = 0; o < s->oh * s->ow; o++)
-        if ((uint64_t)indices[o] < cells)
-            dx[indices[o]] += dy[o];
+    const fc_pool2d_shape *s = args->shape;
+    const int64_t outputs = s->oh * s->ow, cells = s->ih * s->iw;
+    int outside = 0;
+    for (int64_t o = 0; o < outputs; o++)
+        for (int p = 0; p < n; p++) {
+            const uint64_t where = (uint64_t)indices[p * outputs + o];
+            if (where < (uint64_t)cells)
+                dx[p * cells + (int64_t)where] += dy[p * outputs + o];
+            else
+                outside = 1;
+        }
+    if (outside)
+        P(report_outside)(args);
+}
+
+FC_INLINE void P(zero)(T *p, int64_t n)
+{
+    for (int64_t i = 0; i < n; i += L)
+        P(store)(p + i, (V){0}, (int)min64(L, n - i));
+}
+
+/* 2x2, stride 2: n outputs, at most L; `width` cells of rows a and b are written. Whole: L may be read, which is faster.
+ * Returns the lanes whose index named none of their four cells. */
+FC_INLINE M P(select_2x2)(const T *dy, const int64_t *indices, T *a, T *b, INT corner, int64_t iw, int64_t width,
+                          int whole, const int n)
+{
+    const V value = whole ? P(keep)(P(lanes_below)(n), *(const V *)dy) : P(load)(dy, n, (V){0});
+    const I cell = (whole ? P(load_indices)(indices, L) : P(load_indices)(indices, n)) - (SPLAT_INT(corner) + 2 * IOTA);
+    const M a0 = P(equal)(cell, SPLAT_INT(0)), a1 = P(equal)(cell, SPLAT_INT(1));
+    const M b0 = P(equal)(cell, SPLAT_INT(iw)), b1 = P(equal)(cell, SPLAT_INT(iw + 1));
+    P(store_interleaved)(a, P(keep)(a0, value), P(keep)(a1, value), width);
+    P(store_interleaved)(b, P(keep)(b0, value), P(keep)(b1, value), width);
+    return P(lanes_below)(n) & ~(a0 | a1 | b0 | b1);
 }
 
 /* 2x2, stride 2: each dy goes to one of its own four cells, so nothing is scattered. Returns 0 if an index names
  * another cell (it came from elsewhere): the caller then scatters. */
-FC_INLINE int P(plane_2x2)(const fc_pool2d_shape *s, const T *dy, const int64_t *indices, T *dx)
+FC_INLINE int P(plane_2x2)(const fc_pool2d_shape *s, const T *dy, const T *dy_end, const int64_t *indices, T *dx)
 {
-    I hits = {0};
-    const int64_t width = 2 * s->ow;
-    for (int64_t i = 0; i < s->oh; i++) {
-        T *a = dx + 2 * i * s->iw, *b = a + s->iw;
-        for (int64_t o = 0; o < s->ow; o += L) {
-            const int n = (int)min64(L, s->ow - o);
-            const V value = P(load)(dy + i * s->ow + o, n, (V){0});
-            const I where = n == L ? P(load_indices)(indices + i * s->ow + o, L)
-                                   : P(load_indices)(indices + i * s->ow + o, n);
-            const I cell = where - (SPLAT_INT(2 * i * s->iw + 2 * o) + 2 * IOTA);
-            const I a0 = cell == 0, a1 = cell == 1, b0 = cell == SPLAT_INT(s->iw), b1 = cell == SPLAT_INT(s->iw + 1);
-            hits -= a0 + a1 + b0 + b1;
-            P(store_interleaved)(a + 2 * o, (V)(a0 & (I)value), (V)(a1 & (I)value), 2 * n);
-            P(store_interleaved)(b + 2 * o, (V)(b0 & (I)value), (V)(b1 & (I)value), 2 * n);
+    const int64_t iw = s->iw;
+    const int n = (int)min64(L, s->ow);
+    M missed = P(lanes_below)(0);
+    for (int64_t i = 0; i < s->oh; i++, dy += s->ow, indices += s->ow) {
+        T *a = dx + 2 * i * iw, *b = a + iw;
+        const INT corner = (INT)(2 * i * iw);
+        if (n < L) { /* the cells beyond the last window are lanes of 0 */
+            missed |= P(select_2x2)(dy, indices, a, b, corner, iw, min64(iw, 2 * L), dy + L <= dy_end, n);
+        } else {
+            for (int64_t next = 0; next < s->ow; next += L) {
+                const int64_t o = min64(next, s->ow - L);
+                missed |= P(select_2x2)(dy + o, indices + o, a + 2 * o, b + 2 * o, corner + (INT)(2 * o), iw,
+                                          2 * L, 1, L);
+            }
+            for (int64_t j = 2 * s->ow; j < iw; j++)
+                a[j] = b[j] = 0;
         }
-        for (int64_t j = width; j < s->iw; j++)
-            a[j] = b[j] = 0;
     }
-    memset(dx + 2 * s->oh * s->iw, 0, (size_t)((s->ih - 2 * s->oh) * s->iw) * sizeof(T));
-    int64_t total = 0;
-    for (int l = 0; l < L; l++)
-        total += hits[l];
-    return total == s->oh * s->ow;
+    P(zero)(dx + 2 * s->oh * iw, (s->ih - 2 * s->oh) * iw);
+    return !P(any)(missed);
 }
 
 /* Planes begin..end of the mb * c. */
@@ -53,45 +83,64 @@ static void P(max_backward_nchw)(const fc_pool2d_args *args, int64_t begin, int6
 {
     const fc_pool2d_shape *s = args->shape;
     const axis down = rows_of(s), along = columns_of(s);
-    const int by_2x2 = is_2x2(&down, &along) && s->ow >= L / 2; /* shorter rows are scattered faster */
     const int64_t cells = s->ih * s->iw, outputs = s->oh * s->ow;
-    const int64_t at_once = by_2x2 ? 1 : 1 + ZERO_BYTES / (cells * (int64_t)sizeof(T) + 1);
-    for (int64_t first = begin; first < end; first += at_once) {
-        const int64_t last = min64(first + at_once, end);
-        const T *dy = (const T *)args->in + first * outputs;
-        const int64_t *indices = args->indices + first * outputs;
-        T *dx = (T *)args->out + first * cells;
-        if (by_2x2 && P(plane_2x2)(s, dy, indices, dx))
+    const T *dy_end = (const T *)args->in + s->mb * s->c * outputs;
+    const int by_2x2 = is_2x2(&down, &along) && s->ow >= L / 2; /* shorter rows are scattered faster */
+    const int repeats = !s->adaptive && s->kh * s->kw / (s->sh * s->sw) >= SCATTER_REPEATS;
+    const int64_t at_once = by_2x2 ? 1 : repeats ? 4 : 1 + ZERO_BYTES / (cells * (int64_t)sizeof(T) + 1);
+    for (int64_t plane = begin; plane < end; plane += at_once) {
+        const int64_t last = min64(plane + at_once, end);
+        const T *dy = (const T *)args->in + plane * outputs;
+        const int64_t *indices = args->indices + plane * outputs;
+        T *dx = (T *)args->out + plane * cells;
+        if (by_2x2 && P(plane_2x2)(s, dy, dy_end, indices, dx))
             continue;
-        memset(dx, 0, (size_t)((last - first) * cells) * sizeof(T));
-        for (int64_t plane = first; plane < last; plane++, dy += outputs, indices += outputs, dx += cells)
-            P(scatter)(s, dy, indices, dx);
+        memset(dx, 0, (size_t)((last - plane) * cells) * sizeof(T));
+        if (repeats && last - plane == 4)
+            P(scatter)(args, dy, indices, dx, 4);
+        else
+            for (int64_t p = plane; p < last; p++, dy += outputs, indices += outputs, dx += cells)
+                P(scatter)(args, dy, indices, dx, 1);
     }
 }
 
-/* n <= L channels of one window: dy to the cell that the index names, 0 to the others. */
+/* nv vectors of channels of one window, or n lanes of one: dy to the cell that the index names; the others get 0, or
+ * keep what they have where windows overlap. */
 FC_INLINE void P(select)(const fc_pool2d_shape *s, const T *dy, const int64_t *indices, window rows, window columns,
-                         T *dx, I *hits, const int n)
+                         T *dx, M *missed, const int overlapping, const int nv, const int n)
 {
-    const V value = P(load)(dy, n, (V){0});
-    const I where = P(load_indices)(indices, n);
+    V value[2];
+    I where[2];
+    M hit[2];
+    for (int v = 0; v < nv; v++) {
+        value[v] = P(load)(dy + v * L, n, (V){0});
+        where[v] = P(load_indices)(indices + v * L, n);
+        hit[v] = P(lanes_below)(0);
+    }
     for (int64_t i = rows.first; i < rows.end; i++)
         for (int64_t j = columns.first; j < columns.end; j++) {
             T *cell = dx + (i * s->iw + j) * s->c;
-            const I here = where == SPLAT_INT(i * s->iw + j);
-            *hits -= here;
-            P(store)(cell, (V)(here & (I)value), n);
+            const I index = SPLAT_INT(i * s->iw + j);
+            for (int v = 0; v < nv; v++) {
+                const M here = P(equal)(where[v], index);
+                hit[v] |= here;
+                P(store)(cell + v * L, overlapping ? P(add_where)(here, P(load)(cell + v * L, n, (V){0}), value[v])
+                                                   : P(keep)(here, value[v]), n);
+            }
         }
+    for (int v = 0; v < nv; v++)
+        *missed |= P(lanes_below)(n) & ~hit[v];
 }
 
-/* Channels k0..k1 of an image whose windows do not overlap, by comparing indices; returns how many indices lay in their
- * own windows. Rows with cells under no window are cleared just before the first window reaches them. */
-FC_INLINE int64_t P(select_image)(const fc_pool2d_shape *s, const T *dy, const int64_t *indices, T *dx, int64_t k0,
-                                  int64_t k1)
+/* Channels k0..k1 of an image, by comparing indices; returns 0 if one lay outside its own window. Rows that are added
+ * to, and those with cells under no window, are cleared just before the first window reaches them. */
+FC_INLINE int P(select_image)(const fc_pool2d_shape *s, const windows *along, const T *dy, const int64_t *indices, T *dx,
+                              int64_t k0, int64_t k1, const int overlapping)
 {
-    const axis down = rows_of(s), along = columns_of(s);
+    const axis down = rows_of(s);
     const int64_t c = s->c;
-    int64_t total = 0, cleared = tiled(&down) && tiled(&along) ? s->ih : 0;
+    M missed = P(lanes_below)(0);
+    int64_t cleared = !overlapping && tiled(&down) && tiled(&along->a) ? s->ih : 0;
     for (int64_t i = 0; i < s->oh; i++) {
         const window rows = window_at(&down, i);
         for (; cleared < (i + 1 < s->oh ? rows.end : s->ih); cleared++)
@@ -99,49 +148,67 @@ FC_INLINE int64_t P(select_image)(const fc_pool2d_shape *s, const T *dy, const i
                 memset(dx + cleared * s->iw * c, 0, (size_t)(s->iw * c) * sizeof(T));
             else
                 for (int64_t j = 0; j < s->iw; j++)
-                    memset(dx + (cleared * s->iw + j) * c + k0, 0, (size_t)(k1 - k0) * sizeof(T));
-        I hits = {0};
+                    P(zero)(dx + (cleared * s->iw + j) * c + k0, k1 - k0);
         for (int64_t o = 0; o < s->ow; o++) {
-            const window columns = window_at(&along, o);
+            const window columns = kept_window(along, o);
             const int64_t at = (i * s->ow + o) * c;
             int64_t k = k0;
-            for (; k + L <= k1; k += L)
-                P(select)(s, dy + at + k, indices + at + k, rows, columns, dx + k, &hits, L);
+            for (; k + 2 * L <= k1; k += 2 * L)
+                P(select)(s, dy + at + k, indices + at + k, rows, columns, dx + k, &missed, overlapping, 2, L);
+            if (k + L <= k1) {
+                P(select)(s, dy + at + k, indices + at + k, rows, columns, dx + k, &missed, overlapping, 1, L);
+                k += L;
+            }
             if (k < k1)
-                P(select)(s, dy + at + k, indices + at + k, rows, columns, dx + k, &hits, (int)(k1 - k));
+                P(select)(s, dy + at + k, indices + at + k, rows, columns, dx + k, &missed, overlapping, 1,
+                          (int)(k1 - k));
         }
-        for (int l = 0; l < L; l++)
-            total += hits[l];
     }
-    return total;
+    return !P(any)(missed);
 }
 
 /* Units begin..end of the mb * blocks: an image's block of channels. */
 static void P(max_backward_nhwc)(const fc_pool2d_args *args, int64_t begin, int64_t end)
 {
     const fc_pool2d_shape *s = args->shape;
-    const axis down = rows_of(s), along = columns_of(s);
+    const axis down = rows_of(s);
+    windows along;
+    keep_windows(&along, columns_of(s));
     const int64_t c = s->c, blocks = (c + args->block - 1) / args->block;
-    const int select = !s->adaptive && s->dh == 1 && s->dw == 1 && !overlap(&down) && !overlap(&along) &&
-                       s->kh * s->kw <= SELECT_CELLS;
+    const int64_t kh = s->adaptive ? s->ih / s->oh + 2 : s->kh, kw = s->adaptive ? s->iw / s->ow + 2 : s->kw;
+    const int overlapping = overlap(&down) || overlap(&along.a);
+    const int select = s->adaptive ? kh * kw <= SELECT_CELLS
+                                   : s->dh == 1 && s->dw == 1 && kh * kw <= SELECT_CELLS;
+    /* Overlapping windows add to rows in L1, so to some channels of them; others write all channels once. */
+    const int64_t fit = SELECT_BYTES / (int64_t)sizeof(T) / ((kh + 1) * s->iw);
+    const int64_t at_once = overlapping ? max64(2 * L, fit / (2 * L) * 2 * L) : c;
     for (int64_t unit = begin; unit < end; unit++) {
         const int64_t image = unit / blocks, k0 = unit % blocks * args->block, k1 = min64(k0 + args->block, c);
         const T *dy = (const T *)args->in + image * s->oh * s->ow * c;
         const int64_t *indices = args->indices + image * s->oh * s->ow * c;
         T *dx = (T *)args->out + image * s->ih * s->iw * c;
-        if (select && P(select_image)(s, dy, indices, dx, k0, k1) == s->oh * s->ow * (k1 - k0))
+        int selected = select;
+        for (int64_t k = k0; selected && k < k1; k += at_once)
+            selected = overlapping ? P(select_image)(s, &along, dy, indices, dx, k, min64(k + at_once, k1), 1)
+                                   : P(select_image)(s, &along, dy, indices, dx, k, k1, 0);
+        if (selected)
             continue;
         /* Not selected, or an index outside its own window (it came from elsewhere). */
         if (k1 - k0 == c)
             memset(dx, 0, (size_t)(s->ih * s->iw * c) * sizeof(T));
         else
             for (int64_t cell = 0; cell < s->ih * s->iw; cell++)
-                memset(dx + cell * c + k0, 0, (size_t)(k1 - k0) * sizeof(T));
+                P(zero)(dx + cell * c + k0, k1 - k0);
         const uint64_t cells = (uint64_t)(s->ih * s->iw);
+        int outside = 0;
         for (int64_t o = 0; o < s->oh * s->ow; o++)
             for (int64_t k = k0; k < k1; k++)
                 if ((uint64_t)indices[o * c + k] < cells)
                     dx[indices[o * c + k] * c + k] += dy[o * c + k];
+                else
+                    outside = 1;
+        if (outside)
+            P(report_outside)(args);
     }
 }
 
@@ -191,20 +258,27 @@ static void P(avg_backward_column)(const fc_pool2d_shape *s, const T *dy, T *dx,
 /* 2x2, stride 2: each share is written twice in each of two rows. */
 FC_INLINE void P(spread_2x2)(const fc_pool2d_shape *s, const T *dy, T *dx)
 {
-    const int64_t divisor = s->divisor_override ? s->divisor_override : 4;
-    const T inverse = (T)exact_inverse(divisor);
-    for (int64_t i = 0; i < s->oh; i++) {
-        T *a = dx + 2 * i * s->iw, *b = a + s->iw;
-        for (int64_t o = 0; o < s->ow; o += L) {
-            const int n = (int)min64(L, s->ow - o);
-            const V share = P(divide)(P(load)(dy + i * s->ow + o, n, (V){0}), (T)divisor, inverse);
-            P(store_interleaved)(a + 2 * o, share, share, 2 * n);
-            P(store_interleaved)(b + 2 * o, share, share, 2 * n);
+    const V inverse = SPLAT(P(inverse)(s->divisor_override ? s->divisor_override : 4));
+    const int n = (int)min64(L, s->ow);
+    const int64_t iw = s->iw;
+    for (int64_t i = 0; i < s->oh; i++, dy += s->ow) {
+        T *a = dx + 2 * i * iw, *b = a + iw;
+        if (n < L) { /* the cells beyond the last window are lanes of 0 */
+            const V share = P(load)(dy, n, (V){0}) * inverse;
+            P(store_interleaved)(a, share, share, min64(iw, 2 * L));
+            P(store_interleaved)(b, share, share, min64(iw, 2 * L));
+            continue;
         }
-        for (int64_t j = 2 * s->ow; j < s->iw; j++)
+        for (int64_t next = 0; next < s->ow; next += L) {
+            const int64_t o = min64(next, s->ow - L);
+            const V share = *(const V *)(dy + o) * inverse;
+            P(store_interleaved)(a + 2 * o, share, share, 2 * L);
+            P(store_interleaved)(b + 2 * o, share, share, 2 * L);
+        }
+        for (int64_t j = 2 * s->ow; j < iw; j++)
             a[j] = b[j] = 0;
     }
-    memset(dx + 2 * s->oh * s->iw, 0, (size_t)((s->ih - 2 * s->oh) * s->iw) * sizeof(T));
+    P(zero)(dx + 2 * s->oh * iw, (s->ih - 2 * s->oh) * iw);
 }
 
 /* Planes begin..end of the mb * c: per block of columns, the windows' shares row by row, then spread along the row. */
@@ -315,61 +389,69 @@ static void P(avg_backward_nchw)(const fc_pool2d_args *args, int64_t begin, int6
     }
 }
 
-/* n <= L channels of one input cell: its share of every window over it. */
-FC_INLINE void P(spread)(const fc_pool2d_shape *s, const T *dy, const axis *down, const axis *along, range rows,
-                         range columns, T divisor, T inverse, const int alike, T *dx, const int n)
+/* nv vectors of channels of one input cell, or n lanes of one: its share of every window over it. */
+FC_INLINE void P(spread)(const fc_pool2d_shape *s, const T *dy, const windows *down, const windows *along, range rows,
+                         range columns, T inverse, const int alike, T *dx, const int nv, const int n)
 {
-    V acc = {0};
+    V acc[4];
+    for (int v = 0; v < nv; v++)
+        acc[v] = (V){0};
     for (int64_t i = rows.first; i < rows.end; i++)
         for (int64_t o = columns.first; o < columns.end; o++) {
-            const V value = P(load)(dy + (i * s->ow + o) * s->c, n, (V){0});
-            if (alike)
-                acc += value;
-            else
-                acc += value / SPLAT(window_at(down, i).counted * window_at(along, o).counted);
+            const T *from = dy + (i * s->ow + o) * s->c;
+            const T share =
+                alike ? 1 : P(inverse)(kept_window(down, i).counted * kept_window(along, o).counted);
+            for (int v = 0; v < nv; v++) {
+                const V value = P(load)(from + v * L, n, (V){0});
+                acc[v] += alike ? value : (V)(value * SPLAT(share));
+            }
         }
-    if (alike)
-        acc = P(divide)(acc, divisor, inverse);
-    P(store)(dx, acc, n);
+    for (int v = 0; v < nv; v++)
+        P(store)(dx + v * L, alike ? (V)(acc[v] * SPLAT(inverse)) : acc[v], n);
 }
 
 FC_INLINE void P(avg_backward_rows)(const fc_pool2d_args *args, int64_t begin, int64_t end, const int alike)
 {
     const fc_pool2d_shape *s = args->shape;
-    const axis down = rows_of(s), along = columns_of(s);
+    windows down, along;
+    keep_windows(&down, rows_of(s));
+    keep_windows(&along, columns_of(s));
     const int64_t c = s->c;
-    const int64_t divisor =
-        s->divisor_override ? s->divisor_override : window_at(&down, 0).counted * window_at(&along, 0).counted;
-    const T inverse = (T)exact_inverse(divisor);
-    const int apart = alike && !overlap(&down) && !overlap(&along);
+    const T inverse = P(inverse)(s->divisor_override ? s->divisor_override
+                                                     : down.kept[0].counted * along.kept[0].counted);
+    const int apart = alike && !overlap(&down.a) && !overlap(&along.a);
     for (int64_t unit = begin; unit < end; unit++) {
         const T *dy = (const T *)args->in + unit / s->ih * s->oh * s->ow * c;
         T *dx = (T *)args->out + unit * s->iw * c;
-        const range rows = windows_over(&down, unit % s->ih);
+        const range rows = windows_over(&down.a, unit % s->ih);
         if (apart) {
-            /* At most one window over a cell: each dy is divided once for all cells of its row. */
-            if (rows.first >= rows.end || !tiled(&along))
+            /* At most one window over a cell: each dy is multiplied once for all cells of its row. */
+            if (rows.first >= rows.end || !tiled(&along.a))
                 memset(dx, 0, (size_t)(s->iw * c) * sizeof(T));
             for (int64_t o = 0; o < (rows.first < rows.end ? s->ow : 0); o++) {
-                const window columns = window_at(&along, o);
+                const window columns = kept_window(&along, o);
                 const T *from = dy + (rows.first * s->ow + o) * c;
                 for (int64_t k = 0; k < c; k += L) {
                     const int n = (int)min64(L, c - k);
-                    const V share = P(divide)(P(load)(from + k, n, (V){0}), (T)divisor, inverse);
+                    const V share = P(load)(from + k, n, (V){0}) * SPLAT(inverse);
                     for (int64_t j = columns.first; j < columns.end; j++)
                         P(store)(dx + j * c + k, share, n);
                 }
             }
             continue;
         }
-        range columns = windows_over(&along, 0);
+        range columns = windows_over(&along.a, 0);
         for (int64_t j = 0; j < s->iw; j++, dx += c) {
-            columns = windows_over_next(&along, columns, j);
+            columns = windows_over_next(&along.a, columns, j);
             int64_t k = 0;
+#define SPREAD(nv, n) P(spread)(s, dy + k, &down, &along, rows, columns, inverse, alike, dx + k, nv, n)
+            for (; k + 4 * L <= c; k += 4 * L)
+                SPREAD(4, L);
             for (; k + L <= c; k += L)
-                P(spread)(s, dy + k, &down, &along, rows, columns, (T)divisor, inverse, alike, dx + k, L);
+                SPREAD(1, L);
             if (k < c)
-                P(spread)(s, dy + k, &down, &along, rows, columns, (T)divisor, inverse, alike, dx + k, (int)(c - k));
+                SPREAD(1, (int)(c - k));
+#undef SPREAD
         }
     }
 }

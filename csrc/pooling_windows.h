@@ -64,9 +64,6 @@ FC_INLINE void keep_windows(windows *w, axis a)
 
 FC_INLINE window kept_window(const windows *w, int64_t o) { return o < WINDOWS ? w->kept[o] : window_at(&w->a, o); }
 
-/* 1 / divisor where that is exact, so that a product gives the quotient's bits; else 0. */
-FC_INLINE double exact_inverse(int64_t divisor) { return divisor & (divisor - 1) ? 0 : 1.0 / (double)divisor; }
-
 /* The windows that hold input cell i (undilated ones). */
 FC_INLINE range windows_over(const axis *a, int64_t i)
 {

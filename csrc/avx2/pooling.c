@@ -32,6 +32,8 @@ static inline __m256d load_part_pd(const double *p, int n, __m256d fill)
 #define FC_POOL_IOTA 0, 1, 2, 3, 4, 5, 6, 7
 #define FC_POOL_LOAD_PART(p, n, fill) load_part_ps(p, n, (__m256)(fill))
 #define FC_POOL_STORE_PART(p, n, v) _mm256_maskstore_ps(p, first_lanes_32(n), (__m256)(v))
+/* vmax gives its second operand where both are equal. */
+#define FC_POOL_MAXIMUM(best, v) _mm256_max_ps((__m256)(v), (__m256)(best))
 #include "../pooling_tile.h"
 
 #define FC_POOL_NAME fc_f64_pool2d__avx2
@@ -41,6 +43,8 @@ static inline __m256d load_part_pd(const double *p, int n, __m256d fill)
 #define FC_POOL_IOTA 0, 1, 2, 3
 #define FC_POOL_LOAD_PART(p, n, fill) load_part_pd(p, n, (__m256d)(fill))
 #define FC_POOL_STORE_PART(p, n, v) _mm256_maskstore_pd(p, first_lanes_64(n), (__m256d)(v))
+/* vmax gives its second operand where both are equal. */
+#define FC_POOL_MAXIMUM(best, v) _mm256_max_pd((__m256d)(v), (__m256d)(best))
 #include "../pooling_tile.h"
 
 void fc_add_pooling__avx2(fc_kernels_table *table);

@@ -2,35 +2,14 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-/* vmaxps gives its second operand when either is a NaN: a NaN already in `best` stays, one in `v` is moved in. */
-static inline __m512 larger_ps(__m512 best, __m512 v)
-{
-    return _mm512_mask_mov_ps(_mm512_max_ps(v, best), _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), v);
-}
-
-static inline __m512d larger_pd(__m512d best, __m512d v)
-{
-    return _mm512_mask_mov_pd(_mm512_max_pd(v, best), _mm512_cmp_pd_mask(v, v, _CMP_UNORD_Q), v);
-}
-
-static inline __mmask16 wins_ps(__m512 best, __m512 v)
-{
-    return _mm512_cmp_ps_mask(v, best, _CMP_GT_OQ) | _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
-}
-
-static inline __mmask8 wins_pd(__m512d best, __m512d v)
-{
-    return _mm512_cmp_pd_mask(v, best, _CMP_GT_OQ) | _mm512_cmp_pd_mask(v, v, _CMP_UNORD_Q);
-}
-
-/* n indices narrowed to 32 bits; the lanes past n are -1. */
+/* n indices narrowed to 32 bits, those that do not fit to the nearest that do: no cell of a plane; past n: -1. */
 static inline __m512i load_indices_32(const int64_t *p, int n)
 {
     const unsigned mask = (1u << n) - 1;
     const __m512i none = _mm512_set1_epi64(-1);
     const __m512i low = _mm512_mask_loadu_epi64(none, (__mmask8)mask, p);
     const __m512i high = _mm512_mask_loadu_epi64(none, (__mmask8)(mask >> 8), p + 8);
-    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi64_epi32(low)), _mm512_cvtepi64_epi32(high), 1);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtsepi64_epi32(low)), _mm512_cvtsepi64_epi32(high), 1);
 }
 
 static inline void store_indices_32(int64_t *p, __m512i where, int n)
@@ -50,13 +29,16 @@ static inline void store_indices_32(int64_t *p, __m512i where, int n)
 #define FC_POOL_STORE_PART(p, n, v) _mm512_mask_storeu_ps(p, (__mmask16)((1u << (n)) - 1), (__m512)(v))
 #define FC_POOL_LOAD_INDICES(p, n) load_indices_32(p, n)
 #define FC_POOL_STORE_INDICES(p, where, n) store_indices_32(p, (__m512i)(where), n)
-#define FC_POOL_LARGER(best, v) larger_ps((__m512)(best), (__m512)(v))
-#define FC_POOL_TAKE_LARGER(best, where, v, index)                                                             \
-    do {                                                                                                       \
-        const __mmask16 wins = wins_ps((__m512)*(best), (__m512)(v));                                          \
-        *(best) = (V)_mm512_mask_mov_ps((__m512)*(best), wins, (__m512)(v));                                   \
-        *(where) = (I)_mm512_mask_mov_epi32((__m512i)*(where), wins, (__m512i)(index));                        \
-    } while (0)
+#define FC_POOL_MAXIMUM(best, v) _mm512_max_ps((__m512)(v), (__m512)(best))
+#define FC_POOL_MASK __mmask16
+#define FC_POOL_GREATER(a, b) _mm512_cmp_ps_mask((__m512)(a), (__m512)(b), _CMP_GT_OQ)
+#define FC_POOL_IS_NAN(v) _mm512_cmp_ps_mask((__m512)(v), (__m512)(v), _CMP_UNORD_Q)
+#define FC_POOL_EQUAL(a, b) _mm512_cmpeq_epi32_mask((__m512i)(a), (__m512i)(b))
+#define FC_POOL_LESS(a, b) _mm512_cmplt_epi32_mask((__m512i)(a), (__m512i)(b))
+#define FC_POOL_ADD_WHERE(mask, acc, v) _mm512_mask_add_ps((__m512)(acc), mask, (__m512)(acc), (__m512)(v))
+#define FC_POOL_PICK(mask, yes, no) _mm512_mask_mov_ps((__m512)(no), mask, (__m512)(yes))
+#define FC_POOL_PICK_INDEX(mask, yes, no) _mm512_mask_mov_epi32((__m512i)(no), mask, (__m512i)(yes))
+#define FC_POOL_LANES_BELOW(n) ((__mmask16)((1u << (n)) - 1))
 #include "../pooling_tile.h"
 
 #define FC_POOL_NAME fc_f64_pool2d__avx512
@@ -69,13 +51,16 @@ static inline void store_indices_32(int64_t *p, __m512i where, int n)
 #define FC_POOL_LOAD_INDICES(p, n) _mm512_mask_loadu_epi64(_mm512_set1_epi64(-1), (__mmask8)((1u << (n)) - 1), p)
 #define FC_POOL_STORE_INDICES(p, where, n) \
     _mm512_mask_storeu_epi64(p, (__mmask8)((1u << (n)) - 1), (__m512i)(where))
-#define FC_POOL_LARGER(best, v) larger_pd((__m512d)(best), (__m512d)(v))
-#define FC_POOL_TAKE_LARGER(best, where, v, index)                                                             \
-    do {                                                                                                       \
-        const __mmask8 wins = wins_pd((__m512d)*(best), (__m512d)(v));                                         \
-        *(best) = (V)_mm512_mask_mov_pd((__m512d)*(best), wins, (__m512d)(v));                                 \
-        *(where) = (I)_mm512_mask_mov_epi64((__m512i)*(where), wins, (__m512i)(index));                        \
-    } while (0)
+#define FC_POOL_MAXIMUM(best, v) _mm512_max_pd((__m512d)(v), (__m512d)(best))
+#define FC_POOL_MASK __mmask8
+#define FC_POOL_GREATER(a, b) _mm512_cmp_pd_mask((__m512d)(a), (__m512d)(b), _CMP_GT_OQ)
+#define FC_POOL_IS_NAN(v) _mm512_cmp_pd_mask((__m512d)(v), (__m512d)(v), _CMP_UNORD_Q)
+#define FC_POOL_EQUAL(a, b) _mm512_cmpeq_epi64_mask((__m512i)(a), (__m512i)(b))
+#define FC_POOL_LESS(a, b) _mm512_cmplt_epi64_mask((__m512i)(a), (__m512i)(b))
+#define FC_POOL_ADD_WHERE(mask, acc, v) _mm512_mask_add_pd((__m512d)(acc), mask, (__m512d)(acc), (__m512d)(v))
+#define FC_POOL_PICK(mask, yes, no) _mm512_mask_mov_pd((__m512d)(no), mask, (__m512d)(yes))
+#define FC_POOL_PICK_INDEX(mask, yes, no) _mm512_mask_mov_epi64((__m512i)(no), mask, (__m512i)(yes))
+#define FC_POOL_LANES_BELOW(n) ((__mmask8)((1u << (n)) - 1))
 #include "../pooling_tile.h"
 
 void fc_add_pooling__avx512(fc_kernels_table *table);

@@ -117,7 +117,7 @@ cdef extern from "fastconv.h" nogil:
                                              const fc_view *dw, void *workspace, int threads)
 
     void fc_max_pool2d_forward(const fc_pool2d_shape *shape, const void *x, void *y, int64_t *indices, int threads)
-    void fc_max_pool2d_backward(const fc_pool2d_shape *shape, const void *dy, const int64_t *indices, void *dx,
+    int fc_max_pool2d_backward(const fc_pool2d_shape *shape, const void *dy, const int64_t *indices, void *dx,
                                 int threads)
     void fc_avg_pool2d_forward(const fc_pool2d_shape *shape, const void *x, void *y, int threads)
     void fc_avg_pool2d_backward(const fc_pool2d_shape *shape, const void *dy, void *dx, int threads)

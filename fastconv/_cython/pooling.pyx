@@ -273,8 +273,11 @@ def max_pool2d_backward_direct__cython(
     cdef const void *source = cnp.PyArray_DATA(dy)
     cdef const int64_t *places = <const int64_t *> cnp.PyArray_DATA(indices)
     cdef void *target = cnp.PyArray_DATA(dx)
+    cdef int outside
     with nogil:
-        fc_max_pool2d_backward(&shape.c, source, places, target, threads)
+        outside = fc_max_pool2d_backward(&shape.c, source, places, target, threads)
+    if outside:
+        raise IndexError("an index is no cell of its plane")
 
 
 def avg_pool2d_forward_direct__cython(

@@ -101,31 +101,41 @@ def _backward(
         raise ValueError(f"{where}: grad_output has shape {dy.shape}, but the forward output ({p.text}) has {expected}")
     where_to = None
     if "max" in op:
-        where_to = _check_indices(where, indices, expected, p.ih * p.iw)
+        where_to = _check_indices(where, indices, expected)
+        if plan.kernel.algorithm != "direct":
+            _check_range(where, where_to, p.ih * p.iw)
     shape = size if batched else size[1:]
     if out is not None:
         check_out(where, out, shape, result, {"grad_output": dy, "indices": where_to})
     target = Output(out, shape, result, compute)
-    plan(
-        logical(batched4(contiguous(dy, compute)), layout),
-        None if where_to is None else logical(batched4(where_to), layout),
-        logical(batched4(target.array), layout),
-    )
+    try:
+        plan(
+            logical(batched4(contiguous(dy, compute)), layout),
+            None if where_to is None else logical(batched4(where_to), layout),
+            logical(batched4(target.array), layout),
+        )
+    except IndexError:  # the direct kernels look at each index when they use it
+        _check_range(where, where_to, p.ih * p.iw)  # type: ignore[arg-type]
+        raise
     return target.finish(out)
 
 
-def _check_indices(where: str, indices: Any, shape: tuple[int, ...], cells: int) -> np.ndarray:
-    """Indices as contiguous int64, each inside its plane: a kernel writes where they point."""
+def _check_indices(where: str, indices: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Indices as contiguous int64."""
     array = as_array(where, "indices", indices)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{where}: indices must be integers, got dtype {array.dtype}")
     if array.shape != shape:
         raise ValueError(f"{where}: indices have shape {array.shape}, grad_output or input has {shape}")
-    if array.size and (array.min() < 0 or array.max() >= cells):
-        raise ValueError(
-            f"{where}: indices must lie in [0, {cells}), the cells of a plane, got {array.min()} to {array.max()}"
-        )
     return contiguous(array, np.dtype(np.int64))
+
+
+def _check_range(where: str, indices: np.ndarray, cells: int) -> None:
+    """Each inside its plane: a kernel writes where they point."""
+    if indices.size and (indices.min() < 0 or indices.max() >= cells):
+        raise ValueError(
+            f"{where}: indices must lie in [0, {cells}), the cells of a plane, got {indices.min()} to {indices.max()}"
+        )
 
 
 def max_pool2d(
@@ -462,7 +472,9 @@ def max_unpool2d(
         oh, ow = sizes if len(sizes) == 2 else image_sizes((1,) * (4 - len(sizes)) + sizes, layout)[2:]
     if oh < 1 or ow < 1:
         raise ValueError(f"{where}: the output would be {oh} x {ow}")
-    places = logical(batched4(_check_indices(where, indices, x.shape, oh * ow)), layout).reshape(mb * c, -1)
+    checked = _check_indices(where, indices, x.shape)
+    _check_range(where, checked, oh * ow)
+    places = logical(batched4(checked), layout).reshape(mb * c, -1)
     shape4 = (mb, c, oh, ow) if layout == "NCHW" else (mb, oh, ow, c)
     shape = shape4 if x.ndim == 4 else shape4[1:]
     if out is not None:
