@@ -2,8 +2,9 @@
 
     python -m bench.pools [--threads 1 2] [--match TEXT ...] [--seconds S] [--save NAME]
 
-Two conditions: `fresh`, each call allocates its result (fastconv and PyTorch), and `out`, results go to buffers that are
-used again (`out=` here and in PyTorch's out variants, bound buffers in ONNX Runtime, which knows NCHW and forward only).
+Two conditions: `fresh`, each call allocates its result (fastconv and PyTorch), and `out`, results go to buffers that
+are used again (`out=` here and in PyTorch's out variants; bound buffers in ONNX Runtime, which knows NCHW and forward
+only).
 PyTorch pools channels_last tensors against our NHWC arrays; gradients are its raw operators. Outputs are compared just
 before timing. A ratio above 1 means that fastconv is faster.
 """
@@ -288,8 +289,11 @@ def main() -> None:
     args = parser.parse_args()
     rate = copy_rates()
     rows = []
-    print("ratio = peer's time / ours, minimum and median; share: least bytes over time, of the rate of a copy (torch's too)")
-    print(f"{'case':<21}lay. pass   thr {'fresh us':>8} {'out us':>9}  {'torch':>12}  {'torch out':>12}  {'ort':>12}   share torch")
+    print(
+        "ratio = peer's time / ours, minimum and median; share: least bytes over time, of a copy's rate (and torch's)"
+    )
+    peers = f"{'torch':>12}  {'torch out':>12}  {'ort':>12}"
+    print(f"{'case':<21}lay. pass   thr {'fresh us':>8} {'out us':>9}  {peers}   share torch")
     for threads in args.threads:
         for case in CASES:
             for pass_ in ("forward", "indices", "backward") if "max" in case.op else ("forward", "backward"):

@@ -84,6 +84,41 @@ def test_a_nan_wins_and_the_last_of_several_is_named(kernel, isa, layout, dtype,
         compare.assert_exact(picked.reshape(y.shape), y)
 
 
+@max_rows
+@layouts
+@floats
+@pytest.mark.parametrize("window", [(2, 2, 0), (3, 1, 1), (3, 2, 1), ((2, 3), (1, 2), 1, (2, 3)), (5, 3, 2)])
+def test_nans_and_infinities_in_rows_of_any_width(kernel, isa, layout, dtype, window, rng):
+    """Rows of less than a vector, one, two and more have paths of their own; one plane has numbers only, one both."""
+    if kernel.backend == "numpy":
+        pytest.skip("the reference is what the others are compared with")
+    for width in (7, 8, 13, 16, 17, 28, 32, 35, 70):
+        x = rng.integers(-3, 4, (3, 2, 7, width)).astype(dtype)
+        x[1, 0][rng.random((7, width)) < 0.1] = np.nan
+        x[2][rng.random((2, 7, width)) < 0.1] = np.inf
+        x[2][rng.random((2, 7, width)) < 0.4] = -np.inf
+        expected, where = pool(fastconv.max_pool2d, x, *window, return_indices=True, algorithm="reference")
+        with use_isa(isa):
+            y, indices = pool(fastconv.max_pool2d, x, *window, layout=layout, return_indices=True, **forced(kernel))
+            alone = pool(fastconv.max_pool2d, x, *window, layout=layout, **forced(kernel))
+        compare.assert_exact(y, expected)
+        compare.assert_exact(alone, expected)
+        compare.assert_exact(indices, where)
+
+
+@pytest.mark.parametrize(("kernel", "isa"), rows(op="max_pool2d", pass_="backward"))
+@layouts
+@floats
+@pytest.mark.parametrize("window", [(2, 2, 0), (3, 2, 1), (7, 1, 3)])
+@pytest.mark.parametrize("wrong", [-1, 8 * 33, 2**32])
+def test_an_index_outside_its_plane_is_refused(kernel, isa, layout, dtype, window, wrong):
+    size = (2, 17, 8, 33)
+    y, indices = fastconv.max_pool2d(np.zeros(size, dtype), *window, return_indices=True)
+    indices[1, 3, 1, 2] = wrong
+    with use_isa(isa), pytest.raises(ValueError, match=r"must lie in \[0, 264\)"):
+        gradient(fastconv.max_pool2d_backward, y, size, *window, layout=layout, indices=indices, **forced(kernel))
+
+
 def test_the_reference_names_the_last_nan_as_torch_does():
     x = np.array([[1, np.nan, 3], [np.nan, 5, 6], [7, 8, 9]], np.float32)[None, None]
     y, indices = fastconv.max_pool2d(x, 3, return_indices=True, algorithm="reference")
