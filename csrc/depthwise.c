@@ -29,18 +29,23 @@ static int64_t units_a_task(int64_t units, int threads)
 
 /* ---- Weights --------------------------------------------------------------------------------------------------------- */
 
-/* Writes [tap][k][channel] of channel*depth + k, as NHWC kernels read them; dst NULL: only looks whether any is not finite. */
+/* Elements between the packed taps of NHWC: never a multiple of what puts them into the same sets of the L1. */
+static int64_t tap_pitch(int64_t channels) { return ceil_div(channels, 16) * 16 + 16; }
+
+/* Writes [tap][k][channel] of channel*depth + k, as NHWC kernels read them; whether any is not finite. */
 static int pack_channels(const fc_conv2d_shape *s, const fc_view *w, int64_t depth, char *dst)
 {
-    const int64_t size = element_size(s->dtype), channels = s->oc / depth;
+    const int64_t size = element_size(s->dtype), channels = s->oc / depth, pitch = tap_pitch(channels);
+    int found = 0;
     for (int64_t a = 0; a < s->kh; a++)
         for (int64_t b = 0; b < s->kw; b++)
             for (int64_t k = 0; k < depth; k++) {
                 const int64_t at = a * w->strides[2] + b * w->strides[3] + k * w->strides[0];
-                char *to = dst + ((a * s->kw + b) * depth + k) * channels * size;
+                char *to = dst + ((a * s->kw + b) * depth + k) * pitch * size;
                 copy_words(to, (const char *)w->data + at * size, channels, 1, depth * w->strides[0], (int)size);
+                found |= any_nonfinite(to, channels, (int)size);
             }
-    return any_nonfinite(dst, s->kh * s->kw * s->oc, (int)size);
+    return found;
 }
 
 static int weights_nonfinite(const fc_conv2d_shape *s, const fc_view *w)
@@ -65,7 +70,8 @@ static int64_t depth_of(const fc_conv2d_shape *s) { return s->pass == FC_FORWARD
 
 static int64_t channels_bytes(const fc_conv2d_shape *s)
 {
-    return s->layout == FC_NHWC ? align_up(s->kh * s->kw * s->oc * element_size(s->dtype)) : 0;
+    const int64_t depth = depth_of(s);
+    return s->layout == FC_NHWC ? s->kh * s->kw * depth * tap_pitch(s->oc / depth) * element_size(s->dtype) : 0;
 }
 
 static int64_t packed_bytes(const fc_conv2d_shape *s) { return KEPT_HEAD + channels_bytes(s); }
@@ -166,8 +172,8 @@ static void run(const fc_conv2d_shape *s, const fc_view *x, const fc_view *w, co
         if (!packed)
             nonfinite = pack_channels(s, w, depth, scratch);
         ws_o = 1;
-        ws_k = a.channels;
-        ws_w = depth * a.channels;
+        ws_k = tap_pitch(a.channels);
+        ws_w = depth * ws_k;
         ws_h = s->kw * ws_w;
     } else {
         ws_k = w->strides[0];

@@ -5,115 +5,46 @@
 
 #ifndef FC_DW_PLANES_ONCE
 #define FC_DW_PLANES_ONCE
-enum { BLOCK_ROWS = 8 }; /* output rows of a block of 3x3; larger filters have 4 (their taps take the registers) */
+enum {
+    MOST_BLOCK_ROWS = 14,
+    LOW_ROWS = 7,          /* of a block where a plane has no more */
+    LARGE_FILTER_ROWS = 4, /* ... of filters over 3x3, whose taps take the registers */
+};
 
-/* x: row 0 of the input rows under the block, which may be outside: rows [row0, row1) are not. left: column of the first
- * output's first tap. */
-typedef struct fc_depthwise_block {
+/* Some output rows of a plane. x: row 0 of the input rows under them, which may be outside: rows [row0, row1) are not.
+ * Columns from `column` on. Several planes are summed one after the other: the sum so far is in y, and is finished after
+ * the last. */
+typedef struct fc_depthwise_rows {
     const fc_depthwise_args *args;
     const void *x, *w, *bias, *residual;
     void *y;
-    int64_t left, row0, row1, rows, n;
-} fc_depthwise_block;
+    int64_t column, row0, row1, rows;
+    int first, last;
+} fc_depthwise_rows;
 #endif
 
-FC_INLINE void P(block)(const fc_depthwise_block *t, const int kernel, const int s, const int rows, const int edge)
+/* The cells of an input row under L output columns, for each tap. row: at the first output's first tap, a column that the
+ * image's [begin, end) are counted from; edge: some may be outside. */
+FC_INLINE void P(cells_of_row)(const T *row, int64_t begin, int64_t end, V cells[8], const M first[8], M second,
+                               const int kernel, const int s, const int edge)
 {
-    const fc_depthwise_args *a = t->args;
-    const int64_t inside = a->in_w - t->left; /* columns from the first tap to the end of the image */
-    V acc[BLOCK_ROWS], taps[7 * 7];
-    M lanes[8][2];
-    const V start = SPLAT(t->bias ? *(const T *)t->bias : 0);
+    if (s == 1) {
 #pragma GCC unroll 8
-    for (int i = 0; i < rows; i++)
-        acc[i] = start;
-    if (edge)
-#pragma GCC unroll 8
-        for (int b = 0; b < kernel; b += s) {
-            lanes[b][0] = P(from_to)(-t->left - b, inside - b);
-            if (s == 2)
-                lanes[b][1] = P(from_to)(-t->left - b - L, inside - b - L);
-        }
-    for (int64_t k = 0; k < a->depth; k++) {
-        const T *const x = (const T *)t->x + k * a->in_plane + t->left, *const w = (const T *)t->w + k * a->w_k;
-#pragma GCC unroll 49
-        for (int tap = 0; tap < kernel * kernel; tap++) {
-            taps[tap] = SPLAT(w[tap / kernel * a->w_h + tap % kernel * a->w_w]);
-            if (kernel == 3)
-                KEEP(taps[tap]);
-        }
-#pragma GCC unroll 24
-        for (int r = 0; r < (rows - 1) * s + kernel; r++) {
-            if (r < t->row0 || r >= t->row1)
-                continue;
-            const T *row = x + r * a->in_row;
-            V cells[8];
-#pragma GCC unroll 8
-            for (int b = 0; b < kernel; b += s) {
-                const V first = edge ? P(load_lanes)(row + b, lanes[b][0]) : *(const V *)(row + b);
-                if (s == 1) {
-                    cells[b] = first;
-                    continue;
-                }
-                const V second = edge ? P(load_lanes)(row + b + L, lanes[b][1]) : *(const V *)(row + b + L);
-                cells[b] = __builtin_shuffle(first, second, 2 * IOTA);
-                if (b + 1 < kernel)
-                    cells[b + 1] = __builtin_shuffle(first, second, 2 * IOTA + 1);
-            }
-#pragma GCC unroll 8
-            for (int b = 0; b < kernel; b++) {
-                KEEP(cells[b]);
-#pragma GCC unroll 8
-                for (int i = 0; i < rows; i++)
-                    if (r - i * s >= 0 && r - i * s < kernel)
-                        acc[i] += cells[b] * taps[(r - i * s) * kernel + b];
-            }
-        }
+        for (int b = 0; b < kernel; b++)
+            cells[b] = edge ? P(load_lanes)(row + b, first[b]) : *(const V *)(row + b);
+        return;
     }
-    const M some = P(from_to)(0, t->n);
-    const V lo = SPLAT(a->lo), hi = SPLAT(a->hi);
+    const V low = edge ? P(load_lanes)(row, first[0]) : *(const V *)row;
+    const V high = edge ? P(load_lanes)(row + L, second) : *(const V *)(row + L);
+    cells[0] = __builtin_shuffle(low, high, 2 * IOTA);
+    cells[1] = __builtin_shuffle(low, high, 2 * IOTA + 1);
 #pragma GCC unroll 8
-    for (int i = 0; i < rows; i++) {
-        if (i >= t->rows)
-            break;
-        V v = acc[i];
-        if (t->residual)
-            v += P(load)((const T *)t->residual + i * a->out_row, !edge, some);
-        if (a->clamp)
-            v = P(clamped)(v, lo, hi);
-        P(store)((T *)t->y + i * a->out_row, v, !edge, some);
+    for (int b = 2; b < kernel; b++) { /* two columns further: those before, and one more */
+        const int at = 2 * L + b - 2;
+        const V more = SPLAT(!edge || (at >= begin && at < end) ? row[at] : 0);
+        cells[b] = __builtin_shuffle(cells[b - 2], more, IOTA + 1);
     }
 }
-
-typedef void (*P(block_function))(const fc_depthwise_block *t);
-
-#define BLOCK(name, kernel, s, rows, edge)                          \
-    static void P(name)(const fc_depthwise_block *t)                \
-    {                                                               \
-        P(block)(t, kernel, s, rows, edge);                         \
-    }
-BLOCK(edge_3, 3, 1, 8, 1)
-BLOCK(edge_5, 5, 1, 4, 1)
-BLOCK(edge_7, 7, 1, 4, 1)
-BLOCK(edge_3_by_2, 3, 2, 4, 1)
-BLOCK(edge_5_by_2, 5, 2, 4, 1)
-BLOCK(edge_7_by_2, 7, 2, 4, 1)
-#ifndef FC_DW_IS_NARROW
-BLOCK(inner_3, 3, 1, 8, 0)
-BLOCK(inner_5, 5, 1, 4, 0)
-BLOCK(inner_7, 7, 1, 4, 0)
-BLOCK(inner_3_by_2, 3, 2, 4, 0)
-BLOCK(inner_5_by_2, 5, 2, 4, 0)
-BLOCK(inner_7_by_2, 7, 2, 4, 0)
-#endif
-#undef BLOCK
-
-#ifndef FC_DW_IS_NARROW
-
-typedef struct P(block_functions) {
-    P(block_function) inner, edge, narrow; /* narrow: NULL, or at most L / 2 columns */
-    int64_t rows;
-} P(block_functions);
 
 #ifdef FC_DW_NARROW
 #define NARROW(name) FC_JOIN(FC_DW_NARROW, _##name)
@@ -121,28 +52,150 @@ typedef struct P(block_functions) {
 #define NARROW(name) NULL
 #endif
 
-/* rows = 0: none for this shape. */
-static P(block_functions) P(blocks_of)(const fc_depthwise_args *a)
+/* A vector of columns of all rows. x, y, residual: at its first. */
+FC_INLINE void P(block)(const fc_depthwise_rows *t, const V taps[7 * 7], V start, const T *x, T *y, const T *residual,
+                        int64_t left, int64_t n, const int kernel, const int s, const int rows, const int edge)
+{
+    const fc_depthwise_args *a = t->args;
+    const int64_t begin = -left, end = a->in_w - left, row0 = t->row0, row1 = t->row1, out_row = a->out_row;
+    V acc[MOST_BLOCK_ROWS];
+    M first[8], second = P(from_to)(0, 0);
+    const M some = P(from_to)(0, n);
+    if (edge) {
+#pragma GCC unroll 8
+        for (int b = 0; b < kernel; b++)
+            first[b] = P(from_to)(begin - b, end - b);
+        if (s == 2)
+            second = P(from_to)(begin - L, end - L);
+    }
+    if (t->first) {
+#pragma GCC unroll 16
+        for (int i = 0; i < rows; i++)
+            acc[i] = start;
+    } else {
+#pragma GCC unroll 16
+        for (int i = 0; i < rows; i++)
+            acc[i] = i < t->rows ? P(load)(y + i * out_row, !edge, some) : start;
+    }
+#pragma GCC unroll 32
+    for (int r = 0; r < (rows - 1) * s + kernel; r++, x += a->in_row) {
+        if (r < row0 || r >= row1)
+            continue;
+        V cells[8];
+        P(cells_of_row)(x, begin, end, cells, first, second, kernel, s, edge);
+#pragma GCC unroll 8
+        for (int b = 0; b < kernel; b++) {
+            KEEP(cells[b]);
+#pragma GCC unroll 16
+            for (int i = 0; i < rows; i++)
+                if (r - i * s >= 0 && r - i * s < kernel)
+                    acc[i] += cells[b] * taps[(r - i * s) * kernel + b];
+        }
+    }
+    if (t->last && residual) {
+#pragma GCC unroll 16
+        for (int i = 0; i < rows; i++)
+            if (i < t->rows)
+                acc[i] += P(load)(residual + i * out_row, !edge, some);
+    }
+    if (t->last && a->clamp) {
+        const V lo = SPLAT(a->lo), hi = SPLAT(a->hi);
+#pragma GCC unroll 16
+        for (int i = 0; i < rows; i++)
+            acc[i] = P(clamped)(acc[i], lo, hi);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; i++)
+        if (i < t->rows)
+            P(store)(y + i * out_row, acc[i], !edge, some);
+}
+
+/* narrow: what does a rest of at most L / 2 columns, or NULL. */
+FC_INLINE void P(blocks)(const fc_depthwise_rows *t, const int kernel, const int s, const int rows,
+                         void (*narrow)(const fc_depthwise_rows *t))
+{
+    const fc_depthwise_args *a = t->args;
+    const int64_t reach = s == 1 ? L + kernel - 1 : 2 * L + kernel - 2; /* columns loaded */
+    const T *const w = t->w;
+    V taps[7 * 7];
+#pragma GCC unroll 49
+    for (int tap = 0; tap < kernel * kernel; tap++) {
+        taps[tap] = SPLAT(w[tap / kernel * a->w_h + tap % kernel * a->w_w]);
+        if (kernel == 3)
+            KEEP(taps[tap]);
+    }
+    const V start = SPLAT(t->bias ? *(const T *)t->bias : 0);
+    for (int64_t j = t->column; j < a->out_w; j += L) {
+        const int64_t left = j * s + a->left, n = min64(L, a->out_w - j);
+        const T *const x = (const T *)t->x + left, *residual = t->residual ? (const T *)t->residual + j : NULL;
+        T *const y = (T *)t->y + j;
+        if (narrow && 2 * n <= L) {
+            fc_depthwise_rows rest = *t;
+            rest.column = j;
+            narrow(&rest);
+            return;
+        }
+#ifndef FC_DW_IS_NARROW
+        if (n == L && left >= 0 && left + reach <= a->in_w) {
+            P(block)(t, taps, start, x, y, residual, left, n, kernel, s, rows, 0);
+            continue;
+        }
+#endif
+        P(block)(t, taps, start, x, y, residual, left, n, kernel, s, rows, 1);
+    }
+    (void)reach;
+}
+
+#define BLOCKS(name, kernel, s, rows)                               \
+    static void P(name)(const fc_depthwise_rows *t)                 \
+    {                                                               \
+        P(blocks)(t, kernel, s, rows, NARROW(name));                \
+    }
+BLOCKS(blocks_3, 3, 1, FC_DW_ROWS)
+BLOCKS(blocks_3_low, 3, 1, LOW_ROWS)
+BLOCKS(blocks_5, 5, 1, LARGE_FILTER_ROWS)
+BLOCKS(blocks_7, 7, 1, LARGE_FILTER_ROWS)
+BLOCKS(blocks_3_by_2, 3, 2, FC_DW_ROWS_BY_2)
+BLOCKS(blocks_5_by_2, 5, 2, LARGE_FILTER_ROWS)
+BLOCKS(blocks_7_by_2, 7, 2, LARGE_FILTER_ROWS)
+#undef BLOCKS
+
+#ifndef FC_DW_IS_NARROW
+
+typedef struct P(blocks_function) {
+    void (*run)(const fc_depthwise_rows *t); /* NULL: none for this shape */
+    int64_t rows;
+} P(blocks_function);
+
+static P(blocks_function) P(blocks_of)(const fc_depthwise_args *a)
 {
     const int64_t kernel = a->taps_h;
-    P(block_functions) none = {0};
+    const P(blocks_function) none = {NULL, 1};
     if (kernel != a->taps_w || a->step_h != 1 || a->step_w != 1 || a->sh != a->sw || a->nonfinite || a->out_col != 1)
         return none;
+#ifdef FC_DW_NARROW
+#define CHOOSE(name, rows) return (P(blocks_function)){2 * a->out_w <= L ? NARROW(name) : P(name), rows}
+#else
+#define CHOOSE(name, rows) return (P(blocks_function)){P(name), rows}
+#endif
     if (a->sw == 1)
         switch (kernel) {
-        case 3: return (P(block_functions)){P(inner_3), P(edge_3), NARROW(edge_3), 8};
-        case 5: return (P(block_functions)){P(inner_5), P(edge_5), NARROW(edge_5), 4};
-        case 7: return (P(block_functions)){P(inner_7), P(edge_7), NARROW(edge_7), 4};
+        case 3:
+            if (a->out_h <= LOW_ROWS)
+                CHOOSE(blocks_3_low, LOW_ROWS);
+            CHOOSE(blocks_3, FC_DW_ROWS);
+        case 5: CHOOSE(blocks_5, LARGE_FILTER_ROWS);
+        case 7: CHOOSE(blocks_7, LARGE_FILTER_ROWS);
         }
     if (a->sw == 2)
         switch (kernel) {
-        case 3: return (P(block_functions)){P(inner_3_by_2), P(edge_3_by_2), NARROW(edge_3_by_2), 4};
-        case 5: return (P(block_functions)){P(inner_5_by_2), P(edge_5_by_2), NARROW(edge_5_by_2), 4};
-        case 7: return (P(block_functions)){P(inner_7_by_2), P(edge_7_by_2), NARROW(edge_7_by_2), 4};
+        case 3: CHOOSE(blocks_3_by_2, FC_DW_ROWS_BY_2);
+        case 5: CHOOSE(blocks_5_by_2, LARGE_FILTER_ROWS);
+        case 7: CHOOSE(blocks_7_by_2, LARGE_FILTER_ROWS);
         }
+#undef CHOOSE
     return none;
 }
-#undef NARROW
 
 /* The cells at column + l*sw of a row; `inside`: which of them the image has, the others are 0. */
 FC_INLINE V P(any_cells)(const fc_depthwise_args *a, const T *row, int64_t column, I *inside)
@@ -220,41 +273,43 @@ static void P(any_block)(const fc_depthwise_args *a, const T *x, const T *w, con
 
 static void P(gather_nchw)(const fc_depthwise_args *a, int64_t begin, int64_t end)
 {
-    const P(block_functions) blocks = P(blocks_of)(a);
-    const int64_t step = blocks.rows ? blocks.rows : 1;
-    const int64_t reach = blocks.rows ? (L - 1) * a->sw + a->taps_w + (a->sw - 1) * (L + 1) : 0; /* columns loaded */
+    const P(blocks_function) blocks = P(blocks_of)(a);
+    int64_t image = begin / a->channels, o = begin % a->channels, c = o / a->multiplier, of_c = o % a->multiplier;
     for (int64_t unit = begin; unit < end; unit++) {
-        const int64_t image = unit / a->channels, o = unit % a->channels;
-        const T *const x = (const T *)a->in + image * a->in_n + o / a->multiplier * a->depth * a->in_plane;
+        const T *const x = (const T *)a->in + image * a->in_n + c * a->depth * a->in_plane;
         const T *const w = (const T *)a->w + o * a->w_o, *const bias = a->bias ? (const T *)a->bias + o : NULL;
-        const int64_t plane = image * a->out_n + o * a->out_plane;
-        for (int64_t i = 0; i < a->out_h; i += step) {
-            const int64_t top = i * a->sh + a->top;
-            fc_depthwise_block t = {.args = a, .w = w, .bias = bias, .rows = min64(step, a->out_h - i)};
-            t.x = x + top * a->in_row;
+        T *const y = (T *)a->out + image * a->out_n + o * a->out_plane;
+        const T *const residual = a->residual ? (const T *)a->residual + (y - (T *)a->out) : NULL;
+        for (int64_t i = 0; i < a->out_h; i += blocks.rows) {
+            const int64_t at = i * a->out_row, top = i * a->sh + a->top;
+            if (!blocks.run) {
+                for (int64_t j = 0; j < a->out_w; j += L)
+                    P(any_block)(a, x, w, bias, i, j, y + at + j * a->out_col,
+                                 residual ? residual + at + j * a->out_col : NULL);
+                continue;
+            }
+            fc_depthwise_rows t = {.args = a, .bias = bias, .y = y + at, .rows = min64(blocks.rows, a->out_h - i)};
+            t.residual = residual ? residual + at : NULL;
             t.row0 = max64(0, -top);
             t.row1 = min64((t.rows - 1) * a->sh + a->taps_h, a->in_h - top);
-            for (int64_t j = 0; j < a->out_w; j += L) {
-                const int64_t at = plane + i * a->out_row + j * a->out_col;
-                T *const y = (T *)a->out + at;
-                const T *const residual = a->residual ? (const T *)a->residual + at : NULL;
-                if (!blocks.rows) {
-                    P(any_block)(a, x, w, bias, i, j, y, residual);
-                    continue;
-                }
-                t.left = j * a->sw + a->left;
-                t.n = min64(L, a->out_w - j);
-                t.y = y;
-                t.residual = residual;
-                if (t.n == L && t.left >= 0 && t.left + reach <= a->in_w)
-                    blocks.inner(&t);
-                else if (blocks.narrow && 2 * t.n <= L)
-                    blocks.narrow(&t);
-                else
-                    blocks.edge(&t);
+            for (int64_t k = 0; k < a->depth; k++) {
+                t.x = x + k * a->in_plane + top * a->in_row;
+                t.w = w + k * a->w_k;
+                t.first = k == 0;
+                t.last = k == a->depth - 1;
+                blocks.run(&t);
             }
+        }
+        if (++of_c == a->multiplier) {
+            of_c = 0;
+            c++;
+        }
+        if (++o == a->channels) {
+            o = c = 0;
+            image++;
         }
     }
 }
 
 #endif
+#undef NARROW

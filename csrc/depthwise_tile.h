@@ -4,6 +4,7 @@
  *   FC_DW_INT      the signed integer of the same size
  *   FC_DW_LANES    elements of a vector, and FC_DW_IOTA, the list 0, 1, ... of that many
  *   FC_DW_COLUMNS  output columns of a tile in NHWC: two rows of them are accumulators
+ *   FC_DW_ROWS     output rows of a block of 3x3 in NCHW, and FC_DW_ROWS_BY_2, at stride 2: a vector of each accumulates
  * and, where the ISA does better than plain C, FC_DW_MASK, FC_DW_LANES_FROM_TO, FC_DW_LOAD and FC_DW_STORE: a set of
  * lanes, those of [first, end), the others 0 in a load and left alone in a store.
  * FC_DW_NARROW   the NAME of kernels on shorter vectors, included before, which rows of few columns are left to.
@@ -118,6 +119,7 @@ FC_INLINE V P(clamped)(V v, V lo, V hi)
 #define FC_DW_ONCE
 /* How the channels of the input lie under a vector of those of the output. */
 enum { PLAIN, REPEATED, GATHERED };
+enum { MANY_CHANNELS = 256 }; /* from here on aligning them pays for one more vector (Zen 4) */
 #endif
 
 /* One vector of channels of a tile. x, y, w, residual, bias: at its first channel. Input rows and columns are counted
@@ -272,24 +274,41 @@ FC_INLINE void P(pixels)(const P(tile) *t, const int kw, const int sw, const int
         P(finish)(t, acc[1], a->out_row, edge);
 }
 
+/* Channels before the first vector whose bytes in y are aligned. Many channels are bytes apart that fall into few sets of
+ * the L1: a vector in two lines is then fetched twice. */
+FC_INLINE int64_t P(unaligned_channels)(const fc_depthwise_args *a, const T *y)
+{
+    const int64_t bytes = L * (int64_t)sizeof(T), beyond = (int64_t)((uintptr_t)y % (uintptr_t)bytes);
+    if (a->channels < MANY_CHANNELS || a->channels % L != 0 || beyond % (int64_t)sizeof(T) != 0)
+        return 0;
+    return (bytes - beyond) % bytes / (int64_t)sizeof(T);
+}
+
 /* The strip of a row pair from its first column: all channels. */
 FC_INLINE void P(strip)(P(tile) t, const int kw, const int sw, const int how, const int edge)
 {
     const fc_depthwise_args *a = t.args;
     const T *const x = t.x;
-    P(set_channels)(&t, L, how);
-    for (t.channel = 0; t.channel < a->channels; t.channel += L) {
+    int64_t n = how == PLAIN ? P(unaligned_channels)(a, t.y) : 0;
+    if (n == 0)
+        n = min64(L, a->channels);
+    P(set_channels)(&t, n, how);
+    for (t.channel = 0; t.channel < a->channels;) {
         t.x = x + (how == PLAIN ? t.channel : t.channel / a->multiplier * a->depth);
-        if (t.channel + L > a->channels)
-            P(set_channels)(&t, a->channels - t.channel, how);
-        if (!edge && how == PLAIN && kw > 0 && t.channel + L <= a->channels)
+        if (!edge && how == PLAIN && kw > 0 && n == L)
             P(pixels)(&t, kw, sw, how, 0);
         else
             P(pixels)(&t, kw, sw, how, 1);
-        t.w += L;
-        t.y += L;
-        t.bias = t.bias ? t.bias + L : NULL;
-        t.residual = t.residual ? t.residual + L : NULL;
+        t.channel += n;
+        t.w += n;
+        t.y += n;
+        t.bias = t.bias ? t.bias + n : NULL;
+        t.residual = t.residual ? t.residual + n : NULL;
+        const int64_t next = min64(L, a->channels - t.channel);
+        if (next != n) {
+            n = next;
+            P(set_channels)(&t, n, how);
+        }
     }
 }
 
@@ -394,6 +413,8 @@ static const fc_depthwise_kernels FC_DW_NAME = {
 #undef FC_DW_LANES
 #undef FC_DW_IOTA
 #undef FC_DW_COLUMNS
+#undef FC_DW_ROWS
+#undef FC_DW_ROWS_BY_2
 #undef FC_DW_MASK
 #undef FC_DW_LANES_FROM_TO
 #undef FC_DW_LOAD

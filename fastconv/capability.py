@@ -160,7 +160,10 @@ def depthwise_workspace(p: ConvProblem, threads: int) -> int:
         rows = max(1, -(-p.mb * p.oh // 16), -(-256 // max(p.ow, 1)))
         blocks = max(1, -(-p.mb * p.oh // rows)) if p.layout == "NHWC" else 1
         return -(-blocks * weights // 64) * 64
-    return -(-weights // 64) * 64 if p.layout == "NHWC" else 0
+    if p.layout == "NCHW":
+        return 0
+    channels, depth = (p.oc, 1) if p.pass_ == "forward" else (p.ic, p.ocg)
+    return p.kh * p.kw * depth * (-(-channels // 16) * 16 + 16) * p.itemsize
 
 
 def winograd_workspace(p: ConvProblem, threads: int, tile: int) -> int:

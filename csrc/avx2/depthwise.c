@@ -23,6 +23,8 @@ static inline __m256i lanes_64(int first, int end)
 #define FC_DW_LANES 8
 #define FC_DW_IOTA 0, 1, 2, 3, 4, 5, 6, 7
 #define FC_DW_COLUMNS 4
+#define FC_DW_ROWS 4
+#define FC_DW_ROWS_BY_2 4
 #define FC_DW_MASK __m256i
 #define FC_DW_LANES_FROM_TO(first, end) lanes_32(first, end)
 #define FC_DW_LOAD(p, lanes) _mm256_maskload_ps(p, lanes)
@@ -35,6 +37,8 @@ static inline __m256i lanes_64(int first, int end)
 #define FC_DW_LANES 4
 #define FC_DW_IOTA 0, 1, 2, 3
 #define FC_DW_COLUMNS 4
+#define FC_DW_ROWS 4
+#define FC_DW_ROWS_BY_2 4
 #define FC_DW_MASK __m256i
 #define FC_DW_LANES_FROM_TO(first, end) lanes_64(first, end)
 #define FC_DW_LOAD(p, lanes) _mm256_maskload_pd(p, lanes)

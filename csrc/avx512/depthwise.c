@@ -12,6 +12,8 @@
 #define FC_DW_LANES 8
 #define FC_DW_IOTA 0, 1, 2, 3, 4, 5, 6, 7
 #define FC_DW_COLUMNS 8
+#define FC_DW_ROWS 14
+#define FC_DW_ROWS_BY_2 8
 #define FC_DW_MASK __mmask8
 #define FC_DW_LANES_FROM_TO(first, end) ((__mmask8)LANES_FROM_TO(first, end))
 #define FC_DW_LOAD(p, lanes) _mm256_maskz_loadu_ps(lanes, p)
@@ -25,6 +27,8 @@
 #define FC_DW_LANES 4
 #define FC_DW_IOTA 0, 1, 2, 3
 #define FC_DW_COLUMNS 8
+#define FC_DW_ROWS 14
+#define FC_DW_ROWS_BY_2 8
 #define FC_DW_MASK __mmask8
 #define FC_DW_LANES_FROM_TO(first, end) ((__mmask8)LANES_FROM_TO(first, end))
 #define FC_DW_LOAD(p, lanes) _mm256_maskz_loadu_pd(lanes, p)
@@ -38,6 +42,8 @@
 #define FC_DW_LANES 16
 #define FC_DW_IOTA 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
 #define FC_DW_COLUMNS 8
+#define FC_DW_ROWS 14
+#define FC_DW_ROWS_BY_2 8
 #define FC_DW_MASK __mmask16
 #define FC_DW_LANES_FROM_TO(first, end) ((__mmask16)LANES_FROM_TO(first, end))
 #define FC_DW_LOAD(p, lanes) _mm512_maskz_loadu_ps(lanes, p)
@@ -51,6 +57,8 @@
 #define FC_DW_LANES 8
 #define FC_DW_IOTA 0, 1, 2, 3, 4, 5, 6, 7
 #define FC_DW_COLUMNS 8
+#define FC_DW_ROWS 14
+#define FC_DW_ROWS_BY_2 8
 #define FC_DW_MASK __mmask8
 #define FC_DW_LANES_FROM_TO(first, end) ((__mmask8)LANES_FROM_TO(first, end))
 #define FC_DW_LOAD(p, lanes) _mm512_maskz_loadu_pd(lanes, p)

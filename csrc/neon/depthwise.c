@@ -6,6 +6,8 @@
 #define FC_DW_LANES 4
 #define FC_DW_IOTA 0, 1, 2, 3
 #define FC_DW_COLUMNS 8
+#define FC_DW_ROWS 8
+#define FC_DW_ROWS_BY_2 4
 #include "../depthwise_tile.h"
 
 #define FC_DW_NAME fc_f64_depthwise__neon
@@ -14,6 +16,8 @@
 #define FC_DW_LANES 2
 #define FC_DW_IOTA 0, 1
 #define FC_DW_COLUMNS 8
+#define FC_DW_ROWS 8
+#define FC_DW_ROWS_BY_2 4
 #include "../depthwise_tile.h"
 
 void fc_add_depthwise__neon(fc_kernels_table *table);
