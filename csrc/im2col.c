@@ -16,6 +16,8 @@
 enum {
     BLOCK_CHANNELS = 256, /* output channels that a task takes through the loop nest */
     TASKS_A_THREAD = 8,   /* so that the last tasks balance */
+    SIDE_ROWS = 3,        /* fewer rows of cells of an image make thin tiles at its sides */
+    REPAYS_PACKING = 6,   /* a tile is packed in 1/6 of the time of its product with one panel */
     CHANNEL_GRAIN = 16,   /* NHWC blocks of channels are whole cache lines of floats */
     /* NHWC: so few tiles of pixels do not repay the packing of weights; fewer where every second row of weights falls into
      * one set of the L1 (Zen 4: 2 tiles 1.35, 4 tiles 0.93, elsewhere 56 tiles 1.02 times as fast as packed) */
@@ -79,11 +81,69 @@ static void pack_weights_task(void *ctx, int64_t task, int worker)
             dst += width * size;
         }
     }
-    if (g->adjoint && any_nonfinite(panel, depth * width, (int)size))
+    if ((g->adjoint || g->region_count > 0) && any_nonfinite(panel, depth * width, (int)size))
         __atomic_store_n(&g->nonfinite, 1, __ATOMIC_RELAXED);
 }
 
 /* ---- How the work is cut --------------------------------------------------------------------------------------------- */
+
+/* Taps [*first, *end) of one axis that lie inside the image for output cell o. */
+static void taps_inside(const int64_t *offsets, int64_t taps, int64_t cell, int64_t length, int64_t *first, int64_t *end)
+{
+    for (*first = 0; *first < taps && cell + offsets[*first] < 0;)
+        ++*first;
+    for (*end = taps; *end > *first && cell + offsets[*end - 1] >= length;)
+        --*end;
+}
+
+/* The end of the run of output cells from o on that have the same taps inside, which are [*first, *end). */
+static int64_t run_of_cells(const int64_t *offsets, int64_t taps, int64_t stride, int64_t length, int64_t o, int64_t cells,
+                            int64_t *first, int64_t *end)
+{
+    int64_t next = o, f, e;
+    taps_inside(offsets, taps, o * stride, length, first, end);
+    do {
+        next++;
+        taps_inside(offsets, taps, next * stride, length, &f, &e);
+    } while (next < cells && f == *first && e == *end);
+    return next;
+}
+
+static int64_t cells_of(const region *r)
+{
+    return (r->i1 - r->i0) * (r->j1 - r->j0);
+}
+
+/* Cuts the output into regions where that repays that every tile of pixels is packed. Which they are does not depend on
+ * the batch. Rows of cells are cut at their sides too when there are enough of them to fill tiles. */
+static void cut_regions(gather *g)
+{
+    const int64_t panels = ceil_div(g->ocg, g->kernel.nr);
+    int64_t products = 0, i1, j1, a0, a1, b0, b1;
+    g->region_count = 0;
+    if (g->layout != FC_NHWC || g->taps < 2 || g->taps_h > REGION_TAP_ROWS)
+        return;
+    for (int64_t i = 0; i < g->out_h; i = i1) {
+        i1 = run_of_cells(g->th, g->taps_h, g->sh, g->in_h, i, g->out_h, &a0, &a1);
+        for (int64_t j = 0; j < g->out_w; j = j1) {
+            j1 = run_of_cells(g->tw, g->taps_w, g->sw, g->in_w, j, g->out_w, &b0, &b1);
+            if (i1 - i < SIDE_ROWS)
+                j1 = g->out_w, b0 = 0, b1 = g->taps_w;
+            if (g->region_count == MAX_REGIONS) {
+                g->region_count = 0;
+                return;
+            }
+            int at = g->region_count++; /* the largest first: full tiles meet the weights while they are far away */
+            for (; at > 0 && cells_of(&g->regions[at - 1]) < (i1 - i) * (j1 - j); at--)
+                g->regions[at] = g->regions[at - 1];
+            g->regions[at] = (region){i, i1, j, j1, a0, a1, b0, b1, 0, 0};
+            products += (i1 - i) * (j1 - j) * (a1 - a0) * (b1 - b0);
+        }
+    }
+    const int64_t all = g->out_h * g->out_w * g->taps;
+    if ((all - products) * panels * REPAYS_PACKING < all)
+        g->region_count = 0;
+}
 
 /* How many tasks there are is free, since no bit depends on it: blocks shrink until every thread has enough of them. */
 static void cut_work(gather *g)
@@ -100,6 +160,14 @@ static void cut_work(gather *g)
     else
         g->flat = g->sh == 1 && g->sw == 1 && g->in_w == g->out_w && g->in_h == g->out_h && g->x.h == g->in_w;
     g->pixel_tiles = nhwc && !g->flat ? g->mb * g->out_h * g->tiles_a_row : ceil_div(g->pixels, pixel_width);
+    if (g->region_count > 0) {
+        g->pixel_tiles = 0;
+        for (region *r = g->regions; r < g->regions + g->region_count; r++) {
+            r->tile0 = g->pixel_tiles;
+            r->tiles = ceil_div(g->mb * cells_of(r), pixel_width);
+            g->pixel_tiles += r->tiles;
+        }
+    }
     g->channel_tiles = ceil_div(g->ocg, channel_width);
     g->pixel_block = min64(g->pixel_tiles, max64(1, BLOCK_PIXELS / pixel_width));
     g->channel_block = min64(g->channel_tiles, ceil_div(BLOCK_CHANNELS, channel_width));
@@ -160,6 +228,7 @@ static void run_gather(gather *g)
     const int in_place = !nhwc && (g->pointwise || !g->adjoint) && g->kept == NULL;
     g->affine = depth_all == 0 || (in_place && weights_affine(g));
     g->nonfinite = 0;
+    cut_regions(g);
     cut_work(g);
     g->rows_in_place = nhwc && !g->adjoint && g->stage == PACK_AND_RUN && weights_in_rows(g);
     if (g->kept) {
@@ -175,6 +244,11 @@ static void run_gather(gather *g)
     if (g->stage == PACK_ONLY) {
         *(int *)(g->packed - KEPT_HEAD) = g->nonfinite;
         return;
+    }
+    if (g->nonfinite && g->region_count > 0) { /* in a forward pass the zeros of the padding become NaN with such weights */
+        g->nonfinite = g->adjoint;
+        g->region_count = 0;
+        cut_work(g);
     }
     fc_parallel_for(g->groups * g->pixel_blocks * g->channel_blocks, g->threads, nhwc ? fc_im2col_nhwc_task : fc_im2col_nchw_task, g);
 }

@@ -20,6 +20,15 @@ typedef struct strides4 {
     int64_t n, c, h, w;
 } strides4;
 
+/* Output cells [i0, i1) x [j0, j1) of every image and the taps [a0, a1) x [b0, b1), outside of which all of theirs lie in
+ * the padding. Its pixels are numbered image by image, row by row. */
+typedef struct region {
+    int64_t i0, i1, j0, j1, a0, a1, b0, b1;
+    int64_t tile0, tiles;
+} region;
+
+enum { MAX_REGIONS = 32, REGION_TAP_ROWS = 64 };
+
 typedef struct gather {
     fc_gemm_kernel kernel;
     int size, layout, threads;
@@ -48,6 +57,8 @@ typedef struct gather {
     /* How the work is cut (cut_work): tiles are MR wide where rows are cut, NR where columns are. */
     int64_t pixels, pixel_tiles, tiles_a_row, pixel_block, pixel_blocks;
     int64_t channel_tiles, channel_block, channel_blocks;
+    region regions[MAX_REGIONS];                 /* NHWC: tiles by region, which leave out taps in the padding */
+    int region_count;                            /* 0: all taps of all pixels */
     int flat;                                    /* NHWC: tiles of pixels may cross output rows and images */
     int pointwise;                               /* in and out pixels correspond one to one */
     int merged;                                  /* NHWC: the taps of a filter row read consecutive elements */

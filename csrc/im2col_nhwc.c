@@ -1,6 +1,7 @@
 /* The gather of im2col.c in NHWC: rows of the microkernel are pixels, columns are output channels.
  *
- * Pixels inside the image are read in place, tap by tap; the others are packed, a register tile of them at a time. */
+ * Pixels inside the image are read in place, tap by tap; the others are packed, a register tile of them at a time. Where the
+ * padding is a good part of the work, all are packed, by regions of pixels with the same taps inside the image. */
 #include "im2col.h"
 
 #include <stddef.h>
@@ -151,6 +152,116 @@ static void nhwc_pixel(const gather *g, fc_gemm_args *args, int64_t q, int64_t g
     args->accumulate = accumulate;
 }
 
+/* Cells of the output at which the pixels from p0 of a region lie, m of them, and their rows of taps: dst[row][taps of the
+ * region][channel]. */
+static void pack_region(const gather *g, const region *r, char *dst, int64_t pitch, int64_t p0, int64_t m, int64_t channel,
+                           int64_t channels, place *cells)
+{
+    const int64_t size = g->size, width = r->j1 - r->j0, height = r->i1 - r->i0;
+    int64_t j = r->j0 + p0 % width, row = p0 / width, i = r->i0 + row % height, n = row / height;
+    for (int64_t at = 0; at < m; at++) {
+        char *d = dst + at * pitch * size;
+        cells[at] = (place){g->out + (n * g->y.n + i * g->y.h + j * g->y.w) * size,
+                            g->residual ? g->residual + (n * g->r.n + i * g->r.h + j * g->r.w) * size : NULL};
+        for (int64_t a = r->a0; a < r->a1; a++) {
+            const char *line = g->in + (n * g->x.n + (i * g->sh + g->th[a]) * g->x.h + channel) * size;
+            for (int64_t b = r->b0; b < r->b1; b++, d += channels * size) {
+                const int64_t x = j * g->sw + g->tw[b];
+                if (x < 0 || x >= g->in_w)
+                    zero_run(d, channels, (int)size);
+                else
+                    copy_run(d, line + x * g->x.w * size, channels, (int)size);
+            }
+        }
+        if (++j == r->j1) {
+            j = r->j0;
+            if (++i == r->i1) {
+                i = r->i0;
+                n++;
+            }
+        }
+    }
+}
+
+typedef uint32_t words16 __attribute__((vector_size(16), aligned(4), may_alias));
+
+/* One row of a tile, mostly 64 or 128 bytes: a call of memcpy for each costs 7 % of a whole 3x3 convolution. */
+static inline void copy_row(char *dst, const char *src, int64_t bytes)
+{
+    if (bytes % (int64_t)sizeof(words16) != 0)
+        memcpy(dst, src, (size_t)bytes);
+    else
+        for (int64_t at = 0; at < bytes; at += (int64_t)sizeof(words16))
+            *(words16 *)(dst + at) = *(const words16 *)(src + at);
+}
+
+/* A tile of a region whose pixels are no neighbours in the output: C passes through a stack tile. */
+static void run_region(const gather *g, fc_gemm_args *args, const place *cells, int64_t group, int64_t panel)
+{
+    const int64_t size = g->size, nr = g->kernel.nr, row = nr * size, o = (group * g->ocg + panel * nr) * size;
+    const int64_t m = args->m, n = min64(nr, g->ocg - panel * nr) * size;
+    double c_tile[FC_MR_MAX * FC_NR_MAX], r_tile[FC_MR_MAX * FC_NR_MAX];
+    const int with_residual = args->last && g->residual != NULL;
+    for (int64_t i = 0; i < m; i++) {
+        for (int64_t byte = 0; byte < row; byte += FC_ALIGNMENT)
+            __builtin_prefetch(cells[i].out + o + row + byte); /* the next panel's */
+        if (args->accumulate)
+            copy_row((char *)c_tile + i * row, cells[i].out + o, n);
+        if (with_residual)
+            copy_row((char *)r_tile + i * row, cells[i].residual + o, n);
+    }
+    args->rs_c = args->rs_r = nr;
+    nhwc_run(g, args, (place){(char *)c_tile - o, with_residual ? (const char *)r_tile - o : NULL}, group, panel);
+    for (int64_t i = 0; i < m; i++)
+        copy_row(cells[i].out + o, (char *)c_tile + i * row, n);
+}
+
+/* All panels of a tile of pixels that is cut from a region. */
+static void region_tile(const gather *g, fc_gemm_args *args, char *rows, int64_t pitch, int64_t tile, int64_t group,
+                        int64_t panel0, int64_t panel1, int64_t channel, int64_t channels, const char *weights)
+{
+    const region *r = g->regions;
+    int64_t p0, b_offset[REGION_TAP_ROWS];
+    place cells[FC_MR_MAX];
+    const int64_t nr = g->kernel.nr;
+    while (tile >= r->tile0 + r->tiles)
+        r++;
+    args->m = split(g->mb * (r->i1 - r->i0) * (r->j1 - r->j0), r->tiles, tile - r->tile0, &p0);
+    pack_region(g, r, rows, pitch, p0, args->m, channel, channels, cells);
+    for (int64_t a = r->a0; a < r->a1; a++)
+        b_offset[a - r->a0] = (a * g->taps_w + r->b0) * channels * nr;
+    args->a = rows;
+    args->rs_a = pitch;
+    args->taps = r->a1 - r->a0;
+    args->kc = (r->b1 - r->b0) * channels;
+    args->b_offset = b_offset;
+    /* The next tile's pixels, as if they were neighbours in the image. */
+    const int64_t lines = tile + 1 < r->tile0 + r->tiles && args->taps > 0 ? ceil_div(channels * g->size, FC_ALIGNMENT) : 0;
+    const int64_t width = r->j1 - r->j0, height = r->i1 - r->i0, j = r->j0 + (p0 + args->m) % width;
+    const int64_t row = (p0 + args->m) / width, i = r->i0 + row % height, th = lines ? g->th[r->a1 - 1] : 0;
+    const char *const next = g->in + (row / height * g->x.n + (i * g->sh + th) * g->x.h + j * g->sw * g->x.w + channel) * g->size;
+    int64_t line = 0;
+    args->next_rows = args->m;
+    args->rs_next = g->sw * g->x.w;
+    const int64_t span = (args->m - 1) * g->size;
+    const int adjoin = cells[args->m - 1].out - cells[0].out == span * g->y.w &&
+                       (!g->residual || cells[args->m - 1].residual - cells[0].residual == span * g->r.w);
+    for (int64_t panel = panel0; panel < panel1; panel++) {
+        args->b = weights + panel * g->taps * channels * nr * g->size;
+        args->next = next + line * FC_ALIGNMENT;
+        args->next_lines = (lines - line) / (panel1 - panel);
+        line += args->next_lines;
+        if (adjoin) {
+            args->rs_c = g->y.w;
+            args->rs_r = g->r.w;
+            nhwc_run(g, args, cells[0], group, panel);
+        } else {
+            run_region(g, args, cells, group, panel);
+        }
+    }
+    args->b_offset = NULL;
+}
+
 void fc_im2col_nhwc_task(void *ctx, int64_t task, int worker)
 {
     const gather *g = ctx;
@@ -186,12 +297,16 @@ void fc_im2col_nhwc_task(void *ctx, int64_t task, int worker)
         args.b_ahead = AHEAD_BYTES / nr * args.rs_b;
         for (int64_t tile = tile0; tile < tile1; tile++) {
             int64_t q0, offsets[TAPS_IN_PLACE];
-            const int64_t m = pixel_tile(g, tile, &q0);
             const char *in_place;
-            args.m = m;
             args.accumulate = block > 0;
             args.last = last;
             args.a_offset = NULL;
+            if (g->region_count > 0) {
+                region_tile(g, &args, rows, pitch, tile, group, panel0, panel1, group * g->icg + c0, channels, weights);
+                continue;
+            }
+            const int64_t m = pixel_tile(g, tile, &q0);
+            args.m = m;
             if (g->nonfinite) {
                 for (int64_t q = q0; q < q0 + m; q++)
                     nhwc_pixel(g, &args, q, group, panel0, panel1, c0, channels, weights);
