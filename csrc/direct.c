@@ -19,13 +19,14 @@ enum {
     FLAT_DEPTH = 640,       /* terms of a sum for which weights and pixels are near at a time (measured on Zen 4) */
     TASKS_A_THREAD = 8,     /* so that the last tasks balance */
     VECTOR_BYTES = 64,      /* the longest of any ISA */
+    CACHE_LINE = 64,
 };
 
 typedef struct direct {
     const fc_conv2d_shape *s;
     fc_direct_kernel kernel;
     int64_t size, icg, ocg, depth;
-    int in_place, flat, clamp;
+    int in_place, flat, clamp, threads;
     int64_t rows, blocks;        /* output rows of a task; tasks of an image */
     int64_t phase, pitch, plane; /* elements: between residues, rows and channels of what the kernel reads */
     int64_t column;              /* flat: elements between the copies for two filter columns */
@@ -289,6 +290,19 @@ static void fill_offsets(const direct *d, int32_t *offset)
 
 /* ---- Tasks -------------------------------------------------------------------------------------------------------- */
 
+/* The cells that fill_flat reads for channel `c` and those after it, of a task's rows; none past the last task. */
+static fc_direct_fetch fetch_flat(const direct *d, int64_t task, int64_t c)
+{
+    const fc_conv2d_shape *s = d->s;
+    const int64_t i0 = task % d->blocks * d->rows, plane = task / d->blocks * d->icg + c;
+    const int64_t top = max64(0, i0 * s->sh - s->ph), bottom = min64(s->ih, i0 * s->sh - s->ph + rows_under(s, d->rows));
+    if (plane >= s->mb * s->ic || bottom <= top)
+        return (fc_direct_fetch){d->x, 0, 0, 0, 0};
+    const int64_t lines = ceil_div((bottom - top) * s->iw * d->size, CACHE_LINE);
+    return (fc_direct_fetch){d->x + (plane * s->ih + top) * s->iw * d->size, lines, lines, min64(d->chunk, d->icg - c),
+                             s->ih * s->iw * d->size - lines * CACHE_LINE};
+}
+
 /* A task is a block of output rows of an image: all channels in NHWC, those of a group in NCHW. */
 static void direct_task(void *ctx, int64_t task, int worker)
 {
@@ -300,6 +314,7 @@ static void direct_task(void *ctx, int64_t task, int worker)
     const int64_t i0 = block * d->rows, rows = min64(d->rows, s->oh - i0);
     char *strip = d->strips + worker * d->strip_bytes;
     fc_direct_args args = d->args;
+    fc_direct_fetch fetch;
 
     if (!d->flat && !d->in_place)
         fill_strip(d, strip, n, group0, i0, rows);
@@ -317,6 +332,9 @@ static void direct_task(void *ctx, int64_t task, int worker)
             const int last = c + channels == d->icg;
             if (d->flat)
                 fill_flat(d, strip, n * s->ic + group * d->icg + c, channels, i0, rows);
+            if (d->flat)
+                fetch = last ? fetch_flat(d, task + d->threads, 0) : fetch_flat(d, task, c + channels);
+            args.fetch = d->flat ? &fetch : NULL;
             args.depth = channels * s->kh * s->kw;
             args.w = d->packed + (group * d->depth + k) * width * size;
             args.accumulate = c > 0;
@@ -381,6 +399,7 @@ static void run(const fc_conv2d_shape *s, const fc_view *x, const fc_view *w, co
     d.residual = epilogue->residual.data;
     d.bias = epilogue->bias;
     d.clamp = epilogue->clamp;
+    d.threads = threads;
     fill_offsets(&d, workspace);
     if (threads > 1) /* lower than the strip has room for */
         d.rows = max64(1, min64(d.rows, s->mb * s->oh / ((int64_t)threads * TASKS_A_THREAD)));

@@ -4,6 +4,13 @@
 
 #include "fastconv.h"
 
+/* Memory to bring into the L2 while sums run, a cache line for each step of k: `lines` lines of each of `planes` planes,
+ * from `line`, `step` bytes between the end of one and the start of the next. The kernel counts them down. */
+typedef struct fc_direct_fetch {
+    const char *line;
+    int64_t lines, left, planes, step; /* left: of the first plane */
+} fc_direct_fetch;
+
 /* Output rows x columns of one group of one image, all its channels:
  *
  *   y[i*y_row + j*y_column + o*y_channel] = epilogue(sum_{k<depth} w[k][o] * x[i*x_row + j*x_column + offset[k]])
@@ -22,6 +29,7 @@ typedef struct fc_direct_args {
     const void *residual, *bias;
     int accumulate, clamp;
     double lo, hi;
+    fc_direct_fetch *fetch; /* or NULL; may name any address and changes no result */
 } fc_direct_args;
 
 /* mr: rows of a register tile, pixels in NHWC, channels in NCHW; nv: its vectors, of `lanes` elements.

@@ -27,7 +27,16 @@
 #endif
 #define FC_DIRECT_IN_REGISTER(p) __asm__("" : "+r"(p))
 
-enum { FC_DIRECT_WEIGHTS = 16 << 10 }; /* bytes that stay in a 32 KB L1 beside the pixels */
+enum {
+    FC_DIRECT_WEIGHTS = 16 << 10, /* bytes that stay in a 32 KB L1 beside the pixels */
+    FC_DIRECT_LINE = 64,          /* bytes of a cache line */
+};
+
+/* Cache lines to fetch, one a step of k: `left` of them, `step` bytes apart; then those of so many more vectors of y. */
+typedef struct fc_direct_run {
+    const char *line;
+    int64_t step, left, vectors;
+} fc_direct_run;
 
 /* Part number of `length` cut into `parts` that differ by at most one: first item, and width. */
 FC_INLINE int64_t fc_direct_split(int64_t length, int64_t parts, int64_t part, int64_t *first)
@@ -71,30 +80,61 @@ static __attribute__((noinline)) void FC_JOIN(FC_DIRECT_NAME, _edge)(const fc_di
         }
 }
 
+/* What to fetch when a run of lines is over: the next vectors of y, then args->fetch (vectors = -1), then nothing. */
+static __attribute__((noinline)) fc_direct_run FC_JOIN(FC_DIRECT_NAME, _turn)(const fc_direct_args *args, fc_direct_run run,
+                                                                              int m)
+{
+    fc_direct_fetch *fetch = args->fetch;
+    if (run.vectors > 1)
+        return (fc_direct_run){run.line + FC_DIRECT_BYTES - m * run.step, run.step, m, run.vectors - 1};
+    if (fetch && run.vectors > 0 && fetch->planes > 0)
+        return (fc_direct_run){fetch->line, FC_DIRECT_LINE, fetch->left, -1};
+    if (fetch && run.vectors < 0 && --fetch->planes > 0)
+        return (fc_direct_run){run.line + fetch->step, FC_DIRECT_LINE, fetch->lines, -1};
+    return (fc_direct_run){(const char *)args, 0, INT64_MAX, run.vectors}; /* stay where the L1 has it */
+}
+
 FC_INLINE void FC_JOIN(FC_DIRECT_NAME, _body)(const fc_direct_args *args, const FC_TILE *at, const int nhwc, const int m,
                                               const int nv)
 {
     FC_V acc[FC_DIRECT_MR][FC_DIRECT_NV];
     const int64_t last = nv > 1 ? at->last : 0;
 
+    if (nhwc && at->bias) {
 #pragma GCC unroll 14
-    for (int i = 0; i < m; i++)
+        for (int i = 0; i < m; i++)
 #pragma GCC unroll 3
-        for (int v = 0; v < nv; v++) {
-            if (!at->bias)
-                acc[i][v] = (FC_V){0};
-            else if (nhwc)
+            for (int v = 0; v < nv; v++)
                 acc[i][v] = *(const FC_V *)(at->bias + (v < nv - 1 ? v * FC_LANES : last));
-            else
-                acc[i][v] = at->bias[i] - (FC_V){0};
-        }
-
-    /* The lines of y arrive while the sum runs: a store that misses would hold up those behind it. */
+    } else if (at->bias) {
 #pragma GCC unroll 14
-    for (int i = 0; i < m; i++)
+        for (int i = 0; i < m; i++)
+#pragma GCC unroll 3
+            for (int v = 0; v < nv; v++)
+                acc[i][v] = at->bias[i] - (FC_V){0};
+    } else {
+#pragma GCC unroll 14
+        for (int i = 0; i < m; i++)
+#pragma GCC unroll 3
+            for (int v = 0; v < nv; v++)
+                acc[i][v] = (FC_V){0};
+    }
+
+    /* Here and below one pointer walks over the rows of y, since the compiler would keep an address for each. */
+    FC_DIRECT_TYPE *const y0 = at->y, *y = y0;
+    const int64_t rs_y = at->rs_y;
+    /* The lines of y arrive while the sum runs: a store that misses would hold up those behind it. NHWC asks for all at
+     * once; in NCHW, where rows are planes apart, that stalls a long sum, and a short one has no time for the others. */
+    fc_direct_run run = {(const char *)args, 0, INT64_MAX, 0};
+    if (!nhwc && args->depth > 2 * m * nv)
+        run = (fc_direct_run){(const char *)y0, rs_y * (int64_t)sizeof(*y), m, nv};
+#pragma GCC unroll 14
+    for (int i = 0; nhwc && i < m; i++, y += rs_y) {
+        FC_DIRECT_IN_REGISTER(y);
 #pragma GCC unroll 3
         for (int v = 0; v < nv; v++)
-            __builtin_prefetch(at->y + i * at->rs_y + (v < nv - 1 ? v * FC_LANES : last), 1);
+            __builtin_prefetch(y + (v < nv - 1 ? v * FC_LANES : last), 1);
+    }
 
     const int32_t *offset = args->offset, *const end = offset + args->depth;
     const FC_DIRECT_TYPE *w = at->w, *const x = at->x;
@@ -103,6 +143,12 @@ FC_INLINE void FC_JOIN(FC_DIRECT_NAME, _body)(const fc_direct_args *args, const 
     FC_DIRECT_IN_REGISTER(rs3);
     for (; offset < end; offset++) {
         const FC_DIRECT_TYPE *const cell = x + *offset;
+        if (!nhwc) {
+            __builtin_prefetch(run.line, 0, 2);
+            run.line += run.step;
+            if (__builtin_expect(--run.left == 0, 0))
+                run = FC_JOIN(FC_DIRECT_NAME, _turn)(args, run, m);
+        }
         FC_V row[FC_DIRECT_NV];
 #pragma GCC unroll 3
         for (int v = 0; v < nv; v++)
@@ -127,6 +173,10 @@ FC_INLINE void FC_JOIN(FC_DIRECT_NAME, _body)(const fc_direct_args *args, const 
         w += nhwc ? nv * FC_LANES : m;
     }
 
+    if (!nhwc && run.vectors < 0) {
+        args->fetch->line = run.line;
+        args->fetch->left = run.left;
+    }
     if (at->cells < FC_LANES) {
         FC_DIRECT_TYPE edge[FC_DIRECT_MR][FC_LANES];
 #pragma GCC unroll 14
@@ -136,18 +186,24 @@ FC_INLINE void FC_JOIN(FC_DIRECT_NAME, _body)(const fc_direct_args *args, const 
         return;
     }
     if (args->accumulate) {
+        y = y0;
 #pragma GCC unroll 14
-        for (int i = 0; i < m; i++)
+        for (int i = 0; i < m; i++, y += rs_y) {
+            FC_DIRECT_IN_REGISTER(y);
 #pragma GCC unroll 3
             for (int v = 0; v < nv; v++)
-                acc[i][v] += *(const FC_V *)(at->y + i * at->rs_y + (v < nv - 1 ? v * FC_LANES : last));
+                acc[i][v] += *(const FC_V *)(y + (v < nv - 1 ? v * FC_LANES : last));
+        }
     }
     if (at->residual) {
+        const FC_DIRECT_TYPE *residual = at->residual;
 #pragma GCC unroll 14
-        for (int i = 0; i < m; i++)
+        for (int i = 0; i < m; i++, residual += rs_y) {
+            FC_DIRECT_IN_REGISTER(residual);
 #pragma GCC unroll 3
             for (int v = 0; v < nv; v++)
-                acc[i][v] += *(const FC_V *)(at->residual + i * at->rs_y + (v < nv - 1 ? v * FC_LANES : last));
+                acc[i][v] += *(const FC_V *)(residual + (v < nv - 1 ? v * FC_LANES : last));
+        }
     }
     if (args->clamp) {
         /* (v < lo) is all ones or all zeros in integer lanes, 0 for NaN: NaN passes both tests. */
@@ -162,11 +218,14 @@ FC_INLINE void FC_JOIN(FC_DIRECT_NAME, _body)(const fc_direct_args *args, const 
                 acc[i][v] = (FC_V)((above & (__typeof__(above))hi) | (~above & (__typeof__(above))value));
             }
     }
+    y = y0;
 #pragma GCC unroll 14
-    for (int i = 0; i < m; i++)
+    for (int i = 0; i < m; i++, y += rs_y) {
+        FC_DIRECT_IN_REGISTER(y);
 #pragma GCC unroll 3
         for (int v = 0; v < nv; v++)
-            *(FC_V *)(at->y + i * at->rs_y + (v < nv - 1 ? v * FC_LANES : last)) = acc[i][v];
+            *(FC_V *)(y + (v < nv - 1 ? v * FC_LANES : last)) = acc[i][v];
+    }
 }
 
 #define FC_DIRECT_CASE(count) \

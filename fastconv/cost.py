@@ -106,15 +106,24 @@ def im2col(p: ConvProblem) -> Work:
 
 
 def direct(p: ConvProblem) -> Work:
-    """A GEMM whose panels are never packed; every output row is cut into tiles of its own."""
-    depth, tile_rows, lanes = p.icg * p.kh * p.kw, p.mb * p.g * p.oh, TILE_COLUMNS // 2
-    rows, columns = (p.ow, p.ocg) if p.layout == "NHWC" else (p.ocg, p.ow)
-    tiles = tile_rows * _ceil(rows, TILE_ROWS) * _ceil(columns, TILE_COLUMNS)
+    """A GEMM whose panels are never packed. Rows of outputs are cut on their own, or, in NCHW where that would waste parts
+    of vectors, joined by copying the image once for each filter column."""
+    depth, images, lanes = p.icg * p.kh * p.kw, p.mb * p.g, TILE_COLUMNS // 2
+    copied = 0.0
+    if p.layout == "NHWC":
+        count, rows, columns = images * p.oh, p.ow, p.ocg
+    elif p.ow % lanes == 0:
+        count, rows, columns = images * p.oh, p.ocg, p.ow
+    else:
+        count, rows, columns = images, p.ocg, p.oh * p.ow
+        copied = float(p.mb * p.ic * p.kw * min(p.sh, p.kh) * p.oh * p.ow * p.itemsize)
+    tiles = count * _ceil(rows, TILE_ROWS) * _ceil(columns, TILE_COLUMNS)
     return {
         "calls": 1.0,
-        "flops": 2.0 * tile_rows * rows * _ceil(columns, lanes) * lanes * depth * _compute(p),
+        "flops": 2.0 * count * rows * _ceil(columns, lanes) * lanes * depth * _compute(p),
         "tile_steps": tiles * depth * _compute(p),
         "tiles": float(tiles),
+        "gathered": copied,
         "image": float(p.bytes),
         "weights": float(p.oc * depth * p.itemsize),
     }

@@ -155,6 +155,19 @@ OTHER_WINOGRAD = (
     "g3mb2ic9ih4iw2oc12kh1kw7ph1pw6",
     "mb0ic3ih5iw6oc4kh5ph2",
     "mb1ic2ih1iw1oc3kh7kw1ph3pw0",
+# The direct kernel's own edges: NCHW rows that are whole vectors (read in place, or from strips for padding, stride and
+# dilation) and those that are not (flat strips; chunks of channels, an odd number of vectors); more rows than a strip.
+DIRECT = (
+    "mb1ic2ih7iw34oc3kh3",
+    "mb2ic3ih6iw32oc15kh3ph1",
+    "mb1ic2ih9iw64oc17kh3sh2ph1",
+    "mb1ic3ih8iw96oc4kh4kw5sh2sw3ph1pw2dh1dw2",
+    "g2mb1ic6ih7iw48oc4kh2kw3ph1dh3dw2",
+    "mb1ic3ih13iw33oc5kh1kw2sh4sw1",
+    "mb1ic128ih5iw9oc16kh3ph1",
+    "mb1ic107ih7iw9oc15kh3sh2ph1",
+    "mb1ic20ih3iw199oc1kh7ph3",
+    "mb1ic90ih4iw66oc1kh3ph1",
 )
 
 # Layers of real networks, cut where the whole one would only take longer.
@@ -239,7 +252,7 @@ EPILOGUES: tuple[dict[str, Any], ...] = (
     {"activation": "relu"},
 )
 
-GEOMETRIES = tuple(dict.fromkeys((*BASIC, *THREE_BY_THREE, *OTHER_WINOGRAD, *DEPTHWISE, *LAYERS, *EDGES, *SWEEP)))
+GEOMETRIES = tuple(dict.fromkeys((*BASIC, *THREE_BY_THREE, *OTHER_WINOGRAD, *DEPTHWISE, *DIRECT, *LAYERS, *EDGES, *SWEEP)))
 
 
 def _variants(number: int) -> list[tuple[str, str]]:
