@@ -155,6 +155,8 @@ OTHER_WINOGRAD = (
     "g3mb2ic9ih4iw2oc12kh1kw7ph1pw6",
     "mb0ic3ih5iw6oc4kh5ph2",
     "mb1ic2ih1iw1oc3kh7kw1ph3pw0",
+)
+
 # The direct kernel's own edges: NCHW rows that are whole vectors (read in place, or from strips for padding, stride and
 # dilation) and those that are not (flat strips; chunks of channels, an odd number of vectors); more rows than a strip.
 DIRECT = (
