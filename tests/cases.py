@@ -254,7 +254,9 @@ EPILOGUES: tuple[dict[str, Any], ...] = (
     {"activation": "relu"},
 )
 
-GEOMETRIES = tuple(dict.fromkeys((*BASIC, *THREE_BY_THREE, *OTHER_WINOGRAD, *DEPTHWISE, *DIRECT, *LAYERS, *EDGES, *SWEEP)))
+GEOMETRIES = tuple(
+    dict.fromkeys((*BASIC, *THREE_BY_THREE, *OTHER_WINOGRAD, *DEPTHWISE, *DIRECT, *LAYERS, *EDGES, *SWEEP))
+)
 
 
 def _variants(number: int) -> list[tuple[str, str]]:
