@@ -31,6 +31,7 @@ enum {
     DEPTH = 128,          /* input channels summed at once by tiles of */
     MANY_POINTS = 64,     /* points and more, */
     LONG_DEPTH = 1024,    /* and by the others: short sums cost up to a tenth of the time of deep layers */
+    AHEAD_BYTES = 2048,   /* how early U is fetched: 1.03x on 512 channels, Zen 4 */
     PACK_CHANNELS = 8,    /* input channels of one packing task */
     LANES_MAX = 16,
     TAPS_MAX = 25,
@@ -192,7 +193,8 @@ static void pack_channels(const plan *s, int64_t g, int64_t panel, int64_t c, in
     /* dense OIHW: channels and cells are one run, transposed by vectors */
     if (p->w_c == cells && (p->w_a == p->kw || p->kh == 1) && (p->w_b == 1 || p->kw == 1)) {
         for (int64_t j = 0; j < nr; j += lanes) {
-            s->move->gather(w + j * p->w_o * s->size, p->w_o, max64(0, min64(lanes, filled - j)), cells * (end - c), taps);
+            s->move->gather(w + j * p->w_o * s->size, p->w_o, max64(0, min64(lanes, filled - j)), cells * (end - c),
+                            cells * (end - c), taps);
             for (int64_t k = c; k < end; k++)
                 s->kernel->weights((char *)taps + cells * (k - c) * lanes * s->size, lanes, u + (k * nr + j) * s->size,
                                    u_point);
@@ -285,8 +287,10 @@ static void input_nchw(const plan *s, int64_t g, int64_t start, int64_t end, cha
                     continue;
                 }
                 memset(line, 0, (size_t)(from * pixel));
-                s->move->gather(in_at(s, seg.n, g, c, row, first + from), p->in_c, min64(lanes, p->c - c), to - from,
-                                  line + from * pixel);
+                const int64_t channels = min64(lanes, p->c - c);
+                const char *const src = in_at(s, seg.n, g, c, row, first + from);
+                const int64_t readable = (p->in + p->mb * p->in_n * s->size - src) / s->size - (channels - 1) * p->in_c;
+                s->move->gather(src, p->in_c, channels, to - from, readable, line + from * pixel);
                 memset(line + to * pixel, 0, (size_t)((width - to) * pixel));
             }
             for (int64_t q = 0; q < seg.count; q++)
@@ -418,7 +422,7 @@ static void multiply(const plan *s, const char *u, int64_t u_point, int64_t chan
     const int64_t nr = s->gemm->nr, lanes = s->move->lanes;
     const int64_t pieces = ceil_div(tiles, s->gemm->mr);
     const int64_t chunks = max64(1, ceil_div(p->c, s->points >= MANY_POINTS ? DEPTH : LONG_DEPTH));
-    fc_gemm_args args = {.taps = 1, .rs_a = s->v_row, .cs_a = 1, .rs_b = nr, .rs_c = CHANNEL_BLOCK};
+    fc_gemm_args args = {.b_ahead = AHEAD_BYTES, .taps = 1, .rs_a = s->v_row, .cs_a = 1, .rs_b = nr, .rs_c = CHANNEL_BLOCK};
     for (int64_t point = 0; point < s->points; point++)
         for (int64_t o = 0; o < channels; o += nr) {
             args.n = channels - o <= lanes ? lanes : nr;

@@ -3,7 +3,7 @@
  *   FC_MOVE_NAME     the full symbol of the fc_winograd_move, e.g. fc_f32_winograd_move__avx512
  *   FC_MOVE_TYPE     float or double
  *   FC_MOVE_LANES    elements in a vector: 2, 4, 8 or 16 */
-#include "template.h"
+#include "numbers.h"
 #include "winograd.h"
 
 #include <stddef.h>
@@ -14,6 +14,8 @@
 #define FC_V FC_JOIN(FC_MOVE_NAME, _vector)
 #define FC_TRANSPOSE FC_JOIN(FC_MOVE_NAME, _transpose)
 #define FC_CLAMPED FC_JOIN(FC_MOVE_NAME, _clamped)
+#define FC_CLAMPED_VECTOR FC_JOIN(FC_MOVE_NAME, _clamped_vector)
+#define FC_COPY FC_JOIN(FC_MOVE_NAME, _copy)
 
 typedef FC_T FC_V __attribute__((vector_size(FC_L * sizeof(FC_T)), aligned(sizeof(FC_T)), may_alias));
 
@@ -57,88 +59,92 @@ FC_INLINE FC_T FC_CLAMPED(const fc_winograd_problem *problem, FC_T value)
     return value;
 }
 
-static void FC_JOIN(FC_MOVE_NAME, _gather)(const void *src, int64_t stride, int64_t channels, int64_t pixels, void *dst)
+FC_INLINE FC_V FC_CLAMPED_VECTOR(const fc_winograd_problem *problem, FC_V value)
+{
+    const FC_V lo = (FC_T)problem->lo - (FC_V){0}, hi = (FC_T)problem->hi - (FC_V){0};
+    if (problem->clamp) {
+        __typeof__(value < lo) below = value < lo;
+        value = (FC_V)((below & (__typeof__(below))lo) | (~below & (__typeof__(below))value));
+        __typeof__(value > hi) above = value > hi;
+        value = (FC_V)((above & (__typeof__(above))hi) | (~above & (__typeof__(above))value));
+    }
+    return value;
+}
+
+/* n <= lanes elements by two vectors that overlap. */
+FC_INLINE void FC_COPY(FC_T *to, const FC_T *from, int64_t n)
+{
+#pragma GCC unroll 8
+    for (int width = FC_L; width > 0; width /= 2)
+        if (n >= width) {
+            memcpy(to, from, width * sizeof(FC_T));
+            memcpy(to + n - width, from + n - width, width * sizeof(FC_T));
+            return;
+        }
+}
+
+static void FC_JOIN(FC_MOVE_NAME, _gather)(const void *src, int64_t stride, int64_t channels, int64_t pixels,
+                                           int64_t readable, void *dst)
 {
     const FC_T *in = src;
     FC_T *out = dst;
-    if (channels == FC_L && pixels >= FC_L) {
-        /* The last block overlaps the one before it rather than read past the row. */
-        for (int64_t q = 0; q < pixels; q += FC_L) {
-            const int64_t at = q + FC_L <= pixels ? q : pixels - FC_L;
-            FC_V rows[FC_L];
+    for (int64_t q = 0; q < pixels; q += FC_L) {
+        /* The last block overlaps the one before it, or reads past the pixels, rather than be narrow. */
+        const int64_t at = q + FC_L <= readable || pixels < FC_L ? q : pixels - FC_L;
+        const int64_t width = min64(pixels - at, FC_L);
+        FC_V rows[FC_L];
+        if (channels == FC_L && at + FC_L <= readable) {
 #pragma GCC unroll 16
             for (int c = 0; c < FC_L; c++)
                 rows[c] = *(const FC_V *)(in + c * stride + at);
-            FC_TRANSPOSE(rows);
-#pragma GCC unroll 16
-            for (int c = 0; c < FC_L; c++)
-                *(FC_V *)(out + (at + c) * FC_L) = rows[c];
-        }
-        return;
-    }
-    for (int64_t q = 0; q < pixels; q += FC_L) {
-        const int64_t width = pixels - q < FC_L ? pixels - q : FC_L;
-        FC_T block[FC_L][FC_L];
-        memset(block, 0, sizeof block);
-        for (int64_t c = 0; c < channels; c++)
-            for (int64_t k = 0; k < width; k++)
-                block[c][k] = in[c * stride + q + k];
-        FC_V rows[FC_L];
-#pragma GCC unroll 16
-        for (int c = 0; c < FC_L; c++)
-            rows[c] = *(const FC_V *)block[c];
-        FC_TRANSPOSE(rows);
-        if (width == FC_L) {
-#pragma GCC unroll 16
-            for (int c = 0; c < FC_L; c++)
-                *(FC_V *)(out + (q + c) * FC_L) = rows[c];
         } else {
-#pragma GCC unroll 16
-            for (int c = 0; c < FC_L; c++)
-                *(FC_V *)block[c] = rows[c];
-            memcpy(out + q * FC_L, block, (size_t)width * FC_L * sizeof(FC_T));
+            memset(rows, 0, sizeof rows);
+            for (int64_t c = 0; c < channels; c++)
+                FC_COPY((FC_T *)&rows[c], in + c * stride + at, width);
         }
+        FC_TRANSPOSE(rows);
+#pragma GCC unroll 16
+        for (int k = 0; k < FC_L; k++)
+            if (k < width)
+                *(FC_V *)(out + (at + k) * FC_L) = rows[k];
     }
 }
 
-static void FC_JOIN(FC_MOVE_NAME, _scatter)(const fc_winograd_problem *problem, const void *src, int64_t pixels, int64_t channels,
-                            const void *residual, void *dst, int64_t stride)
+static void FC_JOIN(FC_MOVE_NAME, _scatter)(const fc_winograd_problem *problem, const void *src, int64_t pixels,
+                                            int64_t channels, const void *residual, void *dst, int64_t stride)
 {
-    const FC_V lo = (FC_T)problem->lo - (FC_V){0}, hi = (FC_T)problem->hi - (FC_V){0};
     const FC_T *in = src, *res = residual;
     FC_T *out = dst;
     for (int64_t q = 0; q < pixels; q += FC_L) {
         const int64_t at = q + FC_L <= pixels || pixels < FC_L ? q : pixels - FC_L;
+        const int64_t width = min64(pixels, FC_L);
         FC_V rows[FC_L];
 #pragma GCC unroll 16
         for (int c = 0; c < FC_L; c++)
             rows[c] = *(const FC_V *)(in + (at + c) * FC_L);
         FC_TRANSPOSE(rows);
-        if (channels == FC_L && pixels >= FC_L) {
+        if (channels == FC_L && width == FC_L) {
 #pragma GCC unroll 16
             for (int c = 0; c < FC_L; c++) {
                 FC_V value = rows[c];
                 if (res)
                     value += *(const FC_V *)(res + c * stride + at);
-                if (problem->clamp) {
-                    __typeof__(value < lo) below = value < lo;
-                    value = (FC_V)((below & (__typeof__(below))lo) | (~below & (__typeof__(below))value));
-                    __typeof__(value > hi) above = value > hi;
-                    value = (FC_V)((above & (__typeof__(above))hi) | (~above & (__typeof__(above))value));
-                }
-                *(FC_V *)(out + c * stride + at) = value;
+                *(FC_V *)(out + c * stride + at) = FC_CLAMPED_VECTOR(problem, value);
             }
-        } else {
-            const int64_t width = pixels - at < FC_L ? pixels - at : FC_L;
-            FC_T block[FC_L][FC_L];
+            continue;
+        }
+        FC_V block[FC_L];
 #pragma GCC unroll 16
-            for (int c = 0; c < FC_L; c++)
-                *(FC_V *)block[c] = rows[c];
-            for (int64_t c = 0; c < channels; c++)
-                for (int64_t k = 0; k < width; k++) {
-                    const FC_T add = res ? res[c * stride + at + k] : 0;
-                    out[c * stride + at + k] = FC_CLAMPED(problem, res ? block[c][k] + add : block[c][k]);
-                }
+        for (int c = 0; c < FC_L; c++)
+            block[c] = rows[c];
+        for (int64_t c = 0; c < channels; c++) {
+            FC_V value = block[c], add = {0};
+            if (res) {
+                FC_COPY((FC_T *)&add, res + c * stride + at, width);
+                value += add;
+            }
+            value = FC_CLAMPED_VECTOR(problem, value);
+            FC_COPY(out + c * stride + at, (const FC_T *)&value, width);
         }
     }
 }
@@ -207,6 +213,8 @@ static const fc_winograd_move FC_MOVE_NAME = {
 #undef FC_V
 #undef FC_TRANSPOSE
 #undef FC_CLAMPED
+#undef FC_CLAMPED_VECTOR
+#undef FC_COPY
 #undef FC_ZIP_LOW
 #undef FC_ZIP_HIGH
 #undef FC_MOVE_NAME
