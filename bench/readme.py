@@ -58,7 +58,8 @@ def _speed(results: dict[str, Any]) -> str:
 def _goals(results: dict[str, Any]) -> str:
     """Goal, floor and measured value of each line."""
     lines = ["| " + " | ".join(TITLES) + " |", "|---" * len(TITLES) + "|"]
-    lines.extend("| " + " | ".join(cells) + " |" for cells in table(results["rows"], (1, 2)))
+    measured_lines = (cells for cells in table(results["rows"], (1, 2)) if cells[-1] != "not measured")
+    lines.extend("| " + " | ".join(cells) + " |" for cells in measured_lines)
     return "\n".join(lines)
 
 

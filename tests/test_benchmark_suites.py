@@ -84,3 +84,11 @@ def test_pictures_are_small(tmp_path):
         file = tmp_path / f"{draw.__name__}.png"
         draw(found, 1, "title").savefig(file, dpi=pictures.DOTS_AN_INCH)
         assert 1000 < file.stat().st_size < 150_000
+
+
+def test_tables_of_the_readme_are_those_of_the_results():
+    """Otherwise: python -m bench.readme."""
+    from bench import readme
+
+    text = readme.README.read_text(encoding="utf-8")
+    assert readme.render(text) == text

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from bench.goals import jobs, lines, lists
@@ -86,6 +87,22 @@ def _wanted(parts: list[str], threads: list[int], quick: bool) -> dict[str, Call
     return found
 
 
+def _rounded(value: Any) -> Any:
+    """Floats to five digits, which is more than a clock gives."""
+    if isinstance(value, dict):
+        return {name: _rounded(inner) for name, inner in value.items()}
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+def _write(path: Path, now: dict[str, Any], found: dict[str, Any]) -> None:
+    """The whole file anew, a measurement a line; a reader never sees half of it."""
+    lines_ = [f"{json.dumps(name)}: {json.dumps(_rounded(found[name]))}" for name in sorted(found)]
+    text = f'{{"conditions": {json.dumps(now)},\n"rows": {{\n' + ",\n".join(lines_) + "\n}}\n"
+    part = path.with_suffix(".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
 def _progress(name: str, row: dict[str, Any], seconds: float) -> str:
     values = {line.name: line.values({name: row}, int(name.split("/")[2])) for line in lines.LINES}
     numbers = [v for values_ in values.values() for v, _ in values_.values()]
@@ -127,7 +144,7 @@ def main() -> None:
             print(_progress(name, row, time.perf_counter() - began))
             sys.stdout.flush()
             RESULTS.mkdir(exist_ok=True)
-            path.write_text(json.dumps({"conditions": now, "rows": found}, indent=1) + "\n", encoding="utf-8")
+            _write(path, now, found)
     print(lines.text(found, args.threads))
 
 

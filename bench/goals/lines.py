@@ -267,7 +267,7 @@ LINES = (
     _of_layers("numeric precision obeyed, listed layers", "errors", 1.0, _obeyed),
     _at_most("error on trained weights, worst kernel row", "trained", FAST_ERROR_LIMIT, _trained),
     _of_layers("default within 5 % of the best row, listed layers", "choice", 0.9, _chosen_well("choice")),
-    _of_layers("the same, layers in no list", "unlisted", 0.9, _chosen_well("unlisted")),
+    _of_layers("default within 5 % of the best row, unlisted layers", "unlisted", 0.9, _chosen_well("unlisted")),
 )
 
 TITLES = ("line", "threads", "goal", "floor", "measured", "by medians", "worst", "layers", "verdict")
