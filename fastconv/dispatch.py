@@ -185,17 +185,17 @@ class Plan:
         self._needs: dict[tuple[int, bool], int] = {}
 
     def shortcut(self, ndim: int, weight: Any = None, bias: Any = None, packed: Any = None) -> Any:
-        """This forward pass as a compiled call for image arrays of `ndim` axes, or None where there is none.
+        """This pass (of a convolution: forward) as a compiled call for images of `ndim` axes; None where there is none.
 
         With weights it holds them and is called as (input, out, residual); see _cython/entry.pyx.
         """
         p, kernel = self.problem, self.kernel
-        if settings.current().verbose or p.pass_ != "forward" or kernel.backend != "cython":
+        if settings.current().verbose or kernel.backend != "cython":
             return None
         common = np.dtype(p.dtype).num, ndim, self.num_threads(), kernel.seconds(p) > RELEASE_SECONDS, _state()
         if isinstance(p, PoolProblem):
             return _entry().PoolCall(self._lowered, *common) if kernel.algorithm == "direct" else None
-        if not hasattr(self._run, "pack"):
+        if p.pass_ != "forward" or not hasattr(self._run, "pack"):
             return None
         return _entry().ConvCall(
             self._run, self._lowered, *common, p.bias, p.residual, _workspace_of, weight, bias, packed

@@ -559,3 +559,45 @@ def test_a_call_that_fails_is_not_remembered(spy, monkeypatch):
     check(spy, x, normal(4, 3, 3, 3), normal(4))
     with pytest.raises(ValueError, match="bias must have shape"):
         fastconv.conv2d(x, normal(4, 3, 3, 3), normal(5))
+
+
+GRADIENTS = {
+    fastconv.max_pool2d: (fastconv.max_pool2d_backward, pooling._max_pool2d_backward),
+    fastconv.avg_pool2d: (fastconv.avg_pool2d_backward, pooling._avg_pool2d_backward),
+    fastconv.adaptive_max_pool2d: (fastconv.adaptive_max_pool2d_backward, pooling._adaptive_max_pool2d_backward),
+    fastconv.adaptive_avg_pool2d: (fastconv.adaptive_avg_pool2d_backward, pooling._adaptive_avg_pool2d_backward),
+}
+
+
+@pytest.mark.parametrize("function", GRADIENTS, ids=lambda f: f.__name__)
+def test_gradients_of_pools(function):
+    """Each variation twice: both give the bits of the long way, the second by the short one; then the faults."""
+    backward, shortcut = GRADIENTS[function]
+    adaptive, is_max = "adaptive" in function.__name__, "max" in function.__name__
+    windows = [(2,), ((3, 2),), (8,)] if adaptive else [(2,), (1, 1), (3, 2, 1), ((3, 2), (1, 2), (0, 1))]
+    for shape in ((2, 5, 8, 8), (5, 8, 8)):
+        for window in windows:
+            for layout in ("NCHW", "NHWC"):
+                how = {"layout": layout, "algorithm": "direct"}
+                x = normal(*shape)
+                y = function(x, *window, **({"return_indices": True} if is_max else {}), **how)
+                y, indices = y if is_max else (y, None)
+                arguments = (y, x.shape) if indices is None else (y, x.shape, indices)
+                arguments = arguments if adaptive else (*arguments, *window)
+                fastconv.clear_cache()
+                wanted = backward(*arguments, **how)
+                out = np.empty_like(x)
+                assert backward(*arguments, **how, out=out) is out
+                positional = [*arguments, *(() if adaptive else (None, 0)[len(window) - 1 :])]
+                positional += [] if adaptive else ([1, False] if is_max else [False, True, None])
+                again = shortcut.call(*positional, layout, None, "direct", "auto")
+                assert again is not None
+                compare.assert_same_bits(out, wanted)
+                compare.assert_same_bits(again, wanted)
+                if y.shape == x.shape:
+                    with pytest.raises(ValueError, match="out shares memory"):
+                        backward(*arguments, **how, out=y)
+                if is_max:
+                    indices.flat[3] = 1000
+                    with pytest.raises(ValueError, match=r"must lie in .* to 1000"):
+                        backward(*arguments, **how)

@@ -15,11 +15,13 @@ from libc.stdint cimport int64_t, uintptr_t
 from fastconv._cython.fastconv cimport (
     FC_MAX_POOL,
     FC_NHWC,
+    fc_avg_pool2d_backward,
     fc_avg_pool2d_forward,
     fc_conv2d_kernel,
     fc_epilogue,
     fc_free_scratch,
     fc_get_isa,
+    fc_max_pool2d_backward,
     fc_max_pool2d_forward,
     fc_scratch,
     fc_view,
@@ -51,13 +53,23 @@ cdef enum:
     CONV2D
     MAX_POOL2D
     AVG_POOL2D
+    ADAPTIVE_MAX_POOL2D
     ADAPTIVE_AVG_POOL2D
+    MAX_POOL2D_BACKWARD
+    AVG_POOL2D_BACKWARD
+    ADAPTIVE_MAX_POOL2D_BACKWARD
+    ADAPTIVE_AVG_POOL2D_BACKWARD
 
 cdef dict FUNCTIONS = {
     "conv2d": CONV2D,
     "max_pool2d": MAX_POOL2D,
     "avg_pool2d": AVG_POOL2D,
+    "adaptive_max_pool2d": ADAPTIVE_MAX_POOL2D,
     "adaptive_avg_pool2d": ADAPTIVE_AVG_POOL2D,
+    "max_pool2d_backward": MAX_POOL2D_BACKWARD,
+    "avg_pool2d_backward": AVG_POOL2D_BACKWARD,
+    "adaptive_max_pool2d_backward": ADAPTIVE_MAX_POOL2D_BACKWARD,
+    "adaptive_avg_pool2d_backward": ADAPTIVE_AVG_POOL2D_BACKWARD,
 }
 
 
@@ -305,7 +317,7 @@ cdef void image(
 
 @cython.final
 cdef class PoolCall(Call):
-    """The vector kernel of a forward pooling, for arrays of one shape."""
+    """The vector kernel of a pooling or of its gradient, for arrays of one shape."""
 
     cdef PoolShape shape
     cdef int typenum, ndim, threads
@@ -355,6 +367,40 @@ cdef class PoolCall(Call):
             fc_max_pool2d_forward(&self.shape.c, x, y, indices, self.threads)
         else:
             fc_avg_pool2d_forward(&self.shape.c, x, y, self.threads)
+
+    cdef object gradient(self, object dy, object indices, object out):
+        """Likewise; None too if an index lies outside its plane."""
+        cdef int flags = cnp.NPY_ARRAY_C_CONTIGUOUS | cnp.NPY_ARRAY_ALIGNED
+        cdef bint is_max = self.shape.c.op == FC_MAX_POOL
+        if not plain(dy, self.typenum, self.ndim, self.y_shape, flags):
+            return None
+        if is_max and not plain(indices, cnp.NPY_INT64, self.ndim, self.y_shape, flags):
+            return None
+        if out is None:
+            out = cnp.PyArray_EMPTY(self.ndim, self.x_shape, self.typenum, 0)
+        elif (
+            not plain(out, self.typenum, self.ndim, self.x_shape, flags | cnp.NPY_ARRAY_WRITEABLE)
+            or not apart(<cnp.ndarray> out, dy) or not apart(<cnp.ndarray> out, indices)
+        ):
+            return None
+        cdef const void *source = cnp.PyArray_DATA(<cnp.ndarray> dy)
+        cdef void *target = cnp.PyArray_DATA(<cnp.ndarray> out)
+        cdef const int64_t *places = NULL
+        cdef int outside
+        if is_max:
+            places = <const int64_t *> cnp.PyArray_DATA(<cnp.ndarray> indices)
+        if self.release:
+            with nogil:
+                outside = self.run_backward(source, places, target)
+        else:
+            outside = self.run_backward(source, places, target)
+        return None if outside else out
+
+    cdef int run_backward(self, const void *dy, const int64_t *indices, void *dx) noexcept nogil:
+        if self.shape.c.op == FC_MAX_POOL:
+            return fc_max_pool2d_backward(&self.shape.c, dy, indices, dx, self.threads)
+        fc_avg_pool2d_backward(&self.shape.c, dy, dx, self.threads)
+        return 0
 
 
 # ---- Calls found again by their arguments ----------------------------------------------------------------------
@@ -439,13 +485,14 @@ cdef bint conv_key(
 
 cdef bint pool_key(
     Key *key, int function, object x, object a, object b, object c, object d, object e, object f, object layout,
-    object algorithm, object backend
+    object algorithm, object backend, object input_size=None
 ) noexcept:
     if not start_key(key, function, x):
         return False
     key.options[0], key.options[1], key.options[2] = <PyObject *> a, <PyObject *> b, <PyObject *> c
     key.options[3], key.options[4], key.options[5] = <PyObject *> d, <PyObject *> e, <PyObject *> f
     key.options[6], key.options[7], key.options[8] = <PyObject *> layout, <PyObject *> algorithm, <PyObject *> backend
+    key.options[9] = <PyObject *> input_size
     return True
 
 
@@ -456,6 +503,16 @@ cdef bint key_of(Key *key, str name, tuple a):
         return conv_key(key, a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[12], a[13], a[14], a[15])
     if function == ADAPTIVE_AVG_POOL2D:
         return pool_key(key, function, a[0], a[1], None, None, None, None, None, a[2], a[4], a[5])
+    if function == ADAPTIVE_MAX_POOL2D:
+        return pool_key(key, function, a[0], a[1], a[2], None, None, None, None, a[3], a[5], a[6])
+    if function == MAX_POOL2D_BACKWARD:
+        return pool_key(key, function, a[0], a[3], a[4], a[5], a[6], a[7], None, a[8], a[10], a[11], a[1])
+    if function == AVG_POOL2D_BACKWARD:
+        return pool_key(key, function, a[0], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[10], a[11], a[1])
+    if function == ADAPTIVE_MAX_POOL2D_BACKWARD:
+        return pool_key(key, function, a[0], None, None, None, None, None, None, a[3], a[5], a[6], a[1])
+    if function == ADAPTIVE_AVG_POOL2D_BACKWARD:
+        return pool_key(key, function, a[0], None, None, None, None, None, None, a[2], a[4], a[5], a[1])
     return pool_key(key, function, a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[9], a[10])
 
 
@@ -581,3 +638,49 @@ cdef class Calls:
             return None
         cdef Call call = self.find(&key)
         return None if call is None else (<PoolCall> call).pool(input, out)
+
+    def adaptive_max_pool2d(self, input, output_size, return_indices, layout, out, algorithm, backend):
+        cdef Key key
+        if not pool_key(&key, ADAPTIVE_MAX_POOL2D, input, output_size, return_indices, None, None, None, None, layout,
+                        algorithm, backend):
+            return None
+        cdef Call call = self.find(&key)
+        return None if call is None else (<PoolCall> call).pool(input, out)
+
+    def max_pool2d_backward(
+        self, grad_output, input_size, indices, kernel_size, stride, padding, dilation, ceil_mode, layout, out,
+        algorithm, backend,
+    ):
+        cdef Key key
+        if not pool_key(&key, MAX_POOL2D_BACKWARD, grad_output, kernel_size, stride, padding, dilation, ceil_mode, None,
+                        layout, algorithm, backend, input_size):
+            return None
+        cdef Call call = self.find(&key)
+        return None if call is None else (<PoolCall> call).gradient(grad_output, indices, out)
+
+    def avg_pool2d_backward(
+        self, grad_output, input_size, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override,
+        layout, out, algorithm, backend,
+    ):
+        cdef Key key
+        if not pool_key(&key, AVG_POOL2D_BACKWARD, grad_output, kernel_size, stride, padding, ceil_mode,
+                        count_include_pad, divisor_override, layout, algorithm, backend, input_size):
+            return None
+        cdef Call call = self.find(&key)
+        return None if call is None else (<PoolCall> call).gradient(grad_output, None, out)
+
+    def adaptive_max_pool2d_backward(self, grad_output, input_size, indices, layout, out, algorithm, backend):
+        cdef Key key
+        if not pool_key(&key, ADAPTIVE_MAX_POOL2D_BACKWARD, grad_output, None, None, None, None, None, None, layout,
+                        algorithm, backend, input_size):
+            return None
+        cdef Call call = self.find(&key)
+        return None if call is None else (<PoolCall> call).gradient(grad_output, indices, out)
+
+    def adaptive_avg_pool2d_backward(self, grad_output, input_size, layout, out, algorithm, backend):
+        cdef Key key
+        if not pool_key(&key, ADAPTIVE_AVG_POOL2D_BACKWARD, grad_output, None, None, None, None, None, None, layout,
+                        algorithm, backend, input_size):
+            return None
+        cdef Call call = self.find(&key)
+        return None if call is None else (<PoolCall> call).gradient(grad_output, None, out)

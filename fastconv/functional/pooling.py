@@ -17,6 +17,11 @@ from fastconv.problem import PoolProblem, check_int, check_layout, check_pair, p
 _max_pool2d = Shortcut("max_pool2d")
 _avg_pool2d = Shortcut("avg_pool2d")
 _adaptive_avg_pool2d = Shortcut("adaptive_avg_pool2d")
+_adaptive_max_pool2d = Shortcut("adaptive_max_pool2d")
+_max_pool2d_backward = Shortcut("max_pool2d_backward")
+_avg_pool2d_backward = Shortcut("avg_pool2d_backward")
+_adaptive_max_pool2d_backward = Shortcut("adaptive_max_pool2d_backward")
+_adaptive_avg_pool2d_backward = Shortcut("adaptive_avg_pool2d_backward")
 
 
 @functools.lru_cache(maxsize=dispatch.PLAN_CACHE_SIZE, typed=True)
@@ -83,9 +88,9 @@ def _forward(
 
 def _backward(
     where: str, op: str, grad_output: Any, input_size: Any, indices: Any, layout: str, out: np.ndarray | None,
-    algorithm: str, backend: str, **options: Any,
+    algorithm: str, backend: str, *, shortcut: tuple[Shortcut, tuple[Any, ...]], **options: Any,
 ) -> np.ndarray:  # fmt: skip
-    """Any pooling gradient: checks, plan, arrays, kernel."""
+    """Any pooling gradient: checks, plan, arrays, kernel. shortcut: as in _forward."""
     dy = _intake(where, "grad_output", grad_output, layout)
     size, batched = size4(where, "input_size", input_size)
     result, compute = common_dtype(where, grad_output=dy)
@@ -117,6 +122,7 @@ def _backward(
     except IndexError:  # the direct kernels look at each index when they use it
         _check_range(where, where_to, p.ih * p.iw)  # type: ignore[arg-type]
         raise
+    shortcut[0].remember(plan, dy.ndim, *shortcut[1])
     return target.finish(out)
 
 
@@ -209,9 +215,17 @@ def max_pool2d_backward(
     ValueError, TypeError, NoKernelError
         Shapes that do not fit, or an index outside its plane.
     """
+    arguments = (
+        grad_output, input_size, indices, kernel_size, stride, padding, dilation, ceil_mode, layout, out, algorithm,
+        backend,
+    )  # fmt: skip
+    dx = _max_pool2d_backward.call(*arguments)
+    if dx is not None:
+        return dx
     return _backward(
         "max_pool2d_backward", "max_pool2d", grad_output, input_size, indices, layout, out, algorithm, backend,
         kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation, ceil_mode=bool(ceil_mode),
+        shortcut=(_max_pool2d_backward, arguments),
     )  # fmt: skip
 
 
@@ -273,10 +287,18 @@ def avg_pool2d_backward(
     ValueError, TypeError, NoKernelError
         Shapes that do not fit.
     """
+    arguments = (
+        grad_output, input_size, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, layout,
+        out, algorithm, backend,
+    )  # fmt: skip
+    dx = _avg_pool2d_backward.call(*arguments)
+    if dx is not None:
+        return dx
     return _backward(
         "avg_pool2d_backward", "avg_pool2d", grad_output, input_size, None, layout, out, algorithm, backend,
         kernel_size=kernel_size, stride=stride, padding=padding, ceil_mode=bool(ceil_mode),
         count_include_pad=bool(count_include_pad), divisor_override=divisor_override,
+        shortcut=(_avg_pool2d_backward, arguments),
     )  # fmt: skip
 
 
@@ -310,10 +332,17 @@ def adaptive_max_pool2d(
     ValueError, TypeError, NoKernelError
         Arguments that do not fit.
     """
+    arguments = (input, output_size, return_indices, layout, out, algorithm, backend)
+    y = _adaptive_max_pool2d.call(*arguments)
+    if y is not None:
+        return y
     where = "adaptive_max_pool2d"
     x = _intake(where, "input", input, layout)
     pair = _output_pair(where, output_size, batched4(x).shape, layout)
-    return _forward(where, where, x, layout, out, algorithm, backend, bool(return_indices), output=pair)
+    return _forward(
+        where, where, x, layout, out, algorithm, backend, bool(return_indices), output=pair,
+        shortcut=(_adaptive_max_pool2d, arguments),
+    )  # fmt: skip
 
 
 def adaptive_max_pool2d_backward(
@@ -335,10 +364,17 @@ def adaptive_max_pool2d_backward(
     ValueError, TypeError, NoKernelError
         Shapes that do not fit, or an index outside its plane.
     """
+    arguments = (grad_output, input_size, indices, layout, out, algorithm, backend)
+    dx = _adaptive_max_pool2d_backward.call(*arguments)
+    if dx is not None:
+        return dx
     where, op = "adaptive_max_pool2d_backward", "adaptive_max_pool2d"
     dy = _intake(where, "grad_output", grad_output, layout)
     pair = image_sizes(batched4(dy).shape, layout)[2:]
-    return _backward(where, op, dy, input_size, indices, layout, out, algorithm, backend, output=pair)
+    return _backward(
+        where, op, dy, input_size, indices, layout, out, algorithm, backend, output=pair,
+        shortcut=(_adaptive_max_pool2d_backward, arguments),
+    )  # fmt: skip
 
 
 def adaptive_avg_pool2d(
@@ -392,10 +428,17 @@ def adaptive_avg_pool2d_backward(
     ValueError, TypeError, NoKernelError
         Shapes that do not fit.
     """
+    arguments = (grad_output, input_size, layout, out, algorithm, backend)
+    dx = _adaptive_avg_pool2d_backward.call(*arguments)
+    if dx is not None:
+        return dx
     where = "adaptive_avg_pool2d_backward"
     dy = _intake(where, "grad_output", grad_output, layout)
     pair = image_sizes(batched4(dy).shape, layout)[2:]
-    return _backward(where, "adaptive_avg_pool2d", dy, input_size, None, layout, out, algorithm, backend, output=pair)
+    return _backward(
+        where, "adaptive_avg_pool2d", dy, input_size, None, layout, out, algorithm, backend, output=pair,
+        shortcut=(_adaptive_avg_pool2d_backward, arguments),
+    )  # fmt: skip
 
 
 def lp_pool2d(
