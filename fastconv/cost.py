@@ -106,7 +106,7 @@ def im2col(p: ConvProblem) -> Work:
 
 
 def direct(p: ConvProblem) -> Work:
-    """A GEMM whose panels are never packed. Rows of outputs are cut on their own or, in NCHW where that would waste parts
+    """A GEMM whose panels are never packed. Output rows are cut on their own or, in NCHW where that would waste parts
     of vectors, joined by copying the image once for each filter column."""
     depth, images, lanes = p.icg * p.kh * p.kw, p.mb * p.g, TILE_COLUMNS // 2
     copied = 0.0
