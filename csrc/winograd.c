@@ -27,6 +27,7 @@ enum {
     FEW_TILES = 98,       /* by channel up to here: V of 98 tiles and 512 channels takes 7 MB, */
     MANY_CHANNELS = 128,  /* from here: enough panels for the threads, */
     LARGE_U = 4 << 20,    /* and from here: a smaller U stays in cache beside one block (Zen 4, L2 1 MB, L3 32 MB) */
+    BAND_PIXELS = 256,    /* of NCHW taken at once: as vectors of channels they take half of L1 */
     PATCH_CHANNELS = 64,  /* input channels gathered at a time for a tile on the rim, NHWC */
     DEPTH = 128,          /* input channels summed at once by tiles of */
     MANY_POINTS = 64,     /* points and more, */
@@ -56,6 +57,7 @@ typedef struct plan {
     int64_t tiles_h, tiles_w, tiles;  /* tiles of the batch */
     int64_t blocks, block_tiles;      /* blocks of at most block_tiles */
     int by_channel;
+    int64_t band_rows;                /* rows of tiles that NCHW takes at once */
     int64_t panels;                   /* of nr output channels, in one group */
     int64_t u_point, v_row, v_point, m_point; /* elements */
     int64_t bias_bytes, u_bytes, v_bytes, m_bytes, scratch_bytes;
@@ -108,9 +110,10 @@ static plan make_plan(const fc_conv2d_shape *shape, int tile)
     s.v_point = (s.by_channel ? s.tiles : s.block_tiles) * s.v_row + PAD;
     s.m_point = s.block_tiles * CHANNEL_BLOCK + PAD;
     const int64_t strip = min64(max64(s.block_tiles, INPUT_TILES), s.tiles_w) * s.tile_w + p->kw - 1;
+    s.band_rows = max64(1, min64(s.tiles_h, BAND_PIXELS / max64(1, s.tile_h * s.tiles_w * s.tile_w)));
     int64_t scratch = s.points * PATCH_CHANNELS;
-    scratch = max64(scratch, s.alpha_h * strip * LANES_MAX);
-    scratch = max64(scratch, s.tile_h * (strip + LANES_MAX) * LANES_MAX);
+    scratch = max64(scratch, (s.band_rows * s.tile_h + p->kh - 1) * strip * LANES_MAX);
+    scratch = max64(scratch, s.band_rows * s.tile_h * (strip + LANES_MAX) * LANES_MAX);
     s.bias_bytes = align_up(p->g * (p->k + FC_NR_MAX - 1) * s.size);
     s.u_bytes = align_up(p->g * s.points * (p->c * (p->k + FC_NR_MAX - 1) + PAD) * s.size);
     s.v_bytes = align_up(s.points * s.v_point * s.size);
@@ -194,7 +197,7 @@ static void pack_channels(const plan *s, int64_t g, int64_t panel, int64_t c, in
     if (p->w_c == cells && (p->w_a == p->kw || p->kh == 1) && (p->w_b == 1 || p->kw == 1)) {
         for (int64_t j = 0; j < nr; j += lanes) {
             s->move->gather(w + j * p->w_o * s->size, p->w_o, max64(0, min64(lanes, filled - j)), cells * (end - c),
-                            cells * (end - c), taps);
+                            cells * (end - c), cells * (end - c), 0, taps);
             for (int64_t k = c; k < end; k++)
                 s->kernel->weights((char *)taps + cells * (k - c) * lanes * s->size, lanes, u + (k * nr + j) * s->size,
                                    u_point);
@@ -244,6 +247,19 @@ static segment segment_at(const plan *s, int64_t t, int64_t end)
     return (segment){row / s->tiles_h, row % s->tiles_h * s->tile_h, tj * s->tile_w, min64(s->tiles_w - tj, end - t)};
 }
 
+/* Tiles from t on: rows x count of image n; one row of tiles, or several whole ones. */
+typedef struct band {
+    int64_t n, i, j, rows, count;
+} band;
+
+static band band_at(const plan *s, int64_t t, int64_t end)
+{
+    const segment seg = segment_at(s, t, end);
+    const int64_t below = s->tiles_h - seg.i / s->tile_h;
+    const int64_t rows = seg.count < s->tiles_w ? 1 : min64(min64(s->band_rows, below), (end - t) / s->tiles_w);
+    return (band){seg.n, seg.i, seg.j, rows, seg.count};
+}
+
 static const char *in_at(const plan *s, int64_t n, int64_t g, int64_t c, int64_t i, int64_t j)
 {
     const fc_winograd_problem *p = &s->problem;
@@ -268,34 +284,33 @@ static int output_tile(const plan *s, const char *m, int64_t n, const char *bias
     return s->kernel->output(&s->problem, m, s->m_point, n, bias, residual, clamp, y, s->alpha_h == 1 ? col : row, col);
 }
 
-/* NCHW: strips of alpha_h rows, one vector of channels at a time, zero outside of the image. */
+/* NCHW: what some tiles read, one vector of channels at a time, with zeros around. */
 static void input_nchw(const plan *s, int64_t g, int64_t start, int64_t end, char *v, char *strip)
 {
     const fc_winograd_problem *p = &s->problem;
     const int64_t lanes = s->move->lanes, pixel = lanes * s->size;
-    for (int64_t c = 0; c < p->c; c += lanes) {
-        segment seg;
-        for (int64_t t = start; t < end; t += seg.count) {
-            seg = segment_at(s, t, end);
-            const int64_t width = seg.count * s->tile_w + p->kw - 1, first = seg.j - p->left;
-            const int64_t from = min64(max64(-first, 0), width), to = max64(from, min64(width, p->iw - first));
-            for (int64_t r = 0; r < s->alpha_h; r++) {
-                const int64_t row = seg.i - p->top + r;
-                char *const line = strip + r * width * pixel;
-                if (row < 0 || row >= p->ih || from == to) {
-                    memset(line, 0, (size_t)(width * pixel));
-                    continue;
-                }
-                memset(line, 0, (size_t)(from * pixel));
-                const int64_t channels = min64(lanes, p->c - c);
-                const char *const src = in_at(s, seg.n, g, c, row, first + from);
-                const int64_t readable = (p->in + p->mb * p->in_n * s->size - src) / s->size - (channels - 1) * p->in_c;
-                s->move->gather(src, p->in_c, channels, to - from, readable, line + from * pixel);
-                memset(line + to * pixel, 0, (size_t)((width - to) * pixel));
+    band b;
+    for (int64_t t = start; t < end; t += b.rows * b.count) {
+        b = band_at(s, t, end);
+        const int64_t height = b.rows * s->tile_h + p->kh - 1, width = b.count * s->tile_w + p->kw - 1;
+        const int64_t row = b.i - p->top, col = b.j - p->left;
+        const int64_t top = min64(max64(-row, 0), height), bottom = max64(top, min64(height, p->ih - row));
+        const int64_t left = min64(max64(-col, 0), width), right = max64(left, min64(width, p->iw - col));
+        if (top > 0 || bottom < height || left > 0 || right < width)
+            memset(strip, 0, (size_t)(height * width * pixel));
+        for (int64_t c = 0; c < p->c; c += lanes) {
+            const int64_t channels = min64(lanes, p->c - c);
+            const int whole = right - left == p->iw; /* the rows follow each other */
+            for (int64_t r = top; r < bottom && left < right; r = whole ? bottom : r + 1) {
+                const char *const src = in_at(s, b.n, g, c, row + r, col + left);
+                const int64_t after = (p->in + p->mb * p->in_n * s->size - src) / s->size;
+                s->move->gather(src, p->in_c, channels, (whole ? bottom - top : 1) * (right - left),
+                                after - (channels - 1) * p->in_c, right - left, width - (right - left),
+                                strip + (r * width + left) * pixel);
             }
-            for (int64_t q = 0; q < seg.count; q++)
-                input_tile(s, strip + q * s->tile_w * pixel, width * lanes, lanes, lanes,
-                           v + ((t - start + q) * s->v_row + c) * s->size);
+            for (int64_t q = 0; q < b.rows * b.count; q++)
+                input_tile(s, strip + (q / b.count * s->tile_h * width + q % b.count * s->tile_w) * pixel, width * lanes,
+                           lanes, lanes, v + ((t - start + q) * s->v_row + c) * s->size);
         }
     }
 }
@@ -342,25 +357,31 @@ static void input_nhwc(const plan *s, int64_t g, int64_t start, int64_t end, cha
     }
 }
 
-/* Output channels [o, o + count) of the block, M starts at o. NCHW: strips of tile rows, a vector of channels at a time. */
+/* Output channels [o, o + count) of the block, M starts at o. NCHW: the outputs of some tiles, one vector of channels at a
+ * time, in rows as wide as those of the image: each tile overwrites what its right neighbour has left beyond the edge. */
 static void output_nchw(const plan *s, int64_t g, int64_t o, int64_t count, int64_t start, int64_t end, const char *m,
                         char *strip, char *bad)
 {
     const fc_winograd_problem *p = &s->problem;
     const int64_t lanes = s->move->lanes, pixel = lanes * s->size;
-    for (int64_t k = 0; k < count; k += lanes) {
-        const char *bias = s->bias + (g * (p->k + FC_NR_MAX - 1) + o + k) * s->size;
-        segment seg;
-        for (int64_t t = start; t < end; t += seg.count) {
-            seg = segment_at(s, t, end);
-            const int64_t width = seg.count * s->tile_w;
-            for (int64_t q = 0; q < seg.count; q++)
-                bad[t - start + q] |= (char)output_tile(s, m + ((t - start + q) * CHANNEL_BLOCK + k) * s->size, lanes, bias,
-                                                          NULL, 0, strip + q * s->tile_w * pixel, width * lanes, lanes);
-            for (int64_t r = 0; r < min64(s->tile_h, p->oh - seg.i); r++) {
-                const int64_t at = out_at(s, seg.n, g, o + k, seg.i + r, seg.j);
-                s->move->scatter(p, strip + r * width * pixel, min64(width, p->ow - seg.j), min64(lanes, count - k),
-                                   p->residual ? p->residual + at : NULL, p->out + at, p->out_c);
+    band b;
+    for (int64_t t = start; t < end; t += b.rows * b.count) {
+        b = band_at(s, t, end);
+        const int64_t rows = min64(b.rows * s->tile_h, p->oh - b.i), width = min64(b.count * s->tile_w, p->ow - b.j);
+        const int whole = width == p->ow; /* the rows follow each other */
+        for (int64_t k = 0; k < count; k += lanes) {
+            const char *bias = s->bias + (g * (p->k + FC_NR_MAX - 1) + o + k) * s->size;
+            for (int64_t r = 0; r < b.rows; r++)
+                for (int64_t q = b.count - 1; q >= 0; q--) {
+                    const int64_t tile = t - start + r * b.count + q;
+                    bad[tile] |= (char)output_tile(s, m + (tile * CHANNEL_BLOCK + k) * s->size, lanes, bias, NULL, 0,
+                                                   strip + (r * s->tile_h * width + q * s->tile_w) * pixel, width * lanes,
+                                                   lanes);
+                }
+            for (int64_t r = 0; r < rows; r = whole ? rows : r + 1) {
+                const int64_t at = out_at(s, b.n, g, o + k, b.i + r, b.j);
+                s->move->scatter(p, strip + r * width * pixel, (whole ? rows : 1) * width, min64(lanes, count - k),
+                                 p->residual ? p->residual + at : NULL, p->out + at, p->out_c);
             }
         }
     }

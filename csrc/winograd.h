@@ -37,9 +37,10 @@ typedef struct fc_winograd_kernel {
 /* What moves data around the transforms, the same for every tile. */
 typedef struct fc_winograd_move {
     int lanes;
-    /* dst[q * lanes + c] = src[c * stride + q] for q < pixels, c < channels <= lanes; 0 for channels <= c < lanes. Of every
-     * channel at least `readable` >= pixels elements may be read. */
-    void (*gather)(const void *src, int64_t stride, int64_t channels, int64_t pixels, int64_t readable, void *dst);
+    /* dst[(q + q / width * skip) * lanes + c] = src[c * stride + q] for q < pixels, c < channels <= lanes; 0 for channels <=
+     * c < lanes. Of every channel at least `readable` >= pixels elements may be read. */
+    void (*gather)(const void *src, int64_t stride, int64_t channels, int64_t pixels, int64_t readable, int64_t width,
+                   int64_t skip, void *dst);
     /* dst[c * stride + q] = clamp(src[q * lanes + c] + residual[c * stride + q]), q < pixels, c < channels <= lanes; src is
      * readable for a whole number of lanes * lanes blocks. */
     void (*scatter)(const fc_winograd_problem *problem, const void *src, int64_t pixels, int64_t channels,

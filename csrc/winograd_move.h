@@ -84,14 +84,16 @@ FC_INLINE void FC_COPY(FC_T *to, const FC_T *from, int64_t n)
 }
 
 static void FC_JOIN(FC_MOVE_NAME, _gather)(const void *src, int64_t stride, int64_t channels, int64_t pixels,
-                                           int64_t readable, void *dst)
+                                           int64_t readable, int64_t width, int64_t skip, void *dst)
 {
     const FC_T *in = src;
     FC_T *out = dst;
     for (int64_t q = 0; q < pixels; q += FC_L) {
         /* The last block overlaps the one before it, or reads past the pixels, rather than be narrow. */
         const int64_t at = q + FC_L <= readable || pixels < FC_L ? q : pixels - FC_L;
-        const int64_t width = min64(pixels - at, FC_L);
+        const int64_t count = min64(pixels - at, FC_L);
+        int64_t left = width - at % width; /* pixels up to the next skip */
+        FC_T *to = out + (at + at / width * skip) * FC_L;
         FC_V rows[FC_L];
         if (channels == FC_L && at + FC_L <= readable) {
 #pragma GCC unroll 16
@@ -100,13 +102,16 @@ static void FC_JOIN(FC_MOVE_NAME, _gather)(const void *src, int64_t stride, int6
         } else {
             memset(rows, 0, sizeof rows);
             for (int64_t c = 0; c < channels; c++)
-                FC_COPY((FC_T *)&rows[c], in + c * stride + at, width);
+                FC_COPY((FC_T *)&rows[c], in + c * stride + at, count);
         }
         FC_TRANSPOSE(rows);
 #pragma GCC unroll 16
         for (int k = 0; k < FC_L; k++)
-            if (k < width)
-                *(FC_V *)(out + (at + k) * FC_L) = rows[k];
+            if (k < count) {
+                *(FC_V *)to = rows[k];
+                to += --left ? FC_L : (1 + skip) * FC_L;
+                left = left ? left : width;
+            }
     }
 }
 

@@ -191,7 +191,8 @@ def winograd_workspace(p: ConvProblem, threads: int, tile: int) -> int:
     v = nbytes(points * ((tiles if by_channel else block_tiles) * v_row + pad))
     m = nbytes(points * (block_tiles * 64 + pad))
     strip = min(max(block_tiles, 14), tiles_w) * tile_w + p.kw - 1
-    scratch = nbytes(max(points * 64, alpha_h * strip * lanes, tile_h * (strip + lanes) * lanes))
+    band = max(1, min(-(-oh // tile_h), 256 // (tile_h * tiles_w * tile_w))) * tile_h
+    scratch = nbytes(max(points * 64, (band + p.kh - 1) * strip * lanes, band * (strip + lanes) * lanes))
     bias = nbytes(p.g * (k + nr - 1))
     if by_channel:
         return bias + p.g * v + threads * (m + scratch + nbytes(points * (c * nr + pad)))
