@@ -278,8 +278,8 @@ static void input_tile(const plan *s, const char *d, int64_t row, int64_t col, i
     s->kernel->input(d, s->alpha_h == 1 ? col : row, col, n, v, s->v_point);
 }
 
-static int output_tile(const plan *s, const char *m, int64_t n, const char *bias, const char *residual, int clamp, char *y,
-                       int64_t row, int64_t col)
+static int output_tile(const plan *s, const char *m, int64_t n, const char *bias, const char *residual, int clamp,
+                       char *y, int64_t row, int64_t col)
 {
     return s->kernel->output(&s->problem, m, s->m_point, n, bias, residual, clamp, y, s->alpha_h == 1 ? col : row, col);
 }
@@ -309,8 +309,8 @@ static void input_nchw(const plan *s, int64_t g, int64_t start, int64_t end, cha
                                 strip + (r * width + left) * pixel);
             }
             for (int64_t q = 0; q < b.rows * b.count; q++)
-                input_tile(s, strip + (q / b.count * s->tile_h * width + q % b.count * s->tile_w) * pixel, width * lanes,
-                           lanes, lanes, v + ((t - start + q) * s->v_row + c) * s->size);
+                input_tile(s, strip + (q / b.count * s->tile_h * width + q % b.count * s->tile_w) * pixel,
+                           width * lanes, lanes, lanes, v + ((t - start + q) * s->v_row + c) * s->size);
         }
     }
 }
@@ -357,8 +357,8 @@ static void input_nhwc(const plan *s, int64_t g, int64_t start, int64_t end, cha
     }
 }
 
-/* Output channels [o, o + count) of the block, M starts at o. NCHW: the outputs of some tiles, one vector of channels at a
- * time, in rows as wide as those of the image: each tile overwrites what its right neighbour has left beyond the edge. */
+/* Output channels [o, o + count) of the block, M starts at o. NCHW: the outputs of some tiles, one vector of channels
+ * at a time, in rows as wide as the image's: each tile overwrites what its right neighbour has left beyond the edge. */
 static void output_nchw(const plan *s, int64_t g, int64_t o, int64_t count, int64_t start, int64_t end, const char *m,
                         char *strip, char *bad)
 {
@@ -375,8 +375,8 @@ static void output_nchw(const plan *s, int64_t g, int64_t o, int64_t count, int6
                 for (int64_t q = b.count - 1; q >= 0; q--) {
                     const int64_t tile = t - start + r * b.count + q;
                     bad[tile] |= (char)output_tile(s, m + (tile * CHANNEL_BLOCK + k) * s->size, lanes, bias, NULL, 0,
-                                                   strip + (r * s->tile_h * width + q * s->tile_w) * pixel, width * lanes,
-                                                   lanes);
+                                                   strip + (r * s->tile_h * width + q * s->tile_w) * pixel,
+                                                   width * lanes, lanes);
                 }
             for (int64_t r = 0; r < rows; r = whole ? rows : r + 1) {
                 const int64_t at = out_at(s, b.n, g, o + k, b.i + r, b.j);
@@ -406,8 +406,8 @@ static void output_nhwc(const plan *s, int64_t g, int64_t o, int64_t count, int6
             const int64_t padded = ceil_div(count - vectors, lanes) * lanes;
             int flag = 0;
             if (vectors)
-                flag |= output_tile(s, from, vectors, bias, p->residual ? p->residual + at : NULL, p->clamp, p->out + at,
-                                    p->out_h, p->out_w);
+                flag |= output_tile(s, from, vectors, bias, p->residual ? p->residual + at : NULL, p->clamp,
+                                    p->out + at, p->out_h, p->out_w);
             if (padded) {
                 flag |= output_tile(s, from + vectors * s->size, padded, bias + vectors * s->size, NULL, 0, patch,
                                     s->tile_w * padded, padded);
@@ -434,16 +434,18 @@ static void recompute(const plan *s, int64_t g, int64_t o, int64_t count, int64_
                 s->move->plain(p, seg.n, g, k, i, j);
 }
 
-/* M of `channels` output channels from rows of V. Rows split evenly: 16 are 8 + 8, not 14 + 2, so that no register tile is
- * nearly empty. So do long sums over channels, whose parts start from zero and are then added up: A^T
+/* M of `channels` output channels from rows of V. Rows split evenly: 16 are 8 + 8, not 14 + 2, so that no register tile
+ * is nearly empty. So do long sums over channels, whose parts start from zero and are then added up: A^T
  * magnifies the error of one long sum, and the more, the more points there are. */
-static void multiply(const plan *s, const char *u, int64_t u_point, int64_t channels, int64_t tiles, const char *v, char *m)
+static void multiply(const plan *s, const char *u, int64_t u_point, int64_t channels, int64_t tiles, const char *v,
+                     char *m)
 {
     const fc_winograd_problem *p = &s->problem;
     const int64_t nr = s->gemm->nr, lanes = s->move->lanes;
     const int64_t pieces = ceil_div(tiles, s->gemm->mr);
     const int64_t chunks = max64(1, ceil_div(p->c, s->points >= MANY_POINTS ? DEPTH : LONG_DEPTH));
-    fc_gemm_args args = {.b_ahead = AHEAD_BYTES, .taps = 1, .rs_a = s->v_row, .cs_a = 1, .rs_b = nr, .rs_c = CHANNEL_BLOCK};
+    fc_gemm_args args = {
+        .taps = 1, .rs_a = s->v_row, .cs_a = 1, .rs_b = nr, .rs_c = CHANNEL_BLOCK, .b_ahead = AHEAD_BYTES};
     for (int64_t point = 0; point < s->points; point++)
         for (int64_t o = 0; o < channels; o += nr) {
             args.n = channels - o <= lanes ? lanes : nr;
@@ -490,8 +492,8 @@ static void block_task(void *ctx, int64_t task, int worker)
     (s->nchw ? input_nchw : input_nhwc)(s, g, start, end, v, scratch);
     for (int64_t panel = 0; panel < s->panels; panel += step)
         channels_of_block(s, g, panel, min64(step, s->panels - panel),
-                          s->u + (g * s->points * s->u_point + panel * s->problem.c * nr) * s->size, s->u_point, start, end,
-                          v, m, scratch);
+                          s->u + (g * s->points * s->u_point + panel * s->problem.c * nr) * s->size, s->u_point, start,
+                          end, v, m, scratch);
 }
 
 /* By channel, first: V of some tiles of one group. */

@@ -1,5 +1,5 @@
-/* Template of what moves data around the Winograd transforms, the same for every tile; contracts: csrc/winograd.h. Before
- * including, define
+/* Template of what moves data around the Winograd transforms, the same for every tile; contracts: csrc/winograd.h.
+ * Before including, define
  *   FC_MOVE_NAME     the full symbol of the fc_winograd_move, e.g. fc_f32_winograd_move__avx512
  *   FC_MOVE_TYPE     float or double
  *   FC_MOVE_LANES    elements in a vector: 2, 4, 8 or 16 */
@@ -154,7 +154,8 @@ static void FC_JOIN(FC_MOVE_NAME, _scatter)(const fc_winograd_problem *problem, 
     }
 }
 
-static void FC_JOIN(FC_MOVE_NAME, _finish)(const fc_winograd_problem *problem, const void *src, int64_t n, const void *residual, void *y)
+static void FC_JOIN(FC_MOVE_NAME, _finish)(const fc_winograd_problem *problem, const void *src, int64_t n,
+                                           const void *residual, void *y)
 {
     const FC_T *restrict in = src;
     const FC_T *restrict res = residual;
@@ -167,7 +168,8 @@ static void FC_JOIN(FC_MOVE_NAME, _finish)(const fc_winograd_problem *problem, c
             out[j] = FC_CLAMPED(problem, in[j]);
 }
 
-static void FC_JOIN(FC_MOVE_NAME, _taps)(const fc_winograd_problem *problem, const void *w, int64_t filled, int64_t n, void *taps)
+static void FC_JOIN(FC_MOVE_NAME, _taps)(const fc_winograd_problem *problem, const void *w, int64_t filled, int64_t n,
+                                         void *taps)
 {
     FC_T *restrict out = taps;
     const FC_T *restrict in = w;
@@ -182,7 +184,8 @@ static void FC_JOIN(FC_MOVE_NAME, _taps)(const fc_winograd_problem *problem, con
     }
 }
 
-static void FC_JOIN(FC_MOVE_NAME, _plain)(const fc_winograd_problem *problem, int64_t n, int64_t g, int64_t o, int64_t i, int64_t j)
+static void FC_JOIN(FC_MOVE_NAME, _plain)(const fc_winograd_problem *problem, int64_t n, int64_t g, int64_t o, int64_t i,
+                                          int64_t j)
 {
     const fc_winograd_problem *p = problem;
     const FC_T *in = (const FC_T *)p->in + n * p->in_n + g * p->c * p->in_c;

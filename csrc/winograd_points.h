@@ -5,7 +5,7 @@
  *   v[2j + 1] = even_j + p_j odd_j             v[2j + 2]      = even_j - p_j odd_j
  *   even_j    = sum_k PAIRS[j][k] d[2k + 2]    odd_j          = sum_k PAIRS[j][k] d[2k + 1]
  * and depends on the points alone. G scales the powers of p_j by NORMS[j], those of 0 by ZERO_NORM. All constants but
- * the norms are exact in float. Points: Lavin & Gray 2016 (arXiv 1509.09308) for 4 and 8, scans for least error else. */
+ * the norms are exact in float. Points: Lavin & Gray 2016 (arXiv 1509.09308) for 4 and 8, else scans of the error. */
 #ifndef FASTCONV_WINOGRAD_POINTS_H
 #define FASTCONV_WINOGRAD_POINTS_H
 

@@ -227,8 +227,8 @@ static void FC_NAMED(_input)(const void *d, int64_t row, int64_t col, int64_t n,
 }
 
 /* Stores m outputs, col bytes apart; what follows is the epilogue of all. */
-FC_INLINE void FC_NAMED(_finish)(FC_V *result, FC_V *probe, FC_V start, const char *residual, int clamp, FC_V lo, FC_V hi,
-                                 char *to, int64_t col, const int epilogue)
+FC_INLINE void FC_NAMED(_finish)(FC_V *result, FC_V *probe, FC_V start, const char *residual, int clamp, FC_V lo,
+                                 FC_V hi, char *to, int64_t col, const int epilogue)
 {
 #pragma GCC unroll 8
     for (int s = 0; s < FC_M; s++) {
@@ -292,8 +292,8 @@ FC_INLINE int FC_NAMED(_inverse)(const fc_winograd_problem *problem, const void 
             FC_NAMED(_at)(cells, result);
             char *out = (char *)y + at;
             FC_WINOGRAD_OPAQUE(out);
-            FC_NAMED(_finish)(result, &probe, start, residual ? (const char *)residual + at : NULL, clamp, lo, hi, out, col,
-                              epilogue);
+            FC_NAMED(_finish)(result, &probe, start, residual ? (const char *)residual + at : NULL, clamp, lo, hi, out,
+                              col, epilogue);
             at += row;
         }
 #endif

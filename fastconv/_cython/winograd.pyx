@@ -107,12 +107,13 @@ def transform_lanes(dtype):
 
 
 def transform(str what, str tile, cnp.ndarray source):
-    """G w G^T, B^T d B or A^T m A ("weights", "input", "output") of (rows, cols, n), by the ISA in use; for a tile in one
-    dimension G w, B^T d or A^T m of (cells, n)."""
+    """G w G^T, B^T d B or A^T m A ("weights", "input", "output") of (rows, cols, n), by the ISA in use; for a tile in
+    one dimension G w, B^T d or A^T m of (cells, n)."""
     if tile not in NUMBERS or source.dtype not in (np.float32, np.float64):
         raise ValueError(f"no transform of tile {tile} and dtype {source.dtype}")
     cdef const fc_winograd_kernel *kernel = kernel_of(tile, source.dtype)
-    cdef int64_t alpha = kernel.m + kernel.r - 1, n = source.shape[source.ndim - 1], lanes = transform_lanes(source.dtype)
+    cdef int64_t alpha = kernel.m + kernel.r - 1, n = source.shape[source.ndim - 1]
+    cdef int64_t lanes = transform_lanes(source.dtype)
     cdef int64_t side = kernel.r if what == "weights" else alpha, across = 0 if kernel.line else n
     cdef int dimensions = 1 if kernel.line else 2
     cdef fc_winograd_problem *none = NULL
