@@ -227,10 +227,14 @@ static void run_gather(gather *g)
     /* The adjoint looks at its weights while it packs them, unless no tap ever leaves the image. */
     const int in_place = !nhwc && (g->pointwise || !g->adjoint) && g->kept == NULL;
     g->affine = depth_all == 0 || (in_place && weights_affine(g));
-    g->nonfinite = 0;
-    cut_regions(g);
+    g->nonfinite = g->region_count = 0;
     cut_work(g);
     g->rows_in_place = nhwc && !g->adjoint && g->stage == PACK_AND_RUN && weights_in_rows(g);
+    if (nhwc && !g->rows_in_place) { /* regions need to know that weights are finite, which packing finds out */
+        cut_regions(g);
+        if (g->region_count > 0)
+            cut_work(g);
+    }
     if (g->kept) {
         g->packed = g->kept + KEPT_HEAD;
         g->kept = g->packed + packed_panels(g);
