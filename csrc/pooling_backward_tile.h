@@ -4,7 +4,6 @@
 #define FC_POOL_BACKWARD_ONCE
 enum {
     SELECT_CELLS = 16,   /* in larger windows scattering beats comparing every cell with the index (NHWC) */
-    SELECT_BYTES = 16384, /* of the rows of dx that a row of windows adds to: half of L1 */
     SCATTER_REPEATS = 32, /* windows over a cell from which on neighbours name the same cell most of the time */
     ZERO_BYTES = 16384,  /* cleared at once, then scattered into while in L1 */
 };
@@ -104,10 +103,9 @@ static void P(max_backward_nchw)(const fc_pool2d_args *args, int64_t begin, int6
     }
 }
 
-/* nv vectors of channels of one window, or n lanes of one: dy to the cell that the index names; the others get 0, or
- * keep what they have where windows overlap. */
+/* nv vectors of channels of one window, or n lanes of one: dy to the cell that the index names, 0 to the others. */
 FC_INLINE void P(select)(const fc_pool2d_shape *s, const T *dy, const int64_t *indices, window rows, window columns,
-                         T *dx, M *missed, const int overlapping, const int nv, const int n)
+                         T *dx, M *missed, const int nv, const int n)
 {
     V value[2];
     I where[2];
@@ -117,30 +115,29 @@ FC_INLINE void P(select)(const fc_pool2d_shape *s, const T *dy, const int64_t *i
         where[v] = P(load_indices)(indices + v * L, n);
         hit[v] = P(lanes_below)(0);
     }
-    for (int64_t i = rows.first; i < rows.end; i++)
-        for (int64_t j = columns.first; j < columns.end; j++) {
-            T *cell = dx + (i * s->iw + j) * s->c;
-            const I index = SPLAT_INT(i * s->iw + j);
+    for (int64_t i = rows.first; i < rows.end; i++) {
+        INT index = (INT)(i * s->iw + columns.first);
+        T *cell = dx + (int64_t)index * s->c;
+        for (int64_t j = columns.first; j < columns.end; j++, index++, cell += s->c)
             for (int v = 0; v < nv; v++) {
-                const M here = P(equal)(where[v], index);
+                const M here = P(equal)(where[v], SPLAT_INT(index));
                 hit[v] |= here;
-                P(store)(cell + v * L, overlapping ? P(add_where)(here, P(load)(cell + v * L, n, (V){0}), value[v])
-                                                   : P(keep)(here, value[v]), n);
+                P(store)(cell + v * L, P(keep)(here, value[v]), n);
             }
-        }
+    }
     for (int v = 0; v < nv; v++)
         *missed |= P(lanes_below)(n) & ~hit[v];
 }
 
-/* Channels k0..k1 of an image, by comparing indices; returns 0 if one lay outside its own window. Rows that are added
- * to, and those with cells under no window, are cleared just before the first window reaches them. */
+/* Channels k0..k1 of an image whose windows do not overlap, by comparing indices; returns 0 if one lay outside its own
+ * window. Rows with cells under no window are cleared just before the first window reaches them. */
 FC_INLINE int P(select_image)(const fc_pool2d_shape *s, const windows *along, const T *dy, const int64_t *indices, T *dx,
-                              int64_t k0, int64_t k1, const int overlapping)
+                              int64_t k0, int64_t k1)
 {
     const axis down = rows_of(s);
     const int64_t c = s->c;
     M missed = P(lanes_below)(0);
-    int64_t cleared = !overlapping && tiled(&down) && tiled(&along->a) ? s->ih : 0;
+    int64_t cleared = tiled(&down) && tiled(&along->a) ? s->ih : 0;
     for (int64_t i = 0; i < s->oh; i++) {
         const window rows = window_at(&down, i);
         for (; cleared < (i + 1 < s->oh ? rows.end : s->ih); cleared++)
@@ -154,13 +151,13 @@ FC_INLINE int P(select_image)(const fc_pool2d_shape *s, const windows *along, co
             const int64_t at = (i * s->ow + o) * c;
             int64_t k = k0;
             for (; k + 2 * L <= k1; k += 2 * L)
-                P(select)(s, dy + at + k, indices + at + k, rows, columns, dx + k, &missed, overlapping, 2, L);
+                P(select)(s, dy + at + k, indices + at + k, rows, columns, dx + k, &missed, 2, L);
             if (k + L <= k1) {
-                P(select)(s, dy + at + k, indices + at + k, rows, columns, dx + k, &missed, overlapping, 1, L);
+                P(select)(s, dy + at + k, indices + at + k, rows, columns, dx + k, &missed, 1, L);
                 k += L;
             }
             if (k < k1)
-                P(select)(s, dy + at + k, indices + at + k, rows, columns, dx + k, &missed, overlapping, 1,
+                P(select)(s, dy + at + k, indices + at + k, rows, columns, dx + k, &missed, 1,
                           (int)(k1 - k));
         }
     }
@@ -175,23 +172,14 @@ static void P(max_backward_nhwc)(const fc_pool2d_args *args, int64_t begin, int6
     windows along;
     keep_windows(&along, columns_of(s));
     const int64_t c = s->c, blocks = (c + args->block - 1) / args->block;
-    const int64_t kh = s->adaptive ? s->ih / s->oh + 2 : s->kh, kw = s->adaptive ? s->iw / s->ow + 2 : s->kw;
-    const int overlapping = overlap(&down) || overlap(&along.a);
-    const int select = s->adaptive ? kh * kw <= SELECT_CELLS
-                                   : s->dh == 1 && s->dw == 1 && kh * kw <= SELECT_CELLS;
-    /* Overlapping windows add to rows in L1, so to some channels of them; others write all channels once. */
-    const int64_t fit = SELECT_BYTES / (int64_t)sizeof(T) / ((kh + 1) * s->iw);
-    const int64_t at_once = overlapping ? max64(2 * L, fit / (2 * L) * 2 * L) : c;
+    const int select = !s->adaptive && s->dh == 1 && s->dw == 1 && !overlap(&down) && !overlap(&along.a) &&
+                       s->kh * s->kw <= SELECT_CELLS;
     for (int64_t unit = begin; unit < end; unit++) {
         const int64_t image = unit / blocks, k0 = unit % blocks * args->block, k1 = min64(k0 + args->block, c);
         const T *dy = (const T *)args->in + image * s->oh * s->ow * c;
         const int64_t *indices = args->indices + image * s->oh * s->ow * c;
         T *dx = (T *)args->out + image * s->ih * s->iw * c;
-        int selected = select;
-        for (int64_t k = k0; selected && k < k1; k += at_once)
-            selected = overlapping ? P(select_image)(s, &along, dy, indices, dx, k, min64(k + at_once, k1), 1)
-                                   : P(select_image)(s, &along, dy, indices, dx, k, k1, 0);
-        if (selected)
+        if (select && P(select_image)(s, &along, dy, indices, dx, k0, k1))
             continue;
         /* Not selected, or an index outside its own window (it came from elsewhere). */
         if (k1 - k0 == c)

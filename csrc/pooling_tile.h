@@ -5,7 +5,7 @@
  *   FC_POOL_LANES   elements of a vector, and FC_POOL_IOTA, the list 0, 1, ... of that many
  * and, where the ISA does better than plain C, FC_POOL_LOAD_PART, FC_POOL_STORE_PART, FC_POOL_LOAD_INDICES,
  * FC_POOL_STORE_INDICES, FC_POOL_MAXIMUM, and FC_POOL_MASK, the type of a comparison's result, with FC_POOL_GREATER,
- * FC_POOL_EQUAL, FC_POOL_LESS, FC_POOL_ADD_WHERE, FC_POOL_IS_NAN, FC_POOL_PICK, FC_POOL_PICK_INDEX and FC_POOL_LANES_BELOW.
+ * FC_POOL_EQUAL, FC_POOL_IS_NAN, FC_POOL_PICK, FC_POOL_PICK_INDEX and FC_POOL_LANES_BELOW.
  *
  * NHWC: vectors along the channels, accumulators in registers over the window. NCHW: vectors along the width, the
  * windows of some rows are reduced down their columns into row buffers and then along those; strides of 2 are split by
@@ -82,9 +82,7 @@ FC_INLINE void P(store)(T *p, V v, int n)
 #ifdef FC_POOL_MASK
 FC_INLINE M P(greater)(V a, V b) { return FC_POOL_GREATER(a, b); }
 FC_INLINE M P(equal)(I a, I b) { return FC_POOL_EQUAL(a, b); }
-FC_INLINE M P(less)(I a, I b) { return FC_POOL_LESS(a, b); }
 FC_INLINE M P(is_nan)(V v) { return FC_POOL_IS_NAN(v); }
-FC_INLINE V P(add_where)(M mask, V acc, V v) { return (V)FC_POOL_ADD_WHERE(mask, acc, v); }
 FC_INLINE V P(pick)(M mask, V yes, V no) { return (V)FC_POOL_PICK(mask, yes, no); }
 FC_INLINE I P(pick_index)(M mask, I yes, I no) { return (I)FC_POOL_PICK_INDEX(mask, yes, no); }
 FC_INLINE M P(lanes_below)(int n) { return FC_POOL_LANES_BELOW(n); }
@@ -92,9 +90,7 @@ FC_INLINE int P(any)(M mask) { return mask != 0; }
 #else
 FC_INLINE M P(greater)(V a, V b) { return (M)(a > b); }
 FC_INLINE M P(equal)(I a, I b) { return a == b; }
-FC_INLINE M P(less)(I a, I b) { return a < b; }
 FC_INLINE M P(is_nan)(V v) { return (M)(v != v); }
-FC_INLINE V P(add_where)(M mask, V acc, V v) { return acc + (V)(mask & (I)v); }
 FC_INLINE I P(pick_index)(M mask, I yes, I no) { return (mask & yes) | (~mask & no); }
 FC_INLINE V P(pick)(M mask, V yes, V no) { return (V)P(pick_index)(mask, (I)yes, (I)no); }
 FC_INLINE M P(lanes_below)(int n) { return IOTA < (INT)n; }
@@ -835,6 +831,31 @@ FC_INLINE void P(narrow_row)(const int op, const int indexed, const int numbers,
     }
 }
 
+/* Two rows of output of windows of 3x3 at a stride of 1 down: x is the first of four rows that all lie inside. */
+FC_INLINE void P(narrow_pair)(const int op, const int numbers, const fc_pool2d_shape *s, const P(picks) *p, const T *x,
+                              T *y, const int nv)
+{
+    V low[4], high[4];
+    for (int i = 0; i < 4; i++)
+        P(load_row)(x + i * s->iw, s->iw, 1, &low[i], &high[i], nv);
+    const V middle = P(combine)(op, numbers, low[1], low[2]), middle1 = P(combine)(op, numbers, high[1], high[2]);
+    for (int i = 0; i < 2; i++) {
+        low[i] = P(combine)(op, numbers, middle, low[3 * i]);
+        high[i] = P(combine)(op, numbers, middle1, high[3 * i]);
+    }
+    for (int v = 0; v < p->vectors; v++)
+        for (int i = 0; i < 2; i++) {
+            V acc = P(picked)(low[i], high[i], p->lane[v][0], nv);
+            for (int k = 1; k < 3; k++) {
+                const V tap = P(picked)(low[i], high[i], p->lane[v][k], nv);
+                acc = P(combine)(op, numbers, acc, op == FC_AVG_POOL ? P(keep)(p->inside[v][k], tap) : tap);
+            }
+            if (op == FC_AVG_POOL)
+                acc *= p->inverse[v];
+            P(store)(y + i * s->ow + p->output[v], acc, p->n);
+        }
+}
+
 FC_INLINE void P(narrow_plane)(const int op, const int indexed, const int numbers, const fc_pool2d_args *args,
                                P(picks) *p, const windows *down, int64_t plane, const int nv, const int taps)
 {
@@ -845,6 +866,7 @@ FC_INLINE void P(narrow_plane)(const int op, const int indexed, const int number
     const T *x = (const T *)args->in + plane * s->ih * s->iw;
     T *y = (T *)args->out + plane * outputs;
     int64_t *indices = indexed ? args->indices + plane * outputs : NULL;
+    const int pairs = !s->adaptive && s->kh == 3 && s->sh == 1 && s->dh == 1;
     for (int64_t i = 0; i < s->oh; i++, y += s->ow, indices += indexed ? s->ow : 0) {
         const window rows = kept_window(down, i);
         if (op == FC_AVG_POOL && !s->divisor_override && rows.counted != p->rows_counted) {
@@ -852,7 +874,13 @@ FC_INLINE void P(narrow_plane)(const int op, const int indexed, const int number
             for (int v = 0; v < p->vectors; v++)
                 p->inverse[v] = 1 / (p->counted[v] * SPLAT(rows.counted));
         }
-        if (nv == 2 || rows.end <= careful)
+        const int whole = nv == 2 || rows.end <= careful;
+        if (!indexed && taps == 3 && pairs && rows.end - rows.first == 3 && i + 1 < s->oh && rows.end < s->ih &&
+            (nv == 2 || rows.end < careful)) {
+            P(narrow_pair)(op, numbers, s, p, x + rows.first * s->iw, y, nv);
+            i++;
+            y += s->ow;
+        } else if (whole)
             P(narrow_row)(op, indexed, numbers, s, p, x, rows, 1, y, indices, nv, taps);
         else
             P(narrow_row)(op, indexed, numbers, s, p, x, rows, 0, y, indices, nv, taps);
@@ -1016,8 +1044,6 @@ static const fc_pool2d_kernels FC_POOL_NAME = {
 #undef FC_POOL_GREATER
 #undef FC_POOL_IS_NAN
 #undef FC_POOL_EQUAL
-#undef FC_POOL_LESS
-#undef FC_POOL_ADD_WHERE
 #undef FC_POOL_PICK
 #undef FC_POOL_PICK_INDEX
 #undef FC_POOL_LANES_BELOW
