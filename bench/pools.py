@@ -20,6 +20,9 @@ import numpy as np
 import fastconv
 from bench.harness import race, save
 
+# Sleep before each turn on several threads: the idle threads of the pool that had the turn before spin for some time.
+REST_SECONDS = 0.01
+
 
 class Case(NamedTuple):
     name: str
@@ -255,7 +258,7 @@ def measure(case: Case, layout: str, pass_: str, threads: int, seconds: float, r
         different = {name: float(np.abs(r - results["torch"]).max() / scale) for name, r in results.items()}
         if max(different.values()) > 1e-5:
             raise AssertionError(f"{case.name} {layout} {pass_}: results differ: {different}")
-        times = race(calls, seconds)
+        times = race(calls, seconds, rest=REST_SECONDS if threads > 1 else 0)
     row: dict[str, Any] = {"case": case.name, "layout": layout, "pass": pass_, "threads": threads, "bytes": least}
     row["microseconds"] = {name: {how: t[how] * 1e6 for how in ("min", "median")} for name, t in times.items()}
     row["share_of_copy"] = {name: least / t["min"] / rate(least) for name, t in times.items()}
