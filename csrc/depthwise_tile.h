@@ -119,7 +119,7 @@ FC_INLINE V P(clamped)(V v, V lo, V hi)
 #define FC_DW_ONCE
 /* How the channels of the input lie under a vector of those of the output. */
 enum { PLAIN, REPEATED, GATHERED };
-enum { MANY_CHANNELS = 256 }; /* from here on aligning them pays for one more vector (Zen 4) */
+enum { MANY_CHANNELS = 128 }; /* from here on aligning them pays for one more vector (Zen 4) */
 #endif
 
 /* One vector of channels of a tile. x, y, w, residual, bias: at its first channel. Input rows and columns are counted
