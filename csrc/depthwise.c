@@ -9,7 +9,7 @@
 #include <stddef.h>
 
 enum {
-    SMALL_PRODUCTS = 300000, /* some 6 microseconds of products (Zen 4): not worth a second thread */
+    SMALL_PRODUCTS = 150000, /* some 5 microseconds (Zen 4): not worth a second thread */
     TASKS_A_THREAD = 8,      /* so that the last tasks balance */
     KEPT_HEAD = 64,          /* before packed weights: an int, whether any is not finite */
     ROW_BLOCKS = 16,         /* of backward_weight in NHWC, ... */
@@ -183,7 +183,8 @@ static void run(const fc_conv2d_shape *s, const fc_view *x, const fc_view *w, co
     }
     a.w_o = ws_o;
     a.w_k = ws_k;
-    for (int64_t rh = 0; rh < min64(per_class_h, height); rh++)
+    for (int64_t rh = 0; rh < min64(per_class_h, height); rh++) {
+        fc_depthwise_args even = a;
         for (int64_t rw = 0; rw < min64(per_class_w, width); rw++) {
             int64_t h = 0, v = 0, apart_h = -1, apart_w = -1;
             const int64_t at = (rh * out.h + rw * out.w) * size;
@@ -203,8 +204,22 @@ static void run(const fc_conv2d_shape *s, const fc_view *x, const fc_view *w, co
             if (nonfinite < 0 && leaves_image(&a))
                 nonfinite = weights_nonfinite(s, w);
             a.nonfinite = nonfinite == 1;
+            /* NCHW: columns of both classes are stored together */
+            if (!nhwc && per_class_w == 2 && depth == 1 && width > 1 && s->kh * s->kw <= FC_DEPTHWISE_PAIR_TAPS) {
+                if (rw == 0) {
+                    even = a;
+                    continue;
+                }
+                if (nonfinite != 1) {
+                    even.odd = &a;
+                    run_gather(s, &even, threads);
+                    continue;
+                }
+                run_gather(s, &even, threads);
+            }
             run_gather(s, &a, threads);
         }
+    }
 }
 
 const fc_conv2d_kernel fc_conv2d_forward_depthwise = {"conv2d_forward_depthwise", packed_bytes, pack, workspace, run};

@@ -23,6 +23,7 @@ typedef struct fc_depthwise_args {
     const void *w;                                /* NHWC: w_o = 1 */
     int64_t w_o, w_k, w_h, w_w;
     const void *bias;
+    const struct fc_depthwise_args *odd;          /* NCHW: what fills the columns between those of this one, or NULL */
     int clamp, nonfinite, outside;                /* nonfinite: some weight is; then `outside` matters */
     double lo, hi;
 } fc_depthwise_args;
@@ -36,7 +37,10 @@ typedef struct fc_depthwise_weight_args {
     int64_t rows, channels; /* NHWC: of a unit; its channels follow each other, the blocks of channels vary fastest */
 } fc_depthwise_weight_args;
 
-enum { FC_DEPTHWISE_ROWS = 2 }; /* output rows of a unit in NHWC */
+enum {
+    FC_DEPTHWISE_ROWS = 2,       /* output rows of a unit in NHWC */
+    FC_DEPTHWISE_PAIR_TAPS = 64, /* of a class that comes with an `odd` one */
+};
 
 /* For each layout, functions that do the units begin..end and write nothing else. Units of gather: pairs of output rows,
  * mb * ceil(out_h / 2), in NHWC; planes, mb * channels, in NCHW. Units of weight: in NHWC blocks

@@ -271,6 +271,74 @@ static void P(any_block)(const fc_depthwise_args *a, const T *x, const T *w, con
         y[l * a->out_col] = lanes[l];
 }
 
+/* ---- Input gradients at stride 2: the classes of even and of odd columns interleaved */
+
+typedef struct P(tap) {
+    int64_t offset, column; /* of its cell under output (0, 0) */
+    M inside;               /* of the columns in work, those inside of the image */
+    T w;
+} P(tap);
+
+/* The taps of one class, row after row; returns their number. */
+FC_INLINE int64_t P(list_taps)(const fc_depthwise_args *a, const T *w, P(tap) *taps)
+{
+    int64_t count = 0;
+    for (int64_t h = 0; h < a->taps_h; h++)
+        for (int64_t b = 0; b < a->taps_w; b++) {
+            P(tap) *t = &taps[count++];
+            t->column = a->left + b * a->step_w;
+            t->offset = (a->top + h * a->step_h) * a->in_row + t->column;
+            t->w = w[h * a->w_h + b * a->w_w];
+        }
+    return count;
+}
+
+FC_INLINE V P(add_taps)(V acc, const P(tap) *taps, int64_t begin, int64_t end, const T *x)
+{
+    for (int64_t t = begin; t < end; t++)
+        acc += P(load_lanes)(x + taps[t].offset, taps[t].inside) * SPLAT(taps[t].w);
+    return acc;
+}
+
+/* One plane of the rows of both classes. */
+static void P(pair_plane)(const fc_depthwise_args *a, const T *x, const T *w, const T *w_odd, const T *bias, T *y,
+                          const T *residual)
+{
+    P(tap) taps[2][FC_DEPTHWISE_PAIR_TAPS];
+    const int64_t count[2] = {P(list_taps)(a, w, taps[0]), P(list_taps)(a->odd, w_odd, taps[1])};
+    const int64_t width = a->out_w + a->odd->out_w, even_w = a->taps_w, odd_w = a->odd->taps_w;
+    const V start = SPLAT(bias ? *bias : 0), lo = SPLAT(a->lo), hi = SPLAT(a->hi);
+    const I low = (IOTA >> 1) + (IOTA & 1) * L;
+    for (int64_t j = 0; j < a->out_w; j += L) {
+        const M some[2] = {P(from_to)(0, width - 2 * j), P(from_to)(0, width - 2 * j - L)};
+        for (int class = 0; class < 2; class++)
+            for (int64_t t = 0; t < count[class]; t++) {
+                const int64_t column = taps[class][t].column + j;
+                taps[class][t].inside = P(from_to)(-column, a->in_w - column);
+            }
+        for (int64_t i = 0; i < a->out_h; i++) {
+            int64_t first = 0, last = a->taps_h; /* rows of taps inside of the image */
+            while (first < last && i + a->top + first * a->step_h < 0)
+                first++;
+            while (last > first && i + a->top + (last - 1) * a->step_h >= a->in_h)
+                last--;
+            const T *const at = x + i * a->in_row + j;
+            const V even = P(add_taps)(start, taps[0], first * even_w, last * even_w, at);
+            const V odd = P(add_taps)(start, taps[1], first * odd_w, last * odd_w, at);
+            V v[2] = {__builtin_shuffle(even, odd, low), __builtin_shuffle(even, odd, low + L / 2)};
+#pragma GCC unroll 2
+            for (int half = 0; half < 2; half++) {
+                const int64_t to = i * a->out_row + 2 * j + half * L;
+                if (residual)
+                    v[half] += P(load_lanes)(residual + to, some[half]);
+                if (a->clamp)
+                    v[half] = P(clamped)(v[half], lo, hi);
+                P(store_lanes)(y + to, v[half], some[half]);
+            }
+        }
+    }
+}
+
 static void P(gather_nchw)(const fc_depthwise_args *a, int64_t begin, int64_t end)
 {
     const P(blocks_function) blocks = P(blocks_of)(a);
@@ -280,7 +348,9 @@ static void P(gather_nchw)(const fc_depthwise_args *a, int64_t begin, int64_t en
         const T *const w = (const T *)a->w + o * a->w_o, *const bias = a->bias ? (const T *)a->bias + o : NULL;
         T *const y = (T *)a->out + image * a->out_n + o * a->out_plane;
         const T *const residual = a->residual ? (const T *)a->residual + (y - (T *)a->out) : NULL;
-        for (int64_t i = 0; i < a->out_h; i += blocks.rows) {
+        if (a->odd)
+            P(pair_plane)(a, x, w, (const T *)a->odd->w + o * a->w_o, bias, y, residual);
+        for (int64_t i = 0; i < a->out_h && !a->odd; i += blocks.rows) {
             const int64_t at = i * a->out_row, top = i * a->sh + a->top;
             if (!blocks.run) {
                 for (int64_t j = 0; j < a->out_w; j += L)

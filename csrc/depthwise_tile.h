@@ -118,7 +118,7 @@ FC_INLINE V P(clamped)(V v, V lo, V hi)
 #ifndef FC_DW_ONCE
 #define FC_DW_ONCE
 /* How the channels of the input lie under a vector of those of the output. */
-enum { PLAIN, REPEATED, GATHERED };
+enum { PLAIN, REPEATED, SUMMED };
 enum { MANY_CHANNELS = 128 }; /* from here on aligning them pays for one more vector (Zen 4) */
 #endif
 
@@ -129,29 +129,42 @@ typedef struct P(tile) {
     const T *x, *w, *bias, *residual;
     T *y;
     int64_t channel, row0, row1;
-    int col0, col1, rows, columns, n;
-    M lanes, in_lanes; /* of the output; REPEATED: of the input */
-    I spread;          /* REPEATED: lane of the input for each of the output */
+    int col0, col1, rows, columns;
+    M lanes, in_lanes, more_lanes; /* of the output; of the input, REPEATED or SUMMED, and of its second vector */
+    I spread;                      /* REPEATED: lane of the input for each of the output */
 } P(tile);
 
 /* Lanes and spread of the n channels from t->channel. */
 FC_INLINE void P(set_channels)(P(tile) *t, int64_t n, const int how)
 {
-    t->n = (int)min64(L, n);
+    const int64_t m = t->args->multiplier, depth = t->args->depth;
     t->lanes = P(from_to)(0, n);
-    if (how == REPEATED) { /* the multiplier is a power of two */
-        const int shift = __builtin_ctzll((unsigned long long)min64(t->args->multiplier, L));
-        t->in_lanes = P(from_to)(0, (t->n + (1 << shift) - 1) >> shift);
-        t->spread = IOTA >> shift;
+    if (how == SUMMED) {
+        t->in_lanes = P(from_to)(0, n * depth);
+        t->more_lanes = P(from_to)(-L, n * depth - L);
+    }
+    if (how == REPEATED) {
+        INT spread[L];
+        int64_t of = t->channel % m;
+        INT lane = 0;
+        for (int l = 0; l < L; l++) {
+            spread[l] = lane < L ? lane : 0;
+            if (++of == m) {
+                of = 0;
+                lane++;
+            }
+        }
+        memcpy(&t->spread, spread, sizeof spread);
+        t->in_lanes = P(from_to)(0, spread[min64(n, L) - 1] + 1);
     }
 }
 
-static __attribute__((noinline)) V P(gathered_cell)(const P(tile) *t, const T *x, int64_t k)
+/* Channels l*depth + k of a pixel. */
+static __attribute__((noinline)) V P(gathered_cell)(const T *x, int64_t n, int64_t depth)
 {
-    const fc_depthwise_args *a = t->args;
     T lanes[L] = {0};
-    for (int l = 0; l < t->n; l++)
-        lanes[l] = a->depth > 1 ? x[l * a->depth + k] : x[(t->channel + l) / a->multiplier - t->channel / a->multiplier];
+    for (int64_t l = 0; l < n; l++)
+        lanes[l] = x[l * depth];
     V v;
     memcpy(&v, lanes, sizeof v);
     return v;
@@ -164,7 +177,9 @@ FC_INLINE V P(cell)(const P(tile) *t, const T *x, int64_t k, const int how, cons
         return P(load)(x, whole, t->lanes);
     if (how == REPEATED)
         return __builtin_shuffle(P(load_lanes)(x, t->in_lanes), t->spread);
-    return P(gathered_cell)(t, x, k);
+    if (t->args->depth == 2)
+        return __builtin_shuffle(P(load_lanes)(x, t->in_lanes), P(load_lanes)(x + L, t->more_lanes), 2 * IOTA + (INT)k);
+    return P(gathered_cell)(x + k, min64(L, t->args->channels - t->channel), t->args->depth);
 }
 
 /* One input row into output row 0 (which & 1) by the taps at w0, row 1 (which & 2) by those at w1. */
@@ -292,8 +307,9 @@ FC_INLINE void P(strip)(P(tile) t, const int kw, const int sw, const int how, co
     int64_t n = how == PLAIN ? P(unaligned_channels)(a, t.y) : 0;
     if (n == 0)
         n = min64(L, a->channels);
+    t.channel = 0;
     P(set_channels)(&t, n, how);
-    for (t.channel = 0; t.channel < a->channels;) {
+    while (t.channel < a->channels) {
         t.x = x + (how == PLAIN ? t.channel : t.channel / a->multiplier * a->depth);
         if (!edge && how == PLAIN && kw > 0 && n == L)
             P(pixels)(&t, kw, sw, how, 0);
@@ -305,10 +321,9 @@ FC_INLINE void P(strip)(P(tile) t, const int kw, const int sw, const int how, co
         t.bias = t.bias ? t.bias + n : NULL;
         t.residual = t.residual ? t.residual + n : NULL;
         const int64_t next = min64(L, a->channels - t.channel);
-        if (next != n) {
-            n = next;
-            P(set_channels)(&t, n, how);
-        }
+        if (next > 0 && (next != n || (how == REPEATED && L % a->multiplier != 0)))
+            P(set_channels)(&t, next, how);
+        n = next;
     }
 }
 
@@ -331,15 +346,15 @@ STRIP(strip_3_repeated, 3, 1, REPEATED)
 STRIP(strip_3_by_2_repeated, 3, 2, REPEATED)
 STRIP(strip_any, 0, 0, PLAIN)
 STRIP(strip_any_repeated, 0, 0, REPEATED)
-STRIP(strip_any_gathered, 0, 0, GATHERED)
+STRIP(strip_any_summed, 0, 0, SUMMED)
 #undef STRIP
 
 static P(strip_function) P(strip_of)(const fc_depthwise_args *a)
 {
     const int64_t m = a->multiplier;
-    const int how = m == 1 && a->depth == 1 ? PLAIN : a->depth == 1 && (m & (m - 1)) == 0 ? REPEATED : GATHERED;
+    const int how = m > 1 ? REPEATED : a->depth > 1 ? SUMMED : PLAIN;
     const int near = (a->step_h == 1 || a->taps_h == 1) && (a->step_w == 1 || a->taps_w == 1);
-    const int fast = how != GATHERED && near && a->taps_h > 0 && !(a->nonfinite && a->outside);
+    const int fast = how != SUMMED && near && a->taps_h > 0 && !(a->nonfinite && a->outside);
     if (fast && how == PLAIN && a->sw == 1)
         switch (a->taps_w) {
         case 1: return P(strip_1);
@@ -356,7 +371,7 @@ static P(strip_function) P(strip_of)(const fc_depthwise_args *a)
         }
     else if (fast && how == REPEATED && a->taps_w == 3 && a->sw <= 2)
         return a->sw == 1 ? P(strip_3_repeated) : P(strip_3_by_2_repeated);
-    return how == PLAIN ? P(strip_any) : how == REPEATED ? P(strip_any_repeated) : P(strip_any_gathered);
+    return how == PLAIN ? P(strip_any) : how == REPEATED ? P(strip_any_repeated) : P(strip_any_summed);
 }
 
 static void P(gather_nhwc)(const fc_depthwise_args *a, int64_t begin, int64_t end)

@@ -6,7 +6,10 @@
 
 #ifndef FC_DW_WEIGHT_ONCE
 #define FC_DW_WEIGHT_ONCE
-enum { FLUSH_PIXELS = 256 }; /* products in one chain, then they are added to the sums in memory */
+enum {
+    FLUSH_PIXELS = 256, /* products in one chain, then they are added to the sums in memory */
+    WEIGHT_ROWS = 4,    /* output rows of a block in NCHW */
+};
 #endif
 
 /* ---- NHWC -------------------------------------------------------------------------------------------------------- */
@@ -47,6 +50,7 @@ FC_INLINE void P(taps_nhwc)(const fc_depthwise_weight_args *args, const P(tile) 
                             int64_t end, int64_t a0, const int na, const int kw, const int sw, const int how)
 {
     const fc_conv2d_shape *s = args->shape;
+    const int whole_vector = at->channel + L <= s->oc; /* all lanes */
     P(tile) t = *at;
     V acc[3][8];
     int64_t pixels = 0;
@@ -57,7 +61,7 @@ FC_INLINE void P(taps_nhwc)(const fc_depthwise_weight_args *args, const P(tile) 
             acc[a][b] = (V){0};
     for (int64_t row = begin; row < end; row++) {
         const int64_t image = row / s->oh, top = row % s->oh * s->sh - s->ph + a0 * s->dh;
-        const int inside = top >= 0 && top + (na - 1) * s->dh < s->ih && t.n == L;
+        const int inside = top >= 0 && top + (na - 1) * s->dh < s->ih && whole_vector;
         for (int64_t j = 0; j < s->ow; j += RW) {
             const int64_t left = j * sw - s->pw, columns = min64(RW, s->ow - j);
             const T *const cells = dy + (row * s->ow + j) * s->oc;
@@ -145,17 +149,15 @@ CHANNELS(channels_7_by_2, 1, 7, 2, PLAIN)
 CHANNELS(channels_3_repeated, 3, 3, 1, REPEATED)
 CHANNELS(channels_any, 1, 0, 0, PLAIN)
 CHANNELS(channels_any_repeated, 1, 0, 0, REPEATED)
-CHANNELS(channels_any_gathered, 1, 0, 0, GATHERED)
 #undef CHANNELS
 
 static void P(weight_nhwc)(const fc_depthwise_weight_args *args, int64_t begin, int64_t end)
 {
     const fc_conv2d_shape *s = args->shape;
     const int64_t m = args->multiplier;
-    const int how = m == 1 ? PLAIN : (m & (m - 1)) == 0 ? REPEATED : GATHERED;
+    const int how = m == 1 ? PLAIN : REPEATED;
     const int fast = s->dw == 1 && (s->kw == 3 || s->kw == 5 || s->kw == 7) && s->sw <= 2;
-    P(channels_function) run = how == PLAIN ? P(channels_any) : how == REPEATED ? P(channels_any_repeated) :
-                                                                                  P(channels_any_gathered);
+    P(channels_function) run = how == PLAIN ? P(channels_any) : P(channels_any_repeated);
     if (fast && how == PLAIN && s->sw == 1)
         run = s->kw == 3 ? P(channels_3) : s->kw == 5 ? P(channels_5) : P(channels_7);
     else if (fast && how == PLAIN)
@@ -175,57 +177,60 @@ FC_INLINE T P(lane_sum)(V v)
     return v[0];
 }
 
-/* The taps (a0.., b) over one plane: four output rows at a time, so that an input row is loaded once for all of them. */
+/* The taps (a0.., b) of a vector of columns of `rows` output rows, WEIGHT_ROWS or fewer: an input row is loaded once for all
+ * of them. x: at the first tap of the first output, top and left its place. */
+FC_INLINE void P(taps_of_block)(const fc_conv2d_shape *s, const T *x, const T *dy, int64_t top, int64_t left, int64_t rows,
+                                int64_t n, V acc[3][8], const int na, const int kw, const int sw, const int edge)
+{
+    const int64_t begin = -left, end = s->iw - left;
+    const M some = P(from_to)(0, n);
+    const I live = (I)(IOTA < (INT)n);
+    M first[8], second = P(from_to)(begin - L, end - L);
+    V under[8], cells[WEIGHT_ROWS];
+    if (edge)
+#pragma GCC unroll 8
+        for (int b = 0; b < kw; b++)
+            first[b] = P(from_to)(begin - b, end - b);
+#pragma GCC unroll 4
+    for (int c = 0; c < WEIGHT_ROWS; c++)
+        cells[c] = c < rows ? P(load)(dy + c * s->ow, !edge, some) : (V){0};
+#pragma GCC unroll 16
+    for (int r = 0; r < (WEIGHT_ROWS - 1) * sw + na; r++, x += s->iw) {
+        if (r >= (rows - 1) * sw + na) /* no output row: not read, since 0 * Inf would be NaN */
+            break;
+        if (top + r < 0 || top + r >= s->ih) {
+#pragma GCC unroll 8
+            for (int b = 0; b < kw; b++)
+                under[b] = (V){0};
+        } else {
+            P(cells_of_row)(x, begin, end, under, first, second, kw, sw, edge);
+            if (edge)
+#pragma GCC unroll 8
+                for (int b = 0; b < kw; b++)
+                    under[b] = (V)((I)under[b] & live);
+        }
+#pragma GCC unroll 8
+        for (int b = 0; b < kw; b++)
+#pragma GCC unroll 4
+            for (int c = 0; c < WEIGHT_ROWS; c++)
+                if (r - c * sw >= 0 && r - c * sw < na && c < rows)
+                    acc[r - c * sw][b] += under[b] * cells[c];
+    }
+}
+
 FC_INLINE void P(taps_nchw)(const fc_conv2d_shape *s, const T *x, const T *dy, V acc[3][8], int64_t a0, const int na,
                             const int kw, const int sw)
 {
-    enum { ROWS = 4 };
-    for (int64_t i = 0; i < s->oh; i += ROWS) {
-        const int64_t top = i * s->sh - s->ph + a0, rows = min64(ROWS, s->oh - i);
+    const int64_t reach = sw == 1 ? L + kw - 1 : 2 * L + kw - 2; /* columns loaded */
+    for (int64_t i = 0; i < s->oh; i += WEIGHT_ROWS) {
+        const int64_t top = i * s->sh - s->ph + a0, rows = min64(WEIGHT_ROWS, s->oh - i);
         for (int64_t j = 0; j < s->ow; j += L) {
             const int64_t left = j * sw - s->pw, n = min64(L, s->ow - j);
-            const int edge = n < L || left < 0 || left + (sw - 1) * (L + 1) + L - 1 + kw > s->iw;
-            const M some = P(from_to)(0, n);
-            V cells[ROWS];
-#pragma GCC unroll 4
-            for (int c = 0; c < ROWS; c++)
-                cells[c] = c < rows ? P(load_lanes)(dy + (i + c) * s->ow + j, some) : (V){0};
-#pragma GCC unroll 16
-            for (int r = 0; r < (ROWS - 1) * sw + na; r++) {
-                const T *row = x + (top + r) * s->iw + left;
-                V under[8];
-                if (r >= (rows - 1) * sw + na) /* no output row: not read, since 0 * Inf would be NaN */
-                    break;
-                if (top + r < 0 || top + r >= s->ih) {
-#pragma GCC unroll 8
-                    for (int b = 0; b < kw; b++)
-                        under[b] = (V){0};
-                } else {
-#pragma GCC unroll 8
-                    for (int b = 0; b < kw; b += sw) {
-                        V first, second = {0};
-                        if (edge) {
-                            const int64_t end = min64(s->iw - left - b, sw * n), begin = -left - b;
-                            first = P(load_lanes)(row + b, P(from_to)(begin, end));
-                            if (sw == 2)
-                                second = P(load_lanes)(row + b + L, P(from_to)(begin - L, end - L));
-                        } else {
-                            first = *(const V *)(row + b);
-                            if (sw == 2)
-                                second = *(const V *)(row + b + L);
-                        }
-                        under[b] = sw == 1 ? first : __builtin_shuffle(first, second, 2 * IOTA);
-                        if (sw == 2 && b + 1 < kw)
-                            under[b + 1] = __builtin_shuffle(first, second, 2 * IOTA + 1);
-                    }
-                }
-#pragma GCC unroll 8
-                for (int b = 0; b < kw; b++)
-#pragma GCC unroll 4
-                    for (int c = 0; c < ROWS; c++)
-                        if (r - c * sw >= 0 && r - c * sw < na && c < rows)
-                            acc[r - c * sw][b] += under[b] * cells[c];
-            }
+            const T *const at = x + top * s->iw + left, *const cells = dy + i * s->ow + j;
+            if (n == L && left >= 0 && left + reach <= s->iw && rows == WEIGHT_ROWS)
+                P(taps_of_block)(s, at, cells, top, left, WEIGHT_ROWS, L, acc, na, kw, sw, 0);
+            else
+                P(taps_of_block)(s, at, cells, top, left, rows, n, acc, na, kw, sw, 1);
         }
     }
 }

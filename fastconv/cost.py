@@ -136,7 +136,10 @@ def depthwise(p: ConvProblem) -> Work:
     fast = fast and (forward or p.sw == 1 or p.layout == "NHWC")
     width = (p.oc if forward else p.ic) if p.layout == "NHWC" else (p.ow if forward else p.iw)
     flops = p.flops * _compute(p) * _ceil(width, 16) * 16 / max(width, 1)
-    gathered = p.layout == "NHWC" and p.ocg > 1 and (not forward or p.ocg & (p.ocg - 1) != 0)
+    gathered = False
+    if p.layout == "NHWC" and p.ocg > 1:  # channels under a vector are repeated, or summed
+        fast = fast and forward and p.kw == 3
+        gathered = not forward and p.ocg > 2
     return {
         "calls": 1.0,
         "gathered_flops" if gathered else "flops" if fast else "single_flops": flops,
