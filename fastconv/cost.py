@@ -136,7 +136,8 @@ def depthwise(p: ConvProblem) -> Work:
     fast = fast and (forward or p.sw == 1 or p.layout == "NHWC")
     width = (p.oc if forward else p.ic) if p.layout == "NHWC" else (p.ow if forward else p.iw)
     flops = p.flops * _compute(p) * _ceil(width, 16) * 16 / max(width, 1)
-    fast = fast and p.ocg <= 4  # one channel into many outputs is loaded for each: the direct kernel's work
+    if p.pass_ == "forward":
+        fast = fast and p.ocg <= 4  # one channel into many outputs is loaded for each: the direct kernel's work
     gathered = False
     if p.layout == "NHWC" and p.ocg > 1:  # channels under a vector are repeated, or summed
         fast = fast and forward and p.kw == 3
