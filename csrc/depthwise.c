@@ -1,4 +1,4 @@
-/* Depthwise convolution (one input channel a group) and its gradients: sets up what the kernels of the ISA in use gather.
+/* Depthwise convolution (one input channel a group), its gradients, and small groups: sets up what the kernels gather.
  *
  * Forward is one gather; backward_input one for each residue class of (ih mod sh, iw mod sw), over dy at stride 1 with the
  * taps that reach the class. backward_weight sums row blocks on their own, whose number depends on the shape alone, and
@@ -11,6 +11,7 @@
 enum {
     SMALL_PRODUCTS = 150000, /* some 5 microseconds (Zen 4): not worth a second thread */
     TASKS_A_THREAD = 8,      /* so that the last tasks balance */
+    PACK_CHANNELS = 16,      /* whose weights are read side by side: few enough lines for the L1 */
     KEPT_HEAD = 64,          /* before packed weights: an int, whether any is not finite */
     ROW_BLOCKS = 16,         /* of backward_weight in NHWC, ... */
     BLOCK_PIXELS_LEAST = 256, /* ... none of fewer pixels than this: the sums of a block are written and read again */
@@ -32,46 +33,63 @@ static int64_t units_a_task(int64_t units, int threads)
 /* Elements between the packed taps of NHWC: never a multiple of what puts them into the same sets of the L1. */
 static int64_t tap_pitch(int64_t channels) { return ceil_div(channels, 16) * 16 + 16; }
 
-/* Writes [tap][k][channel] of channel*depth + k, as NHWC kernels read them; whether any is not finite. */
-static int pack_channels(const fc_conv2d_shape *s, const fc_view *w, int64_t depth, char *dst)
+/* Of a pass: channels of its output, and those of a group of its output and of its input. */
+static int64_t channels_of(const fc_conv2d_shape *s) { return s->pass == FC_FORWARD ? s->oc : s->ic; }
+static int64_t multiplier_of(const fc_conv2d_shape *s) { return channels_of(s) / s->g; }
+static int64_t depth_of(const fc_conv2d_shape *s) { return (s->pass == FC_FORWARD ? s->ic : s->oc) / s->g; }
+
+/* Writes [tap][k][channel], as NHWC kernels read them; whether any is not finite. Channel block by channel block: the taps
+ * of a channel lie close together in the usual order of weights. */
+static int pack_channels(const fc_conv2d_shape *s, const fc_view *w, char *dst)
 {
-    const int64_t size = element_size(s->dtype), channels = s->oc / depth, pitch = tap_pitch(channels);
+    const int64_t size = element_size(s->dtype), channels = channels_of(s), pitch = tap_pitch(channels), *ws = w->strides;
+    const int64_t multiplier = multiplier_of(s), depth = depth_of(s), taps = s->kh * s->kw, w_g = s->oc / s->g * ws[0];
+    const int64_t w_o = s->pass == FC_FORWARD ? ws[0] : ws[1], w_k = s->pass == FC_FORWARD ? ws[1] : ws[0];
+    int64_t from[PACK_CHANNELS];
     int found = 0;
-    for (int64_t a = 0; a < s->kh; a++)
-        for (int64_t b = 0; b < s->kw; b++)
+    for (int64_t c = 0; c < channels; c += PACK_CHANNELS) {
+        const int64_t n = min64(PACK_CHANNELS, channels - c);
+        for (int64_t i = 0; i < n; i++)
+            from[i] = (c + i) / multiplier * w_g + (multiplier > 1 ? (c + i) % multiplier * w_o : 0);
+        for (int64_t tap = 0; tap < taps; tap++)
             for (int64_t k = 0; k < depth; k++) {
-                const int64_t at = a * w->strides[2] + b * w->strides[3] + k * w->strides[0];
-                char *to = dst + ((a * s->kw + b) * depth + k) * pitch * size;
-                copy_words(to, (const char *)w->data + at * size, channels, 1, depth * w->strides[0], (int)size);
-                found |= any_nonfinite(to, channels, (int)size);
+                const int64_t at = (s->kh > 1 ? tap / s->kw * ws[2] : 0) + (s->kw > 1 ? tap % s->kw * ws[3] : 0) +
+                                   (depth > 1 ? k * w_k : 0);
+                char *const to = dst + ((tap * depth + k) * pitch + c) * size;
+                for (int64_t i = 0; i < n; i++)
+                    if (size == 4)
+                        ((word32 *)to)[i] = ((const word32 *)w->data)[at + from[i]];
+                    else
+                        ((word64 *)to)[i] = ((const word64 *)w->data)[at + from[i]];
+                found |= any_nonfinite(to, n, (int)size);
             }
+    }
     return found;
 }
 
 static int weights_nonfinite(const fc_conv2d_shape *s, const fc_view *w)
 {
-    const int64_t size = element_size(s->dtype), taps = s->kh * s->kw, *ws = w->strides;
+    const int64_t size = element_size(s->dtype), icg = s->ic / s->g, taps = s->kh * s->kw, *ws = w->strides;
     int found = 0;
-    if ((s->oc == 1 || ws[0] == taps) && (s->kh == 1 || ws[2] == s->kw) && (s->kw == 1 || ws[3] == 1))
-        return any_nonfinite(w->data, taps * s->oc, (int)size);
-    for (int64_t a = 0; a < s->kh; a++)
-        for (int64_t b = 0; b < s->kw; b++) {
-            const char *tap = (const char *)w->data + ((s->kh > 1 ? a * ws[2] : 0) + (s->kw > 1 ? b * ws[3] : 0)) * size;
+    if ((s->oc == 1 || ws[0] == icg * taps) && (icg == 1 || ws[1] == taps) && (s->kh == 1 || ws[2] == s->kw) &&
+        (s->kw == 1 || ws[3] == 1))
+        return any_nonfinite(w->data, taps * icg * s->oc, (int)size);
+    for (int64_t tap = 0; tap < taps; tap++)
+        for (int64_t c = 0; c < icg; c++) {
+            const int64_t at = (s->kh > 1 ? tap / s->kw * ws[2] : 0) + (s->kw > 1 ? tap % s->kw * ws[3] : 0);
+            const char *from = (const char *)w->data + (at + (icg > 1 ? c * ws[1] : 0)) * size;
             if (ws[0] == 1)
-                found |= any_nonfinite(tap, s->oc, (int)size);
+                found |= any_nonfinite(from, s->oc, (int)size);
             else
                 for (int64_t o = 0; o < s->oc; o++)
-                    found |= any_nonfinite(tap + o * ws[0] * size, 1, (int)size);
+                    found |= any_nonfinite(from + o * ws[0] * size, 1, (int)size);
         }
     return found;
 }
 
-static int64_t depth_of(const fc_conv2d_shape *s) { return s->pass == FC_FORWARD ? 1 : s->oc / s->g; }
-
 static int64_t channels_bytes(const fc_conv2d_shape *s)
 {
-    const int64_t depth = depth_of(s);
-    return s->layout == FC_NHWC ? s->kh * s->kw * depth * tap_pitch(s->oc / depth) * element_size(s->dtype) : 0;
+    return s->layout == FC_NHWC ? s->kh * s->kw * depth_of(s) * tap_pitch(channels_of(s)) * element_size(s->dtype) : 0;
 }
 
 static int64_t packed_bytes(const fc_conv2d_shape *s) { return KEPT_HEAD + channels_bytes(s); }
@@ -79,7 +97,7 @@ static int64_t packed_bytes(const fc_conv2d_shape *s) { return KEPT_HEAD + chann
 static void pack(const fc_conv2d_shape *s, const fc_view *w, void *packed, int threads)
 {
     (void)threads;
-    *(int *)packed = s->layout == FC_NHWC ? pack_channels(s, w, depth_of(s), (char *)packed + KEPT_HEAD) :
+    *(int *)packed = s->layout == FC_NHWC ? pack_channels(s, w, (char *)packed + KEPT_HEAD) :
                                             weights_nonfinite(s, w);
 }
 
@@ -155,11 +173,11 @@ static void run(const fc_conv2d_shape *s, const fc_view *x, const fc_view *w, co
     const strides4 in = forward ? dense_strides(s->layout, s->ic, s->ih, s->iw) : dense_strides(s->layout, s->oc, s->oh, s->ow);
     const strides4 out = forward ? dense_strides(s->layout, s->oc, s->oh, s->ow) : dense_strides(s->layout, s->ic, s->ih, s->iw);
     const int64_t height = forward ? s->oh : s->ih, width = forward ? s->ow : s->iw, per_class_w = forward ? 1 : s->sw;
-    int64_t ws_o, ws_k, ws_h, ws_w;
+    int64_t ws_h, ws_w;
     const char *weights = w->data;
     int nonfinite = -1; /* not looked at */
     fc_depthwise_args a = {
-        .mb = s->mb, .channels = forward ? s->oc : s->ic, .multiplier = forward ? s->oc / s->ic : 1, .depth = depth,
+        .mb = s->mb, .channels = channels_of(s), .multiplier = multiplier_of(s), .depth = depth,
         .in_h = forward ? s->ih : s->oh, .in_w = forward ? s->iw : s->ow, .sh = forward ? s->sh : 1, .sw = forward ? s->sw : 1,
         .in = x->data, .in_n = in.n, .in_row = in.h, .in_col = in.w, .in_plane = in.c,
         .out_n = out.n, .out_row = per_class_h * out.h, .out_col = per_class_w * out.w, .out_plane = out.c,
@@ -167,22 +185,22 @@ static void run(const fc_conv2d_shape *s, const fc_view *x, const fc_view *w, co
     };
     if (packed)
         nonfinite = *(const int *)packed;
-    if (nhwc && (packed || depth > 1 || (w->strides[0] != 1 && s->oc > 1))) {
+    /* Weights of the layout's own order are read in place, unless their taps fall into few sets of the L1. */
+    const int64_t apart = (depth > 1 ? w->strides[1] : s->kw > 1 ? w->strides[3] : 1) * size;
+    if (nhwc && (packed || !forward || (w->strides[0] != 1 && s->oc > 1) || apart % (ALIAS_BYTES / 2) == 0)) {
         weights = packed ? (const char *)packed + KEPT_HEAD : scratch;
         if (!packed)
-            nonfinite = pack_channels(s, w, depth, scratch);
-        ws_o = 1;
-        ws_k = tap_pitch(a.channels);
-        ws_w = depth * ws_k;
+            nonfinite = pack_channels(s, w, scratch);
+        a.w_k = tap_pitch(a.channels);
+        ws_w = depth * a.w_k;
         ws_h = s->kw * ws_w;
     } else {
-        ws_k = w->strides[0];
-        ws_o = depth * ws_k;
+        a.w_g = s->oc / s->g * w->strides[0];
+        a.w_o = forward ? w->strides[0] : w->strides[1];
+        a.w_k = forward ? w->strides[1] : w->strides[0];
         ws_h = s->kh > 1 ? w->strides[2] : 0;
         ws_w = s->kw > 1 ? w->strides[3] : 0;
     }
-    a.w_o = ws_o;
-    a.w_k = ws_k;
     for (int64_t rh = 0; rh < min64(per_class_h, height); rh++) {
         fc_depthwise_args even = a;
         for (int64_t rw = 0; rw < min64(per_class_w, width); rw++) {
@@ -225,6 +243,9 @@ static void run(const fc_conv2d_shape *s, const fc_view *x, const fc_view *w, co
 const fc_conv2d_kernel fc_conv2d_forward_depthwise = {"conv2d_forward_depthwise", packed_bytes, pack, workspace, run};
 const fc_conv2d_kernel fc_conv2d_backward_input_depthwise = {
     "conv2d_backward_input_depthwise", packed_bytes, pack, workspace, run};
+const fc_conv2d_kernel fc_conv2d_forward_grouped = {"conv2d_forward_grouped", packed_bytes, pack, workspace, run};
+const fc_conv2d_kernel fc_conv2d_backward_input_grouped = {
+    "conv2d_backward_input_grouped", packed_bytes, pack, workspace, run};
 
 /* ---- The weight gradient --------------------------------------------------------------------------------------------- */
 

@@ -1,4 +1,4 @@
-/* Inside of the depthwise convolution: what its kernels are told, and the table of them that each ISA fills. */
+/* Inside of the depthwise convolution and of small groups: what their kernels are told, and each ISA's table of them. */
 #ifndef FASTCONV_DEPTHWISE_H
 #define FASTCONV_DEPTHWISE_H
 
@@ -8,8 +8,8 @@
  *
  *   out[o][i][j] = epilogue(sum_k sum_a sum_b w[o][k][a][b] * in[c][i*sh + top + a*step_h][j*sw + left + b*step_w])
  *
- * c = o / multiplier, with depth = 1, forward; c = o*depth + k, with multiplier = 1, in the input gradient. The sum starts
- * from the bias and runs over k, then a, then b. Cells outside the image add nothing, unless `outside` is set: then 0*w,
+ * c = o / multiplier * depth + k: multiplier and depth are the channels of a group of out and of in. The sum starts from
+ * the bias and runs over k, then a, then b. Cells outside the image add nothing, unless `outside` is set: then 0*w,
  * which shows where a weight is NaN or infinite. */
 typedef struct fc_depthwise_args {
     int64_t mb, channels, multiplier, depth;      /* channels: of out */
@@ -20,8 +20,8 @@ typedef struct fc_depthwise_args {
     void *out;
     const void *residual;                         /* strides of out */
     int64_t out_n, out_row, out_col, out_plane;
-    const void *w;                                /* NHWC: w_o = 1 */
-    int64_t w_o, w_k, w_h, w_w;
+    const void *w;                                /* NHWC: channels of all groups adjoin */
+    int64_t w_g, w_o, w_k, w_h, w_w;              /* w_g: group, w_o: channel of it */
     const void *bias;
     const struct fc_depthwise_args *odd;          /* NCHW: what fills the columns between those of this one, or NULL */
     int clamp, nonfinite, outside;                /* nonfinite: some weight is; then `outside` matters */

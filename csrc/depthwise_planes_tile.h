@@ -345,11 +345,11 @@ static void P(gather_nchw)(const fc_depthwise_args *a, int64_t begin, int64_t en
     int64_t image = begin / a->channels, o = begin % a->channels, c = o / a->multiplier, of_c = o % a->multiplier;
     for (int64_t unit = begin; unit < end; unit++) {
         const T *const x = (const T *)a->in + image * a->in_n + c * a->depth * a->in_plane;
-        const T *const w = (const T *)a->w + o * a->w_o, *const bias = a->bias ? (const T *)a->bias + o : NULL;
+        const T *const w = (const T *)a->w + c * a->w_g + of_c * a->w_o, *const bias = a->bias ? (const T *)a->bias + o : NULL;
         T *const y = (T *)a->out + image * a->out_n + o * a->out_plane;
         const T *const residual = a->residual ? (const T *)a->residual + (y - (T *)a->out) : NULL;
         if (a->odd)
-            P(pair_plane)(a, x, w, (const T *)a->odd->w + o * a->w_o, bias, y, residual);
+            P(pair_plane)(a, x, w, (const T *)a->odd->w + c * a->w_g + of_c * a->w_o, bias, y, residual);
         for (int64_t i = 0; i < a->out_h && !a->odd; i += blocks.rows) {
             const int64_t at = i * a->out_row, top = i * a->sh + a->top;
             if (!blocks.run) {

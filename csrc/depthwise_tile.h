@@ -118,7 +118,7 @@ FC_INLINE V P(clamped)(V v, V lo, V hi)
 #ifndef FC_DW_ONCE
 #define FC_DW_ONCE
 /* How the channels of the input lie under a vector of those of the output. */
-enum { PLAIN, REPEATED, SUMMED };
+enum { PLAIN, REPEATED, SUMMED, GROUPED };
 enum { MANY_CHANNELS = 128 }; /* from here on aligning them pays for one more vector (Zen 4) */
 #endif
 
@@ -130,8 +130,8 @@ typedef struct P(tile) {
     T *y;
     int64_t channel, row0, row1;
     int col0, col1, rows, columns;
-    M lanes, in_lanes, more_lanes; /* of the output; of the input, REPEATED or SUMMED, and of its second vector */
-    I spread;                      /* REPEATED: lane of the input for each of the output */
+    M lanes, in_lanes, more_lanes; /* of the output; of the input, where not PLAIN, and of its second vector if SUMMED */
+    I spread;                      /* REPEATED, GROUPED: lane of the input for each of the output, of k = 0 */
 } P(tile);
 
 /* Lanes and spread of the n channels from t->channel. */
@@ -142,6 +142,10 @@ FC_INLINE void P(set_channels)(P(tile) *t, int64_t n, const int how)
     if (how == SUMMED) {
         t->in_lanes = P(from_to)(0, n * depth);
         t->more_lanes = P(from_to)(-L, n * depth - L);
+    }
+    if (how == GROUPED) { /* groups of as many channels in as out: a power of two */
+        t->in_lanes = t->lanes;
+        t->spread = IOTA & ~(INT)(min64(m, L) - 1);
     }
     if (how == REPEATED) {
         INT spread[L];
@@ -177,6 +181,10 @@ FC_INLINE V P(cell)(const P(tile) *t, const T *x, int64_t k, const int how, cons
         return P(load)(x, whole, t->lanes);
     if (how == REPEATED)
         return __builtin_shuffle(P(load_lanes)(x, t->in_lanes), t->spread);
+    if (how == GROUPED && t->args->multiplier > L)
+        return SPLAT(x[k]);
+    if (how == GROUPED)
+        return __builtin_shuffle(P(load)(x, whole, t->lanes), t->spread + (INT)k);
     if (t->args->depth == 2)
         return __builtin_shuffle(P(load_lanes)(x, t->in_lanes), P(load_lanes)(x + L, t->more_lanes), 2 * IOTA + (INT)k);
     return P(gathered_cell)(x + k, min64(L, t->args->channels - t->channel), t->args->depth);
@@ -184,7 +192,7 @@ FC_INLINE V P(cell)(const P(tile) *t, const T *x, int64_t k, const int how, cons
 
 /* One input row into output row 0 (which & 1) by the taps at w0, row 1 (which & 2) by those at w1. */
 FC_INLINE void P(row)(const P(tile) *t, V acc[2][RW], const T *x, const T *w0, const T *w1, const int kw, const int sw,
-                      const int how, const int edge, const int which)
+                      int64_t k, const int how, const int edge, const int which)
 {
     const int64_t w_w = t->args->w_w, in_col = t->args->in_col;
     const int col0 = t->col0, col1 = t->col1;
@@ -200,7 +208,7 @@ FC_INLINE void P(row)(const P(tile) *t, V acc[2][RW], const T *x, const T *w0, c
     for (int jj = 0; jj < (RW - 1) * sw + kw; jj++, x += in_col) {
         if (edge && (jj < col0 || jj >= col1))
             continue;
-        V v = P(cell)(t, x, 0, how, !edge);
+        V v = P(cell)(t, x, k, how, !edge);
         KEEP(v);
 #pragma GCC unroll 8
         for (int j = 0; j < RW; j++) {
@@ -275,14 +283,17 @@ FC_INLINE void P(pixels)(const P(tile) *t, const int kw, const int sw, const int
                     P(any_row)(t, acc[1], r1 >= t->row0 && r1 < t->row1 ? t->x + r1 * a->in_row : NULL, w, k, how);
             }
     } else {
-        const int64_t last = t->rows > 1 ? t->row1 : min64(t->row1, a->taps_h);
-        int64_t r = t->row0;
-        for (; r < min64(last, min64(a->sh, a->taps_h)); r++)
-            P(row)(t, acc, t->x + r * a->in_row, t->w + r * a->w_h, NULL, kw, sw, how, edge, 1);
-        for (r = max64(r, a->sh); r < min64(last, a->taps_h); r++)
-            P(row)(t, acc, t->x + r * a->in_row, t->w + r * a->w_h, t->w + (r - a->sh) * a->w_h, kw, sw, how, edge, 3);
-        for (r = max64(r, a->sh); r < last; r++)
-            P(row)(t, acc, t->x + r * a->in_row, NULL, t->w + (r - a->sh) * a->w_h, kw, sw, how, edge, 2);
+        const int64_t last = t->rows > 1 ? t->row1 : min64(t->row1, a->taps_h), w_h = a->w_h;
+        const T *w = t->w;
+        for (int64_t k = 0; k < (how == GROUPED ? a->depth : 1); k++, w += a->w_k) {
+            int64_t r = t->row0;
+            for (; r < min64(last, min64(a->sh, a->taps_h)); r++)
+                P(row)(t, acc, t->x + r * a->in_row, w + r * w_h, NULL, kw, sw, k, how, edge, 1);
+            for (r = max64(r, a->sh); r < min64(last, a->taps_h); r++)
+                P(row)(t, acc, t->x + r * a->in_row, w + r * w_h, w + (r - a->sh) * w_h, kw, sw, k, how, edge, 3);
+            for (r = max64(r, a->sh); r < last; r++)
+                P(row)(t, acc, t->x + r * a->in_row, NULL, w + (r - a->sh) * w_h, kw, sw, k, how, edge, 2);
+        }
     }
     P(finish)(t, acc[0], 0, edge);
     if (t->rows > 1)
@@ -311,7 +322,7 @@ FC_INLINE void P(strip)(P(tile) t, const int kw, const int sw, const int how, co
     P(set_channels)(&t, n, how);
     while (t.channel < a->channels) {
         t.x = x + (how == PLAIN ? t.channel : t.channel / a->multiplier * a->depth);
-        if (!edge && how == PLAIN && kw > 0 && n == L)
+        if (!edge && (how == PLAIN || how == GROUPED) && kw > 0 && n == L)
             P(pixels)(&t, kw, sw, how, 0);
         else
             P(pixels)(&t, kw, sw, how, 1);
@@ -344,6 +355,9 @@ STRIP(strip_5_by_2, 5, 2, PLAIN)
 STRIP(strip_7_by_2, 7, 2, PLAIN)
 STRIP(strip_3_repeated, 3, 1, REPEATED)
 STRIP(strip_3_by_2_repeated, 3, 2, REPEATED)
+STRIP(strip_3_grouped, 3, 1, GROUPED)
+STRIP(strip_3_by_2_grouped, 3, 2, GROUPED)
+STRIP(strip_any_grouped, 0, 0, GROUPED)
 STRIP(strip_any, 0, 0, PLAIN)
 STRIP(strip_any_repeated, 0, 0, REPEATED)
 STRIP(strip_any_summed, 0, 0, SUMMED)
@@ -352,7 +366,7 @@ STRIP(strip_any_summed, 0, 0, SUMMED)
 static P(strip_function) P(strip_of)(const fc_depthwise_args *a)
 {
     const int64_t m = a->multiplier;
-    const int how = m > 1 ? REPEATED : a->depth > 1 ? SUMMED : PLAIN;
+    const int how = m > 1 ? (a->depth > 1 ? GROUPED : REPEATED) : a->depth > 1 ? SUMMED : PLAIN;
     const int near = (a->step_h == 1 || a->taps_h == 1) && (a->step_w == 1 || a->taps_w == 1);
     const int fast = how != SUMMED && near && a->taps_h > 0 && !(a->nonfinite && a->outside);
     if (fast && how == PLAIN && a->sw == 1)
@@ -369,9 +383,14 @@ static P(strip_function) P(strip_of)(const fc_depthwise_args *a)
         case 5: return P(strip_5_by_2);
         case 7: return P(strip_7_by_2);
         }
-    else if (fast && how == REPEATED && a->taps_w == 3 && a->sw <= 2)
-        return a->sw == 1 ? P(strip_3_repeated) : P(strip_3_by_2_repeated);
-    return how == PLAIN ? P(strip_any) : how == REPEATED ? P(strip_any_repeated) : P(strip_any_summed);
+    else if (fast && a->taps_w == 3 && a->sw == 1)
+        return how == REPEATED ? P(strip_3_repeated) : P(strip_3_grouped);
+    else if (fast && a->taps_w == 3 && a->sw == 2)
+        return how == REPEATED ? P(strip_3_by_2_repeated) : P(strip_3_by_2_grouped);
+    return how == PLAIN      ? P(strip_any)
+           : how == REPEATED ? P(strip_any_repeated)
+           : how == SUMMED   ? P(strip_any_summed)
+                             : P(strip_any_grouped);
 }
 
 static void P(gather_nhwc)(const fc_depthwise_args *a, int64_t begin, int64_t end)

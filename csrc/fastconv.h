@@ -199,8 +199,9 @@ extern const fc_conv2d_kernel fc_conv2d_forward_winograd_f6x3_1d, fc_conv2d_back
 extern const fc_conv2d_kernel fc_conv2d_forward_winograd_f4x5_1d, fc_conv2d_backward_input_winograd_f4x5_1d;
 extern const fc_conv2d_kernel fc_conv2d_forward_winograd_f4x7_1d, fc_conv2d_backward_input_winograd_f4x7_1d;
 
-/* depthwise.c: one input channel a group. */
+/* depthwise.c: one input channel a group; 2, 4, 8 or 16 channels a group, in and out alike. */
 extern const fc_conv2d_kernel fc_conv2d_forward_depthwise, fc_conv2d_backward_input_depthwise;
+extern const fc_conv2d_kernel fc_conv2d_forward_grouped, fc_conv2d_backward_input_grouped;
 
 /* im2col_weight.c: arrays as above; dw with any strides. */
 int64_t fc_conv2d_backward_weight_im2col_workspace(const fc_conv2d_shape *shape, int threads);

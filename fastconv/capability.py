@@ -46,6 +46,13 @@ def depthwise(p: ConvProblem) -> str | None:
     return floating(p)
 
 
+def grouped(p: ConvProblem) -> str | None:
+    """Small groups, several of which lie under a vector."""
+    if p.icg != p.ocg or p.icg not in (2, 4, 8, 16):
+        return f"it needs groups of 2, 4, 8 or 16 channels, in and out alike, got {p.icg} and {p.ocg}"
+    return floating(p)
+
+
 def winograd_3x3(p: ConvProblem) -> str | None:
     """Winograd's tiles F(m x m, 3 x 3) at stride 1."""
     return _winograd(p, "a 3x3 filter", (p.kh, p.kw) == (3, 3))
@@ -162,7 +169,7 @@ def depthwise_workspace(p: ConvProblem, threads: int) -> int:
         return -(-blocks * weights // 64) * 64
     if p.layout == "NCHW":
         return 0
-    channels, depth = (p.oc, 1) if p.pass_ == "forward" else (p.ic, p.ocg)
+    channels, depth = (p.oc, p.icg) if p.pass_ == "forward" else (p.ic, p.ocg)
     return p.kh * p.kw * depth * (-(-channels // 16) * 16 + 16) * p.itemsize
 
 

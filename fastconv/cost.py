@@ -129,6 +129,12 @@ def direct(p: ConvProblem) -> Work:
     }
 
 
+def _blocks(p: ConvProblem, depth: int) -> float:
+    """Blocks of rows and columns of a plane that kernels along the width take, for each plane summed over."""
+    h, w, planes = (p.ih, p.iw, p.ic) if p.pass_ == "backward_input" else (p.oh, p.ow, p.oc)
+    return float(p.mb * planes * depth * _ceil(h, TILE_ROWS) * _ceil(w, 16)) if p.layout == "NCHW" else 0.0
+
+
 def depthwise(p: ConvProblem) -> Work:
     """Multiply-adds on whole vectors: of channels in NHWC, of columns in NCHW."""
     forward = p.pass_ != "backward_input"
@@ -145,8 +151,25 @@ def depthwise(p: ConvProblem) -> Work:
     return {
         "calls": 1.0,
         "gathered_flops" if gathered else "flops" if fast else "single_flops": flops,
+        "tiles": _blocks(p, p.ocg if p.pass_ == "backward_input" else 1),
         "image": float(p.bytes),
         "weights": float(p.oc * p.kh * p.kw * p.itemsize),
+    }
+
+
+def grouped(p: ConvProblem) -> Work:
+    """As depthwise, once for each channel of a group."""
+    forward = p.pass_ == "forward"
+    size = p.kw in (3,) if p.layout == "NHWC" else p.kw in (3, 5, 7)
+    fast = size and p.kh == p.kw and p.sh == p.sw and p.sw <= (2 if forward else 1) and p.dh == p.dw == 1
+    width = p.oc if p.layout == "NHWC" else (p.ow if forward else p.iw)
+    flops = p.flops * _compute(p) * _ceil(width, 16) * 16 / max(width, 1)
+    return {
+        "calls": 1.0,
+        "flops" if fast else "single_flops": flops,
+        "tiles": _blocks(p, p.icg),
+        "image": float(p.bytes),
+        "weights": float(p.oc * p.icg * p.kh * p.kw * p.itemsize),
     }
 
 

@@ -172,6 +172,22 @@ DIRECT = (
     "mb1ic90ih4iw66oc1kh3ph1",
 )
 
+# Small groups of as many channels in as out: several under a vector, one across several vectors, vectors cut short.
+GROUPED = (
+    "g8mb1ic32ih7iw21oc32kh3ph1",
+    "g5mb2ic20ih9iw19oc20kh3sh2ph1",
+    "g3mb1ic6ih6iw12oc6kh3ph1",
+    "g9mb1ic18ih5iw18oc18kh3ph1pw0",
+    "g4mb1ic32ih8iw27oc32kh3ph1",
+    "g3mb1ic24ih11iw13oc24kh3sh2ph1",
+    "g2mb1ic32ih6iw17oc32kh3ph1",
+    "g3mb1ic48ih9iw10oc48kh3sh2ph1pw0",
+    "g4mb1ic16ih8iw20oc16kh5ph2",
+    "g2mb1ic8ih9iw11oc8kh2kw3sh1sw2ph1",
+    "g4mb1ic8ih9iw18oc8kh3ph2dh2",
+    "g6mb1ic24ih4iw9oc24kh1",
+)
+
 # Layers of real networks, cut where the whole one would only take longer.
 LAYERS = (
     "mb2ic1ih28oc32kh3",  # MNIST network, layer 1

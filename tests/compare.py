@@ -22,6 +22,7 @@ CONSTANTS = {
     "im2col": (32.0, 32.0),  # one fused multiply-add after the other
     "direct": (32.0, 32.0),  # as im2col
     "pool": (4.0, 4.0),  # direct pools: a short sum and a division
+    "grouped": (32.0, 32.0),  # the same
     "depthwise": (32.0, 32.0),  # the same; weight gradients in blocks
     "winograd_f2x3": (12.0, 12.0),
     "winograd_f4x3": (36.0, 36.0),

@@ -97,6 +97,7 @@ SPECIAL_TEXTS = (
     "mb1ic8ih6iw7oc33kh1",
     "g6mb1ic6ih9iw19oc6kh3ph1",
     "g17mb1ic17ih8iw9oc34kh3sh2ph1",
+    "g5mb1ic20ih7iw19oc20kh3ph1",
 )
 
 

@@ -1,14 +1,16 @@
 # cython: freethreading_compatible = True
-"""Depthwise convolution and its gradients: doors to csrc/depthwise.c."""
+"""Depthwise convolution and its gradients, and small groups: doors to csrc/depthwise.c."""
 
 cimport numpy as cnp
 from libc.stdint cimport int64_t
 
 from fastconv._cython.fastconv cimport (
     fc_conv2d_backward_input_depthwise,
+    fc_conv2d_backward_input_grouped,
     fc_conv2d_backward_weight_depthwise,
     fc_conv2d_backward_weight_depthwise_workspace,
     fc_conv2d_forward_depthwise,
+    fc_conv2d_forward_grouped,
     fc_view,
 )
 from fastconv._cython.kernel cimport conv_kernel
@@ -18,6 +20,8 @@ cnp.import_array()
 
 conv2d_forward_depthwise__cython = conv_kernel(&fc_conv2d_forward_depthwise)
 conv2d_backward_input_depthwise__cython = conv_kernel(&fc_conv2d_backward_input_depthwise)
+conv2d_forward_grouped__cython = conv_kernel(&fc_conv2d_forward_grouped)
+conv2d_backward_input_grouped__cython = conv_kernel(&fc_conv2d_backward_input_grouped)
 
 
 def conv2d_backward_weight_depthwise__cython(

@@ -108,6 +108,7 @@ cdef extern from "fastconv.h" nogil:
     const fc_conv2d_kernel fc_conv2d_forward_winograd_f4x7_1d, fc_conv2d_backward_input_winograd_f4x7_1d
 
     const fc_conv2d_kernel fc_conv2d_forward_depthwise, fc_conv2d_backward_input_depthwise
+    const fc_conv2d_kernel fc_conv2d_forward_grouped, fc_conv2d_backward_input_grouped
 
     int64_t fc_conv2d_backward_weight_im2col_workspace(const fc_conv2d_shape *shape, int threads)
     void fc_conv2d_backward_weight_im2col(const fc_conv2d_shape *shape, const fc_view *x, const fc_view *dy,
