@@ -1,8 +1,8 @@
-/* Depthwise convolution (one input channel a group), its gradients, and small groups: sets up what the kernels gather.
+/* Depthwise convolution (one input channel a group), its gradients, small groups: sets up what the kernels gather.
  *
- * Forward is one gather; backward_input one for each residue class of (ih mod sh, iw mod sw), over dy at stride 1 with the
- * taps that reach the class. backward_weight sums row blocks on their own, whose number depends on the shape alone, and
- * then adds them in order. So no bit depends on the number of threads. */
+ * Forward is one gather; backward_input one for each residue class of (ih mod sh, iw mod sw), over dy at stride 1
+ * with the taps that reach the class. backward_weight sums row blocks on their own, whose number depends on the
+ * shape alone, and then adds them in order. So no bit depends on the number of threads. */
 #include "depthwise.h"
 #include "im2col.h"
 
@@ -28,7 +28,7 @@ static int64_t units_a_task(int64_t units, int threads)
     return max64(1, units / ((int64_t)threads * TASKS_A_THREAD));
 }
 
-/* ---- Weights --------------------------------------------------------------------------------------------------------- */
+/* ---- Weights --------------------------------------------------------------------------------------------------- */
 
 /* Elements between the packed taps of NHWC: never a multiple of what puts them into the same sets of the L1. */
 static int64_t tap_pitch(int64_t channels) { return ceil_div(channels, 16) * 16 + 16; }
@@ -38,11 +38,12 @@ static int64_t channels_of(const fc_conv2d_shape *s) { return s->pass == FC_FORW
 static int64_t multiplier_of(const fc_conv2d_shape *s) { return channels_of(s) / s->g; }
 static int64_t depth_of(const fc_conv2d_shape *s) { return (s->pass == FC_FORWARD ? s->ic : s->oc) / s->g; }
 
-/* Writes [tap][k][channel], as NHWC kernels read them; whether any is not finite. Channel block by channel block: the taps
- * of a channel lie close together in the usual order of weights. */
+/* Writes [tap][k][channel], as NHWC kernels read them; whether any is not finite. Channel block by channel block:
+ * the taps of a channel lie close together in the usual order of weights. */
 static int pack_channels(const fc_conv2d_shape *s, const fc_view *w, char *dst)
 {
-    const int64_t size = element_size(s->dtype), channels = channels_of(s), pitch = tap_pitch(channels), *ws = w->strides;
+    const int64_t size = element_size(s->dtype), channels = channels_of(s), pitch = tap_pitch(channels);
+    const int64_t *ws = w->strides;
     const int64_t multiplier = multiplier_of(s), depth = depth_of(s), taps = s->kh * s->kw, w_g = s->oc / s->g * ws[0];
     const int64_t w_o = s->pass == FC_FORWARD ? ws[0] : ws[1], w_k = s->pass == FC_FORWARD ? ws[1] : ws[0];
     int64_t from[PACK_CHANNELS];
@@ -107,7 +108,7 @@ static int64_t workspace(const fc_conv2d_shape *s, int packed, int threads)
     return packed ? 0 : channels_bytes(s);
 }
 
-/* ---- The gather ------------------------------------------------------------------------------------------------------ */
+/* ---- The gather ------------------------------------------------------------------------------------------------ */
 
 typedef struct job {
     const fc_depthwise_args *args;
@@ -145,8 +146,8 @@ static int leaves_image(const fc_depthwise_args *a)
 
 static int64_t gcd(int64_t a, int64_t b) { return b == 0 ? a : gcd(b, a % b); }
 
-/* Taps of one axis that reach residue class r, kernel index descending so that their offsets in dy ascend. Returns their
- * number; the first one's index and offset; then the index falls by *apart and the offset grows by *step. */
+/* Taps of one axis that reach residue class r, kernel index descending so that their offsets in dy ascend. Returns
+ * their number; the first one's index and offset; then the index falls by *apart and the offset grows by *step. */
 static int64_t class_taps(int64_t k, int64_t dilation, int64_t pad, int64_t stride, int64_t r, int64_t *first,
                           int64_t *offset, int64_t *apart, int64_t *step)
 {
@@ -170,15 +171,17 @@ static void run(const fc_conv2d_shape *s, const fc_view *x, const fc_view *w, co
 {
     const int forward = s->pass == FC_FORWARD, nhwc = s->layout == FC_NHWC;
     const int64_t size = element_size(s->dtype), depth = depth_of(s), per_class_h = forward ? 1 : s->sh;
-    const strides4 in = forward ? dense_strides(s->layout, s->ic, s->ih, s->iw) : dense_strides(s->layout, s->oc, s->oh, s->ow);
-    const strides4 out = forward ? dense_strides(s->layout, s->oc, s->oh, s->ow) : dense_strides(s->layout, s->ic, s->ih, s->iw);
+    const strides4 image = dense_strides(s->layout, s->ic, s->ih, s->iw);
+    const strides4 outputs = dense_strides(s->layout, s->oc, s->oh, s->ow);
+    const strides4 in = forward ? image : outputs, out = forward ? outputs : image;
     const int64_t height = forward ? s->oh : s->ih, width = forward ? s->ow : s->iw, per_class_w = forward ? 1 : s->sw;
     int64_t ws_h, ws_w;
     const char *weights = w->data;
     int nonfinite = -1; /* not looked at */
     fc_depthwise_args a = {
         .mb = s->mb, .channels = channels_of(s), .multiplier = multiplier_of(s), .depth = depth,
-        .in_h = forward ? s->ih : s->oh, .in_w = forward ? s->iw : s->ow, .sh = forward ? s->sh : 1, .sw = forward ? s->sw : 1,
+        .in_h = forward ? s->ih : s->oh, .in_w = forward ? s->iw : s->ow,
+        .sh = forward ? s->sh : 1, .sw = forward ? s->sw : 1,
         .in = x->data, .in_n = in.n, .in_row = in.h, .in_col = in.w, .in_plane = in.c,
         .out_n = out.n, .out_row = per_class_h * out.h, .out_col = per_class_w * out.w, .out_plane = out.c,
         .bias = epilogue->bias, .clamp = epilogue->clamp, .outside = forward, .lo = epilogue->lo, .hi = epilogue->hi,
@@ -247,7 +250,7 @@ const fc_conv2d_kernel fc_conv2d_forward_grouped = {"conv2d_forward_grouped", pa
 const fc_conv2d_kernel fc_conv2d_backward_input_grouped = {
     "conv2d_backward_input_grouped", packed_bytes, pack, workspace, run};
 
-/* ---- The weight gradient --------------------------------------------------------------------------------------------- */
+/* ---- The weight gradient --------------------------------------------------------------------------------------- */
 
 typedef struct weight_job {
     fc_depthwise_weight_args args;
@@ -302,8 +305,8 @@ int64_t fc_conv2d_backward_weight_depthwise_workspace(const fc_conv2d_shape *s, 
     return align_up(blocks * s->kh * s->kw * s->oc * element_size(s->dtype));
 }
 
-void fc_conv2d_backward_weight_depthwise(const fc_conv2d_shape *s, const fc_view *x, const fc_view *dy, const fc_view *dw,
-                                         void *scratch, int threads)
+void fc_conv2d_backward_weight_depthwise(const fc_conv2d_shape *s, const fc_view *x, const fc_view *dy,
+                                         const fc_view *dw, void *scratch, int threads)
 {
     const int64_t taps = s->kh * s->kw;
     const int size = (int)element_size(s->dtype);

@@ -1,7 +1,7 @@
 /* Template of the depthwise kernels in NCHW, part of depthwise_tile.h: vectors along the width.
  *
- * A block is a vector of output columns times several output rows: each input row is loaded once for all of them, shifted
- * by each tap of the width, or split into even and odd columns where the stride is 2. */
+ * A block is a vector of output columns times several output rows: each input row is loaded once for all of them,
+ * shifted by each tap of the width, or split into even and odd columns where the stride is 2. */
 
 #ifndef FC_DW_PLANES_ONCE
 #define FC_DW_PLANES_ONCE
@@ -11,9 +11,9 @@ enum {
     LARGE_FILTER_ROWS = 4, /* ... of filters over 3x3, whose taps take the registers */
 };
 
-/* Some output rows of a plane. x: row 0 of the input rows under them, which may be outside: rows [row0, row1) are not.
- * Columns from `column` on. Several planes are summed one after the other: the sum so far is in y, and is finished after
- * the last. */
+/* Some output rows of a plane. x: row 0 of the input rows under them, which may be outside: rows [row0, row1) are
+ * not. Columns from `column` on. Several planes are summed one after the other: the sum so far is in y, and is
+ * finished after the last. */
 typedef struct fc_depthwise_rows {
     const fc_depthwise_args *args;
     const void *x, *w, *bias, *residual;
@@ -23,8 +23,8 @@ typedef struct fc_depthwise_rows {
 } fc_depthwise_rows;
 #endif
 
-/* The cells of an input row under L output columns, for each tap. row: at the first output's first tap, a column that the
- * image's [begin, end) are counted from; edge: some may be outside. */
+/* The cells of an input row under L output columns, for each tap. row: at the first output's first tap, a column
+ * that the image's [begin, end) are counted from; edge: some may be outside. */
 FC_INLINE void P(cells_of_row)(const T *row, int64_t begin, int64_t end, V cells[8], const M first[8], M second,
                                const int kernel, const int s, const int edge)
 {
@@ -345,7 +345,8 @@ static void P(gather_nchw)(const fc_depthwise_args *a, int64_t begin, int64_t en
     int64_t image = begin / a->channels, o = begin % a->channels, c = o / a->multiplier, of_c = o % a->multiplier;
     for (int64_t unit = begin; unit < end; unit++) {
         const T *const x = (const T *)a->in + image * a->in_n + c * a->depth * a->in_plane;
-        const T *const w = (const T *)a->w + c * a->w_g + of_c * a->w_o, *const bias = a->bias ? (const T *)a->bias + o : NULL;
+        const T *const w = (const T *)a->w + c * a->w_g + of_c * a->w_o;
+        const T *const bias = a->bias ? (const T *)a->bias + o : NULL;
         T *const y = (T *)a->out + image * a->out_n + o * a->out_plane;
         const T *const residual = a->residual ? (const T *)a->residual + (y - (T *)a->out) : NULL;
         if (a->odd)

@@ -4,7 +4,7 @@
  *   FC_DW_INT      the signed integer of the same size
  *   FC_DW_LANES    elements of a vector, and FC_DW_IOTA, the list 0, 1, ... of that many
  *   FC_DW_COLUMNS  output columns of a tile in NHWC: two rows of them are accumulators
- *   FC_DW_ROWS     output rows of a block of 3x3 in NCHW, and FC_DW_ROWS_BY_2, at stride 2: a vector of each accumulates
+ *   FC_DW_ROWS     output rows of a block of 3x3 in NCHW (a vector of each accumulates); FC_DW_ROWS_BY_2: at stride 2
  * and, where the ISA does better than plain C, FC_DW_MASK, FC_DW_LANES_FROM_TO, FC_DW_LOAD and FC_DW_STORE: a set of
  * lanes, those of [first, end), the others 0 in a load and left alone in a store.
  * FC_DW_NARROW   the NAME of kernels on shorter vectors, included before, which rows of few columns are left to.
@@ -40,7 +40,7 @@ typedef INT I __attribute__((vector_size(sizeof(T) * L), aligned(sizeof(T)), may
 #define KEEP(v) ((void)0)
 #endif
 
-/* ---- Vectors ------------------------------------------------------------------------------------------------- */
+/* ---- Vectors --------------------------------------------------------------------------------------------------- */
 
 #ifdef FC_DW_MASK
 typedef FC_DW_MASK M;
@@ -113,7 +113,7 @@ FC_INLINE V P(clamped)(V v, V lo, V hi)
 }
 
 #ifndef FC_DW_IS_NARROW
-/* ---- NHWC: a tile of two rows of RW output pixels, one vector of channels -------------------------------------------- */
+/* ---- NHWC: a tile of two rows of RW output pixels, one vector of channels -------------------------------------- */
 
 #ifndef FC_DW_ONCE
 #define FC_DW_ONCE
@@ -130,7 +130,7 @@ typedef struct P(tile) {
     T *y;
     int64_t channel, row0, row1;
     int col0, col1, rows, columns;
-    M lanes, in_lanes, more_lanes; /* of the output; of the input, where not PLAIN, and of its second vector if SUMMED */
+    M lanes, in_lanes, more_lanes; /* of out; of in, where not PLAIN; of in's second vector, SUMMED */
     I spread;                      /* REPEATED, GROUPED: lane of the input for each of the output, of k = 0 */
 } P(tile);
 
@@ -264,7 +264,8 @@ FC_INLINE void P(finish)(const P(tile) *t, V acc[RW], int64_t row, const int edg
             P(store)(y, acc[j], !edge, t->lanes);
 }
 
-/* kw = 0: any width, stride and dilation. edge: rows, columns, channels may be missing; else L channels of RW columns. */
+/* kw = 0: any width, stride and dilation. edge: rows, columns, channels may be missing; else L channels of RW
+ * columns. */
 FC_INLINE void P(pixels)(const P(tile) *t, const int kw, const int sw, const int how, const int edge)
 {
     const fc_depthwise_args *a = t->args;
@@ -300,8 +301,8 @@ FC_INLINE void P(pixels)(const P(tile) *t, const int kw, const int sw, const int
         P(finish)(t, acc[1], a->out_row, edge);
 }
 
-/* Channels before the first vector whose bytes in y are aligned. Many channels are bytes apart that fall into few sets of
- * the L1: a vector in two lines is then fetched twice. */
+/* Channels before the first vector whose bytes in y are aligned. Many channels are bytes apart that fall into few
+ * sets of the L1: a vector in two lines is then fetched twice. */
 FC_INLINE int64_t P(unaligned_channels)(const fc_depthwise_args *a, const T *y)
 {
     const int64_t bytes = L * (int64_t)sizeof(T), beyond = (int64_t)((uintptr_t)y % (uintptr_t)bytes);

@@ -1,8 +1,9 @@
 /* Template of the depthwise weight gradients, part of depthwise_tile.h.
  *
- * NHWC: vectors along the channels, the taps' accumulators in registers over the pixels of a unit. NCHW: vectors along the
- * width, summed over their lanes at the end of a channel. Sums are taken in two levels, so that their error grows with the
- * square root of the pixels' number. Padding counts: 0 * dy, which is NaN where dy is not finite. */
+ * NHWC: vectors along the channels, the taps' accumulators in registers over the pixels of a unit. NCHW: vectors
+ * along the width, summed over their lanes at the end of a channel. Sums are taken in two levels, so that their
+ * error grows with the square root of the pixels' number. Padding counts: 0 * dy, which is NaN where dy is not
+ * finite. */
 
 #ifndef FC_DW_WEIGHT_ONCE
 #define FC_DW_WEIGHT_ONCE
@@ -12,10 +13,11 @@ enum {
 };
 #endif
 
-/* ---- NHWC -------------------------------------------------------------------------------------------------------- */
+/* ---- NHWC ------------------------------------------------------------------------------------------------------ */
 
-/* A strip of RW pixels of one output row, dy there, by na rows of taps; x: at the first tap of the first. Edge: columns,
- * rows or channels may be missing; those of the input that belong to no output are not read, since 0 * Inf would be NaN. */
+/* A strip of RW pixels of one output row, dy there, by na rows of taps; x: at the first tap of the first. Edge:
+ * columns, rows or channels may be missing; those of the input that belong to no output are not read, since 0 *
+ * Inf would be NaN. */
 FC_INLINE void P(taps_of_strip)(const fc_conv2d_shape *s, const P(tile) *t, const T *dy, int64_t top, int64_t left,
                                 int64_t columns, V acc[3][8], const int na, const int kw, const int sw, const int how,
                                 const int edge)
@@ -45,9 +47,11 @@ FC_INLINE void P(taps_of_strip)(const fc_conv2d_shape *s, const P(tile) *t, cons
     }
 }
 
-/* The taps (a0.., b) of one vector of channels over the output rows [begin, end) of all images. x, dy: at the channel. */
-FC_INLINE void P(taps_nhwc)(const fc_depthwise_weight_args *args, const P(tile) *at, const T *dy, T *sums, int64_t begin,
-                            int64_t end, int64_t a0, const int na, const int kw, const int sw, const int how)
+/* The taps (a0.., b) of one vector of channels over the output rows [begin, end) of all images. x, dy: at the
+ * channel. */
+FC_INLINE void P(taps_nhwc)(const fc_depthwise_weight_args *args, const P(tile) *at, const T *dy, T *sums,
+                            int64_t begin, int64_t end, int64_t a0, const int na, const int kw, const int sw,
+                            const int how)
 {
     const fc_conv2d_shape *s = args->shape;
     const int whole_vector = at->channel + L <= s->oc; /* all lanes */
@@ -100,15 +104,16 @@ FC_INLINE void P(tap_nhwc)(const fc_depthwise_weight_args *args, const P(tile) *
             const int64_t column = j * s->sw - s->pw + b * s->dw;
             const int inside = r >= 0 && r < s->ih && column >= 0 && column < s->iw;
             const T *x = t->x + ((image * s->ih + r) * s->iw + column) * s->ic;
-            acc += (inside ? P(cell)(t, x, 0, how, 0) : (V){0}) * P(load_lanes)(dy + (row * s->ow + j) * s->oc, t->lanes);
+            const V cells = inside ? P(cell)(t, x, 0, how, 0) : (V){0};
+            acc += cells * P(load_lanes)(dy + (row * s->ow + j) * s->oc, t->lanes);
         }
         total += acc;
     }
     P(store_lanes)(sum, total, t->lanes);
 }
 
-FC_INLINE void P(channels_nhwc)(const fc_depthwise_weight_args *args, int64_t unit, const int na, const int kw, const int sw,
-                                const int how)
+FC_INLINE void P(channels_nhwc)(const fc_depthwise_weight_args *args, int64_t unit, const int na, const int kw,
+                                const int sw, const int how)
 {
     const fc_conv2d_shape *s = args->shape;
     const fc_depthwise_args channels = {.multiplier = args->multiplier, .depth = 1};
@@ -168,7 +173,7 @@ static void P(weight_nhwc)(const fc_depthwise_weight_args *args, int64_t begin, 
         run(args, unit);
 }
 
-/* ---- NCHW -------------------------------------------------------------------------------------------------------- */
+/* ---- NCHW ------------------------------------------------------------------------------------------------------ */
 
 FC_INLINE T P(lane_sum)(V v)
 {
@@ -177,10 +182,11 @@ FC_INLINE T P(lane_sum)(V v)
     return v[0];
 }
 
-/* The taps (a0.., b) of a vector of columns of `rows` output rows, WEIGHT_ROWS or fewer: an input row is loaded once for all
- * of them. x: at the first tap of the first output, top and left its place. */
-FC_INLINE void P(taps_of_block)(const fc_conv2d_shape *s, const T *x, const T *dy, int64_t top, int64_t left, int64_t rows,
-                                int64_t n, V acc[3][8], const int na, const int kw, const int sw, const int edge)
+/* The taps (a0.., b) of a vector of columns of `rows` output rows, WEIGHT_ROWS or fewer: an input row is loaded
+ * once for all of them. x: at the first tap of the first output, top and left its place. */
+FC_INLINE void P(taps_of_block)(const fc_conv2d_shape *s, const T *x, const T *dy, int64_t top, int64_t left,
+                                int64_t rows, int64_t n, V acc[3][8], const int na, const int kw, const int sw,
+                                const int edge)
 {
     const int64_t begin = -left, end = s->iw - left;
     const M some = P(from_to)(0, n);
@@ -236,7 +242,8 @@ FC_INLINE void P(taps_nchw)(const fc_conv2d_shape *s, const T *x, const T *dy, V
 }
 
 /* One channel over all images. sw = sh. */
-FC_INLINE void P(channel_nchw)(const fc_depthwise_weight_args *args, int64_t o, const int na, const int kw, const int sw)
+FC_INLINE void P(channel_nchw)(const fc_depthwise_weight_args *args, int64_t o, const int na, const int kw,
+                               const int sw)
 {
     const fc_conv2d_shape *s = args->shape;
     T *const sums = (T *)args->sums + o * s->kh * kw;
