@@ -1,6 +1,7 @@
 """The public functions through their front door: dtypes, layouts, epilogues, out=, plans, padding modes, 1-D, pools."""
 
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -153,9 +154,7 @@ def test_every_argument_has_its_effect(layout, rng):
 def test_positional_order_is_that_of_torch(rng):
     x, w, b = integers(rng, 1, 4, 9, 10), integers(rng, 6, 2, 3, 3), integers(rng, 6)
     y = fastconv.conv2d(x, w, b, 2, 1, 1, 2)
-    compare.assert_exact(
-        y, fastconv.conv2d(input=x, weight=w, bias=b, stride=2, padding=1, dilation=1, groups=2)
-    )
+    compare.assert_exact(y, fastconv.conv2d(input=x, weight=w, bias=b, stride=2, padding=1, dilation=1, groups=2))
     t = fastconv.conv_transpose2d(x, integers(rng, 4, 3, 3, 3), None, 2, 1, 1, 2, 1)
     assert t.shape == (1, 6, 18, 20)
 
@@ -522,6 +521,7 @@ def test_plan_refuses_other_inputs(rng):
 # ---------------------------------------------------------------------------------------------------------------
 # Pools
 
+
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("algorithm", ["im2col", "winograd_f2x3", "winograd_f4x3"])
 def test_a_plan_packs_its_weights_for_the_instruction_set_in_use(algorithm, layout):
@@ -544,6 +544,70 @@ def test_a_plan_packs_its_weights_for_the_instruction_set_in_use(algorithm, layo
     finally:
         if isas:
             host.set_isa(before)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("algorithm", ["auto", "im2col", "winograd_f2x3", "naive", "reference"])
+def test_every_epilogue_of_a_plan(algorithm, dtype, layout):
+    """Bias, residual and each activation, by the short and the long way of a plan; integers: the sums are exact."""
+    rng = np.random.default_rng(3)
+    x, w, r = (
+        integers(rng, 2, 5, 7, 9, dtype=dtype),
+        integers(rng, 6, 5, 3, 3, dtype=dtype),
+        integers(rng, 2, 6, 7, 9, dtype=dtype),
+    )
+    b = integers(rng, 6, dtype=dtype)
+    if layout == "NHWC":
+        x, w, r = nhwc(x), hwio(w), nhwc(r)
+    options = {"padding": 1, "layout": layout}
+    for activation in (None, "relu", "relu6", ("clip", -2.0, 3.0), ("clip", -np.inf, 1.0)):
+        for bias in (None, b):
+            for residual in (None, r):
+                plan = fastconv.plan_conv2d(
+                    x.shape,
+                    w,
+                    bias,
+                    activation=activation,
+                    residual=residual is not None,
+                    algorithm=algorithm,
+                    **options,
+                )
+                wanted = forward(x, w, bias, residual, activation=activation, **options)
+                out = np.full_like(wanted, np.nan)
+                for y in (
+                    plan(x, None, residual),
+                    plan(x, residual=residual),
+                    plan(np.asfortranarray(x), residual=residual),
+                ):
+                    compare.assert_exact(y, wanted, str(plan))
+                assert plan(x, out, residual) is out
+                compare.assert_exact(out, wanted, str(plan))
+                with pytest.raises(ValueError, match="residual"):
+                    plan(x, residual=r if residual is None else None)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("algorithm", ["auto", "im2col", "winograd_f2x3", "winograd_f4x3"])
+def test_calls_into_an_output_allocate_nothing(algorithm, layout):
+    """Beyond a few objects, once the scratch is there."""
+    rng = np.random.default_rng(4)
+    x, w, b = integers(rng, 2, 32, 40, 40), integers(rng, 32, 32, 3, 3), integers(rng, 32)
+    if layout == "NHWC":
+        x, w = nhwc(x), hwio(w)
+    options = {"padding": 1, "layout": layout, "algorithm": algorithm, "activation": "relu"}
+    plan = fastconv.plan_conv2d(x.shape, w, b, **options)
+    y = plan(x)
+    calls = (lambda: plan(x, y), lambda: plan(x, out=y), lambda: fastconv.conv2d(x, w, b, **options, out=y))
+    for call in calls:
+        call()
+        call()
+        tracemalloc.start()
+        call()
+        call()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 2000, peak
 
 
 def test_pools_by_hand():
