@@ -8,7 +8,7 @@
 enum {
     MOST_BLOCK_ROWS = 14,
     LOW_ROWS = 7,          /* of a block where a plane has no more */
-    LARGE_FILTER_ROWS = 4, /* ... of filters over 3x3, whose taps take the registers */
+    LARGE_FILTER_ROWS = 8, /* ... of filters over 3x3, whose taps do not stay in registers (Zen 4: 1.5 times 4 rows) */
 };
 
 /* Some output rows of a plane. x: row 0 of the input rows under them, which may be outside: rows [row0, row1) are
