@@ -17,7 +17,8 @@ enum {
     FLAT_PIXELS = 256,      /* of a task: repay reading all weights */
     FLAT_SHARE = 32,        /* a row that fills its vectors up to a share of 1/32 is worth no flat strip */
     FLAT_DEPTH = 640,       /* terms of a sum for which weights and pixels are near at a time (measured on Zen 4) */
-    TASKS_A_THREAD = 8,     /* so that the last tasks balance */
+    TASKS_A_THREAD = 8,     /* so that the last tasks balance, */
+    TASK_PIXELS = 128,      /* but of so many pixels at least: smaller tasks cost more than a second thread gains */
     VECTOR_BYTES = 64,      /* the longest of any ISA */
     CACHE_LINE = 64,
 };
@@ -273,19 +274,25 @@ static void fill_flat(const direct *d, char *strip, int64_t image, int64_t chann
     }
 }
 
+/* In the order of cell_of, without its divisions: a call may be as short as this table. */
 static void fill_offsets(const direct *d, int32_t *offset)
 {
     const fc_conv2d_shape *s = d->s;
-    for (int64_t k = 0; k < d->chunk * s->kh * s->kw; k++) {
-        int64_t a, b, c;
-        cell_of(d, k, &c, &a, &b);
+    const int64_t taps = s->kh * s->kw;
+    for (int64_t tap = 0; tap < taps; tap++) {
+        const int64_t a = d->flat ? tap % s->kh : tap / s->kw, b = d->flat ? tap / s->kh : tap % s->kw;
         const int64_t column = b * s->dw, row = a * s->dh * d->pitch;
-        if (d->flat)
-            offset[k] = (int32_t)(c * d->plane + b * d->column + a * s->dh % s->sh * d->phase + a * s->dh / s->sh * s->ow);
+        if (s->layout == FC_NHWC)
+            for (int64_t c = 0; c < d->icg; c++)
+                offset[tap * d->icg + c] = (int32_t)(row + column * s->ic + c);
+        else if (d->flat)
+            offset[tap] = (int32_t)(b * d->column + a * s->dh % s->sh * d->phase + a * s->dh / s->sh * s->ow);
         else
-            offset[k] = (int32_t)(s->layout == FC_NHWC ? row + column * s->ic + c :
-                                                         c * d->plane + row + column % s->sw * d->phase + column / s->sw);
+            offset[tap] = (int32_t)(row + column % s->sw * d->phase + column / s->sw);
     }
+    if (s->layout == FC_NCHW)
+        for (int64_t k = taps; k < d->chunk * taps; k++)
+            offset[k] = offset[k - taps] + (int32_t)d->plane;
 }
 
 /* ---- Tasks -------------------------------------------------------------------------------------------------------- */
@@ -402,7 +409,8 @@ static void run(const fc_conv2d_shape *s, const fc_view *x, const fc_view *w, co
     d.threads = threads;
     fill_offsets(&d, workspace);
     if (threads > 1) /* lower than the strip has room for */
-        d.rows = max64(1, min64(d.rows, s->mb * s->oh / ((int64_t)threads * TASKS_A_THREAD)));
+        d.rows = max64(min64(d.rows, ceil_div(TASK_PIXELS, s->ow)),
+                       min64(d.rows, s->mb * s->oh / ((int64_t)threads * TASKS_A_THREAD)));
     if (d.flat)
         d.rows = flat_task(s, d.rows, d.kernel.lanes);
     d.blocks = ceil_div(s->oh, d.rows);
