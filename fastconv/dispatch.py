@@ -118,11 +118,14 @@ def verdicts(problem: Problem, request: Request = Request()) -> Iterator[Verdict
             yield Verdict(kernel, None, kernel.seconds(judged, request.packed), workspace, kernel.error(problem))
 
 
+def is_small(problem: Problem, kernel: Kernel) -> bool:
+    """Whether this work never leaves the calling thread, however many threads the user allows."""
+    return kernel.seconds(problem) < threads.SMALL_WORK_SECONDS
+
+
 def threads_for(problem: Problem, kernel: Kernel) -> int:
     """Threads for this work: one when it is small, else what the user allows."""
-    if kernel.seconds(problem) < threads.SMALL_WORK_SECONDS:
-        return 1
-    return threads.get_num_threads()
+    return 1 if is_small(problem, kernel) else threads.get_num_threads()
 
 
 def choose(problem: Problem, request: Request) -> Kernel:
@@ -181,7 +184,7 @@ class Plan:
         package = importlib.import_module(_LOWERING.get(kernel.backend) or PACKAGES[kernel.backend])
         self._lowered = package.lower(problem)
         self._run: Any = getattr(importlib.import_module(_module_path(kernel)), kernel.name)
-        self._small = threads_for(problem, kernel) == 1 and threads.get_num_threads() > 1
+        self._small = is_small(problem, kernel)
         self._needs: dict[tuple[int, bool], int] = {}
 
     def shortcut(self, ndim: int, weight: Any = None, bias: Any = None, packed: Any = None) -> Any:

@@ -453,6 +453,19 @@ def test_number_of_threads(spy, threads):
     assert seen == [1, 2, 3, 1]
 
 
+def test_small_work_stays_on_one_thread_whenever_the_plan_was_made(spy, threads):
+    x, w = normal(1, 1, 6, 6), normal(8, 1, 3, 3)
+    seen = []
+    threads(1)
+    plan = fastconv.plan_conv2d(x.shape, w)
+    check(spy, x, w)
+    threads(2)
+    with fastconv.config(verbose=lambda name, problem, n, *rest: seen.append(n)):
+        fastconv.conv2d(x, w)
+        plan(x)
+    assert seen == [1, 1]
+
+
 def test_a_tuned_choice_is_taken_at_once(spy, monkeypatch):
     x, w = normal(1, 16, 12, 12), normal(16, 16, 3, 3)
     check(spy, x, w)
