@@ -29,6 +29,9 @@ LEAST_SECONDS = 1e-7
 
 EPS = {"float32": 2.0**-24, "float64": 2.0**-53, "int64": 0.0}
 
+# Transformed weights larger than this come from memory: half of a common last-level cache.
+FAR_BYTES = 16 << 20
+
 # The register tiles of the work counts (AVX-512's; narrower ISAs have tiles that waste less).
 TILE_ROWS, TILE_COLUMNS = 14, 32
 
@@ -193,6 +196,7 @@ def winograd(p: ConvProblem, tile: int) -> Work:
         "image": float(p.bytes),
         "weights": u,
         "streamed": u * _ceil(tiles, 42),
+        "far": u if u > FAR_BYTES else 0.0,
     }
 
 

@@ -48,9 +48,15 @@ def draw_problems(count: int, pass_: str, layout: str, seed: int = SEED) -> Iter
         stride = 2 if rng.random() < 0.2 else 1
         padded = rng.random() < 0.8
         groups = 1
-        if rng.random() < 0.12:
-            groups = ic if rng.random() < 0.6 else rng.choice((2, 4, 8, 32))
-            oc = ic if groups == ic else oc
+        if rng.random() < 0.25:  # depthwise, with a multiplier now and then; small groups as in ResNeXt; any others
+            kind = rng.random()
+            if kind < 0.55:
+                groups, oc = ic, ic * rng.choice((1, 1, 1, 1, 2))
+            elif kind < 0.85:
+                size = rng.choice((2, 4, 8, 16))
+                groups, oc = max(1, ic // size), ic
+            else:
+                groups = rng.choice((2, 4, 8, 32))
         if ic % groups or oc % groups or ih < kh or iw < kw:
             continue
         text = f"g{groups}mb{rng.choice(BATCHES)}ic{ic}ih{ih}iw{iw}oc{oc}kh{kh}kw{kw}sh{stride}"
