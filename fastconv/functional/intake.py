@@ -88,7 +88,8 @@ def check_channels(
 
 
 def batched4(array: np.ndarray) -> np.ndarray:
-    return array if array.ndim == 4 else array[None]
+    """With a batch axis whose stride is not 0 (as that of array[None] is): kernels tell runs of images by it."""
+    return array if array.ndim == 4 else array.reshape(1, *array.shape)
 
 
 def check_bias(where: str, bias: Any, channels: int, dtype: np.dtype) -> np.ndarray | None:
