@@ -46,6 +46,9 @@ typedef struct fc_epilogue {
 
 /* ---- Microkernels -------------------------------------------------------------------------------------------- */
 
+/* No chain of additions is longer: rounding errors grow with it. */
+enum { FC_SUM_TERMS = 256 };
+
 /* One register tile of a sum over {taps x depth}, T = float or double, every stride and offset in elements:
  *
  *   C[i*rs_c + j] (+)= sum_{t<taps} sum_{k<kc} A[a_offset[t] + i*rs_a + k*cs_a] * B[b_offset[t] + k*rs_b + j]
@@ -61,8 +64,10 @@ typedef struct fc_epilogue {
  * last != 0: adds residual[i*rs_r + j] if residual is not NULL, then clamps to [lo, hi] if clamp; NaN stays NaN.
  *
  * Order: one element of C is start, then t, then k, each step one fused multiply-add (a multiply and an add on ISAs
- * without), then what C had, whatever m, n, the strides and the place of the tile: the same bits from any split of the
- * work. kc, taps may be 0.
+ * without), in partial sums that end at the multiples of `terms` (0: FC_SUM_TERMS) of the number of a step and are added
+ * one to the other; then what C had; whatever m, n, the strides and the place of the tile: the same bits from any split of the work.
+ * first_step: numbers of the first step of each tap, ascending, where steps on zeros are left out; NULL: t*kc. kc and taps
+ * may be 0.
  *
  * Hints, which change no result and may name any address: while the sum runs, C is fetched, then next_lines cache lines
  * of each of next_rows rows from next, rs_next apart (what a coming call reads and is far away); and b_ahead bytes past
@@ -75,6 +80,8 @@ typedef struct fc_gemm_args {
     const void *b;
     const int64_t *b_offset;
     int64_t rs_b;
+    const int64_t *first_step;
+    int64_t terms;
     void *c;
     int64_t rs_c;
     const void *bias_row, *bias_col;
@@ -184,6 +191,9 @@ typedef struct fc_conv2d_kernel {
 
 /* im2col.c: the sum as GEMM over {taps x channels}. */
 extern const fc_conv2d_kernel fc_conv2d_forward_im2col, fc_conv2d_backward_input_im2col;
+
+/* im2col_f64.c: float32 arrays, summed in float64 and rounded once. */
+extern const fc_conv2d_kernel fc_conv2d_forward_im2col_f64, fc_conv2d_backward_input_im2col_f64;
 
 /* direct.c: for sums over few input channels, in one piece. */
 extern const fc_conv2d_kernel fc_conv2d_forward_direct;

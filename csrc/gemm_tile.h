@@ -5,8 +5,8 @@
  *   FC_GEMM_MR        rows of the tile, at most 14
  *   FC_GEMM_NV        vectors in a row: nr = FC_GEMM_NV * FC_GEMM_BYTES / sizeof(FC_GEMM_TYPE)
  *   FC_GEMM_UNROLL    steps of k that share the work on pointers and fetches
- * All accumulators stay in registers over the whole reduction; each m has its own body with m constant, in a version
- * for full rows of vectors and one for rows that a single vector holds.
+ * All accumulators stay in registers over a partial sum; each m has its own body with m constant, in a version for
+ * full rows of vectors and one for rows that a single vector holds.
  * The tile follows Goto & van de Geijn, "Anatomy of high-performance matrix multiplication" (2008), and the taps
  * BRGEMM (Georganas et al. 2020, arXiv 1906.06440). */
 #include "fastconv.h"
@@ -34,6 +34,7 @@
 #define FC_LANES ((int)(FC_GEMM_BYTES / sizeof(FC_GEMM_TYPE)))
 #define FC_V FC_JOIN(FC_GEMM_NAME, _vector)
 #define FC_FETCH FC_JOIN(FC_GEMM_NAME, _lines)
+#define FC_GROUP (FC_GEMM_MR <= 8 ? 3 : 5)
 
 typedef FC_GEMM_TYPE FC_V __attribute__((vector_size(FC_GEMM_BYTES), aligned(sizeof(FC_GEMM_TYPE)), may_alias));
 
@@ -93,6 +94,69 @@ FC_INLINE void FC_JOIN(FC_GEMM_NAME, _fetch)(const fc_gemm_args *args, FC_FETCH 
     }
 }
 
+/* One step of k: a row of B by m elements of A. Row addresses come from few registers: groups of FC_GROUP rows. */
+FC_INLINE void FC_JOIN(FC_GEMM_NAME, _step)(FC_V (*acc)[FC_GEMM_NV], const int m, const int nv,
+                                            const FC_GEMM_TYPE *const *groups, int64_t rs, int64_t rs3,
+                                            const FC_GEMM_TYPE *b, int64_t b_ahead)
+{
+    FC_V row[FC_GEMM_NV];
+#pragma GCC unroll 4
+    for (int v = 0; v < nv; v++) {
+        row[v] = *(const FC_V *)(b + v * FC_LANES);
+        if (v * FC_GEMM_BYTES % FC_LINE == 0)
+            __builtin_prefetch((const char *)(b + v * FC_LANES) + b_ahead);
+    }
+#pragma GCC unroll 14
+    for (int i = 0; i < m; i++) {
+        const FC_GEMM_TYPE *base = groups[i / FC_GROUP];
+        const int r = i % FC_GROUP;
+        const FC_GEMM_TYPE value = r == 0 ? base[0] : r == 1 ? base[rs] : r == 2 ? base[2 * rs] : r == 3 ? base[rs3] :
+                                   base[4 * rs];
+        FC_V broadcast = value - (FC_V){0};
+        FC_IN_VECTOR_REGISTER(broadcast);
+#pragma GCC unroll 4
+        for (int v = 0; v < nv; v++)
+            FC_MULTIPLY_ADD(acc[i][v], broadcast, row[v]);
+    }
+}
+
+/* `steps` steps, from *a and *b, which move on. */
+FC_INLINE void FC_JOIN(FC_GEMM_NAME, _steps)(const fc_gemm_args *args, FC_V (*acc)[FC_GEMM_NV], const int m, const int nv,
+                                             const FC_GEMM_TYPE **a, const FC_GEMM_TYPE **b, int64_t steps,
+                                             const int64_t cs_a, const int64_t rs_b, FC_FETCH *fetch)
+{
+    int64_t rs = args->rs_a, rs3 = 3 * rs;
+    const int64_t b_ahead = args->b_ahead;
+    const FC_GEMM_TYPE *groups[3], *row = *b;
+    FC_IN_REGISTER(rs);
+    FC_IN_REGISTER(rs3);
+#pragma GCC unroll 3
+    for (int i = 0; i < 3; i++) {
+        groups[i] = *a + i * FC_GROUP * rs;
+        FC_IN_REGISTER(groups[i]);
+    }
+    *a += steps * cs_a;
+    *b += steps * rs_b;
+    for (; steps >= FC_GEMM_UNROLL; steps -= FC_GEMM_UNROLL) {
+        FC_JOIN(FC_GEMM_NAME, _fetch)(args, fetch);
+#pragma GCC unroll 8
+        for (int u = 0; u < FC_GEMM_UNROLL; u++) {
+            FC_JOIN(FC_GEMM_NAME, _step)(acc, m, nv, groups, rs, rs3, row, b_ahead);
+#pragma GCC unroll 3
+            for (int i = 0; i < 3; i++)
+                groups[i] += cs_a;
+            row += rs_b;
+        }
+    }
+    for (; FC_GEMM_UNROLL > 1 && steps > 0; steps--) {
+        FC_JOIN(FC_GEMM_NAME, _step)(acc, m, nv, groups, rs, rs3, row, b_ahead);
+#pragma GCC unroll 3
+        for (int i = 0; i < 3; i++)
+            groups[i] += cs_a;
+        row += rs_b;
+    }
+}
+
 /* m rows of nv vectors; rows of n < nr go through a stack tile. */
 FC_INLINE void FC_JOIN(FC_GEMM_NAME, _body)(const fc_gemm_args *args, const int m, const int nv)
 {
@@ -120,50 +184,46 @@ FC_INLINE void FC_JOIN(FC_GEMM_NAME, _body)(const fc_gemm_args *args, const int 
     FC_FETCH fetch = {(const char *)c, args->rs_c * (int64_t)sizeof(FC_GEMM_TYPE), m, m,
                       (args->n * (int64_t)sizeof(FC_GEMM_TYPE) + FC_LINE - 1) / FC_LINE, args->next_lines > 0};
     const FC_GEMM_TYPE *a_next = args->a, *b_next = args->b;
-    const int64_t rs_b = args->rs_b, cs_a = args->cs_a, b_ahead = args->b_ahead;
-    /* Row addresses from few registers: groups of five rows, base + {0, 1, 2, 3, 4} * rs. */
-    int64_t rs = args->rs_a, rs3 = 3 * rs;
-    FC_IN_REGISTER(rs);
-    FC_IN_REGISTER(rs3);
+    const int in_order = args->cs_a == 1 && args->rs_b == nr; /* rows of pixels by packed weights */
+    FC_V whole[FC_GEMM_MR][FC_GEMM_NV];                       /* of the partial sums before this one */
+    const int64_t terms = args->terms ? args->terms : FC_SUM_TERMS;
+    int64_t step = 0, end = terms; /* the next one, and that after this partial sum */
+    int partial = 0;
     for (int64_t t = 0; t < args->taps; t++) {
-        const FC_GEMM_TYPE *a0 = args->a_offset ? (const FC_GEMM_TYPE *)args->a + args->a_offset[t] : a_next;
+        const FC_GEMM_TYPE *a = args->a_offset ? (const FC_GEMM_TYPE *)args->a + args->a_offset[t] : a_next;
         const FC_GEMM_TYPE *b = args->b_offset ? (const FC_GEMM_TYPE *)args->b + args->b_offset[t] : b_next;
-        const FC_GEMM_TYPE *a5 = a0 + 5 * rs, *a10 = a0 + 10 * rs;
-        FC_IN_REGISTER(a5);
-        FC_IN_REGISTER(a10);
-        for (int64_t k = args->kc; k > 0;) {
-            const int steps = FC_GEMM_UNROLL == 1 || k >= FC_GEMM_UNROLL ? FC_GEMM_UNROLL : 1;
-            FC_JOIN(FC_GEMM_NAME, _fetch)(args, &fetch);
-            for (int u = 0; u < steps; u++) {
-                FC_V row[FC_GEMM_NV];
-#pragma GCC unroll 4
-                for (int v = 0; v < nv; v++) {
-                    row[v] = *(const FC_V *)(b + v * FC_LANES);
-                    if (v * FC_GEMM_BYTES % FC_LINE == 0)
-                        __builtin_prefetch((const char *)(b + v * FC_LANES) + b_ahead);
-                }
+        step = args->first_step ? args->first_step[t] : step;
+        for (int64_t left = args->kc; left > 0;) {
+            if (step >= end) {
 #pragma GCC unroll 14
-                for (int i = 0; i < m; i++) {
-                    const FC_GEMM_TYPE *base = i < 5 ? a0 : i < 10 ? a5 : a10;
-                    const int r = i % 5;
-                    const FC_GEMM_TYPE value = r == 0 ? base[0] : r == 1 ? base[rs] : r == 2 ? base[2 * rs] :
-                                               r == 3 ? base[rs3] : base[4 * rs];
-                    FC_V broadcast = value - (FC_V){0};
-                    FC_IN_VECTOR_REGISTER(broadcast);
+                for (int i = 0; i < m; i++)
 #pragma GCC unroll 4
-                    for (int v = 0; v < nv; v++)
-                        acc[i][v] += broadcast * row[v];
-                }
-                a0 += cs_a;
-                a5 += cs_a;
-                a10 += cs_a;
-                b += rs_b;
+                    for (int v = 0; v < nv; v++) {
+                        if (partial)
+                            acc[i][v] += whole[i][v];
+                        whole[i][v] = acc[i][v];
+                        acc[i][v] = (FC_V){0};
+                    }
+                partial = 1;
+                end = step - step % terms + terms;
             }
-            k -= steps;
+            const int64_t steps = left < end - step ? left : end - step;
+            left -= steps;
+            step += steps;
+            if (in_order)
+                FC_JOIN(FC_GEMM_NAME, _steps)(args, acc, m, nv, &a, &b, steps, 1, nr, &fetch);
+            else
+                FC_JOIN(FC_GEMM_NAME, _steps)(args, acc, m, nv, &a, &b, steps, args->cs_a, args->rs_b, &fetch);
         }
-        a_next = a0;
+        a_next = a;
         b_next = b;
     }
+    if (partial)
+#pragma GCC unroll 14
+        for (int i = 0; i < m; i++)
+#pragma GCC unroll 4
+            for (int v = 0; v < nv; v++)
+                acc[i][v] += whole[i][v];
 
     if (args->n != nr) {
         FC_GEMM_TYPE edge[FC_GEMM_MR][FC_GEMM_NV * FC_LANES];
@@ -203,54 +263,64 @@ FC_INLINE void FC_JOIN(FC_GEMM_NAME, _body)(const fc_gemm_args *args, const int 
             *(FC_V *)(c + i * args->rs_c + v * FC_LANES) = acc[i][v];
 }
 
-#define FC_GEMM_CASE(rows) \
-    case rows: \
-        FC_JOIN(FC_GEMM_NAME, _body)(args, rows, nv); \
-        break
+/* A function for each number of rows, in two widths: all of them in one would leave gcc too few registers for any. */
+#define FC_GEMM_ROWS(rows) \
+    static void FC_JOIN(FC_GEMM_NAME, _wide_##rows)(const fc_gemm_args *args) \
+    { \
+        FC_JOIN(FC_GEMM_NAME, _body)(args, rows, FC_GEMM_NV); \
+    } \
+    static void FC_JOIN(FC_GEMM_NAME, _narrow_##rows)(const fc_gemm_args *args) \
+    { \
+        FC_JOIN(FC_GEMM_NAME, _body)(args, rows, 1); \
+    }
+#define FC_GEMM_WIDTHS(rows) {FC_JOIN(FC_GEMM_NAME, _wide_##rows), FC_JOIN(FC_GEMM_NAME, _narrow_##rows)}
 
-FC_INLINE void FC_JOIN(FC_GEMM_NAME, _rows)(const fc_gemm_args *args, const int nv)
-{
-    switch (args->m) {
-        FC_GEMM_CASE(1);
-        FC_GEMM_CASE(2);
-        FC_GEMM_CASE(3);
-        FC_GEMM_CASE(4);
+FC_GEMM_ROWS(1)
+FC_GEMM_ROWS(2)
+FC_GEMM_ROWS(3)
+FC_GEMM_ROWS(4)
 #if FC_GEMM_MR >= 6
-        FC_GEMM_CASE(5);
-        FC_GEMM_CASE(6);
+FC_GEMM_ROWS(5)
+FC_GEMM_ROWS(6)
 #endif
 #if FC_GEMM_MR >= 8
-        FC_GEMM_CASE(7);
-        FC_GEMM_CASE(8);
+FC_GEMM_ROWS(7)
+FC_GEMM_ROWS(8)
 #endif
 #if FC_GEMM_MR >= 14
-        FC_GEMM_CASE(9);
-        FC_GEMM_CASE(10);
-        FC_GEMM_CASE(11);
-        FC_GEMM_CASE(12);
-        FC_GEMM_CASE(13);
-        FC_GEMM_CASE(14);
+FC_GEMM_ROWS(9)
+FC_GEMM_ROWS(10)
+FC_GEMM_ROWS(11)
+FC_GEMM_ROWS(12)
+FC_GEMM_ROWS(13)
+FC_GEMM_ROWS(14)
 #endif
-    }
-}
-
-static void FC_JOIN(FC_GEMM_NAME, _narrow)(const fc_gemm_args *args)
-{
-    FC_JOIN(FC_GEMM_NAME, _rows)(args, 1);
-}
 
 static void FC_GEMM_NAME(const fc_gemm_args *args)
 {
-    if (FC_GEMM_NV > 1 && args->n <= FC_LANES)
-        FC_JOIN(FC_GEMM_NAME, _narrow)(args);
-    else
-        FC_JOIN(FC_GEMM_NAME, _rows)(args, FC_GEMM_NV);
+    static void (*const bodies[][2])(const fc_gemm_args *) = {
+        FC_GEMM_WIDTHS(1), FC_GEMM_WIDTHS(2), FC_GEMM_WIDTHS(3), FC_GEMM_WIDTHS(4),
+#if FC_GEMM_MR >= 6
+        FC_GEMM_WIDTHS(5), FC_GEMM_WIDTHS(6),
+#endif
+#if FC_GEMM_MR >= 8
+        FC_GEMM_WIDTHS(7), FC_GEMM_WIDTHS(8),
+#endif
+#if FC_GEMM_MR >= 14
+        FC_GEMM_WIDTHS(9), FC_GEMM_WIDTHS(10), FC_GEMM_WIDTHS(11), FC_GEMM_WIDTHS(12), FC_GEMM_WIDTHS(13),
+        FC_GEMM_WIDTHS(14),
+#endif
+    };
+    if (args->m > 0)
+        bodies[args->m - 1][FC_GEMM_NV > 1 && args->n <= FC_LANES](args);
 }
 
 #undef FC_LANES
 #undef FC_V
 #undef FC_FETCH
-#undef FC_GEMM_CASE
+#undef FC_GROUP
+#undef FC_GEMM_ROWS
+#undef FC_GEMM_WIDTHS
 #undef FC_GEMM_NAME
 #undef FC_GEMM_TYPE
 #undef FC_GEMM_BYTES

@@ -221,20 +221,23 @@ static void region_tile(const gather *g, fc_gemm_args *args, char *rows, int64_t
                         int64_t panel0, int64_t panel1, int64_t channel, int64_t channels, const char *weights)
 {
     const region *r = g->regions;
-    int64_t p0, b_offset[REGION_TAP_ROWS];
+    int64_t p0, b_offset[REGION_TAP_ROWS], first_step[REGION_TAP_ROWS];
     place cells[FC_MR_MAX];
     const int64_t nr = g->kernel.nr;
     while (tile >= r->tile0 + r->tiles)
         r++;
     args->m = split(g->mb * (r->i1 - r->i0) * (r->j1 - r->j0), r->tiles, tile - r->tile0, &p0);
     pack_region(g, r, rows, pitch, p0, args->m, channel, channels, cells);
-    for (int64_t a = r->a0; a < r->a1; a++)
-        b_offset[a - r->a0] = (a * g->taps_w + r->b0) * channels * nr;
+    for (int64_t a = r->a0; a < r->a1; a++) {
+        first_step[a - r->a0] = (a * g->taps_w + r->b0) * channels;
+        b_offset[a - r->a0] = first_step[a - r->a0] * nr;
+    }
     args->a = rows;
     args->rs_a = pitch;
     args->taps = r->a1 - r->a0;
     args->kc = (r->b1 - r->b0) * channels;
     args->b_offset = b_offset;
+    args->first_step = first_step;
     /* The next tile's pixels, as if they were neighbours in the image. */
     const int64_t lines = tile + 1 < r->tile0 + r->tiles && args->taps > 0 ? ceil_div(channels * g->size, FC_ALIGNMENT) : 0;
     const int64_t width = r->j1 - r->j0, height = r->i1 - r->i0, j = r->j0 + (p0 + args->m) % width;
@@ -260,6 +263,7 @@ static void region_tile(const gather *g, fc_gemm_args *args, char *rows, int64_t
         }
     }
     args->b_offset = NULL;
+    args->first_step = NULL;
 }
 
 void fc_im2col_nhwc_task(void *ctx, int64_t task, int worker)

@@ -1,9 +1,23 @@
-/* What the template headers share: forced inlining, and symbols joined from the names they are given. */
+/* What the template headers share: forced inlining, symbols joined from the names they are given, multiply-adds. */
 #ifndef FASTCONV_TEMPLATE_H
 #define FASTCONV_TEMPLATE_H
 
 #define FC_INLINE static inline __attribute__((always_inline))
 #define FC_JOIN2(a, b) a##b
 #define FC_JOIN(a, b) FC_JOIN2(a, b)
+
+/* acc += a * b of vectors of float or double. Spelled out where there is an instruction: left to gcc 12, sums wander from
+ * register to register, and a broadcast becomes a memory operand that is loaded again for every vector it meets. */
+#if defined(__FMA__)
+#define FC_MULTIPLY_ADD(acc, a, b) \
+    do { \
+        if (sizeof(acc[0]) == 4) \
+            __asm__ volatile("vfmadd231ps %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b)); \
+        else \
+            __asm__ volatile("vfmadd231pd %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b)); \
+    } while (0)
+#else
+#define FC_MULTIPLY_ADD(acc, a, b) ((acc) += (a) * (b))
+#endif
 
 #endif

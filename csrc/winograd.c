@@ -35,16 +35,16 @@ enum {
     TAPS_MAX = 25,
 };
 
-/* m, r and whether in one dimension, of each tile, the same for every ISA; and how many input channels are summed at once,
- * fewer where A^T magnifies errors more: sums of 64 and not 1024 channels cost a tenth of the time of deep layers. */
+/* m, r and whether in one dimension, of each tile, the same for every ISA; and how many input channels a partial sum has:
+ * fewer where A^T magnifies errors more, else as everywhere. */
 static const struct {
-    int m, r, line, depth;
+    int m, r, line, terms;
 } tiles_of[FC_WINOGRAD_TILES] = {
-    [FC_WINOGRAD_F2X3] = {2, 3, 0, 1024},    [FC_WINOGRAD_F4X3] = {4, 3, 0, 1024},
-    [FC_WINOGRAD_F6X3] = {6, 3, 0, 64},      [FC_WINOGRAD_F2X5] = {2, 5, 0, 1024},
-    [FC_WINOGRAD_F4X5] = {4, 5, 0, 128},     [FC_WINOGRAD_F4X3_1D] = {4, 3, 1, 1024},
-    [FC_WINOGRAD_F6X3_1D] = {6, 3, 1, 1024}, [FC_WINOGRAD_F4X5_1D] = {4, 5, 1, 1024},
-    [FC_WINOGRAD_F4X7_1D] = {4, 7, 1, 1024},
+    [FC_WINOGRAD_F2X3] = {2, 3, 0, FC_SUM_TERMS},    [FC_WINOGRAD_F4X3] = {4, 3, 0, FC_SUM_TERMS},
+    [FC_WINOGRAD_F6X3] = {6, 3, 0, 64},              [FC_WINOGRAD_F2X5] = {2, 5, 0, FC_SUM_TERMS},
+    [FC_WINOGRAD_F4X5] = {4, 5, 0, 128},             [FC_WINOGRAD_F4X3_1D] = {4, 3, 1, FC_SUM_TERMS},
+    [FC_WINOGRAD_F6X3_1D] = {6, 3, 1, FC_SUM_TERMS}, [FC_WINOGRAD_F4X5_1D] = {4, 5, 1, FC_SUM_TERMS},
+    [FC_WINOGRAD_F4X7_1D] = {4, 7, 1, FC_SUM_TERMS},
 };
 
 typedef struct plan {
@@ -54,7 +54,7 @@ typedef struct plan {
     const fc_gemm_kernel *gemm;
     int64_t size;                     /* bytes of an element */
     int64_t tile_h, tile_w, alpha_h, alpha_w, points; /* of outputs and of inputs: 1 across a line */
-    int64_t depth;                    /* most input channels of one sum */
+    int64_t terms;                    /* most input channels of a partial sum */
     int64_t tiles_h, tiles_w, tiles;  /* tiles of the batch */
     int64_t blocks, block_tiles;      /* blocks of at most block_tiles */
     int by_channel;
@@ -95,7 +95,7 @@ static plan make_plan(const fc_conv2d_shape *shape, int tile)
     s.alpha_h = s.tile_h + p->kh - 1;
     s.alpha_w = s.tile_w + p->kw - 1;
     s.points = s.alpha_h * s.alpha_w;
-    s.depth = tiles_of[tile].depth;
+    s.terms = tiles_of[tile].terms;
     s.tiles_h = ceil_div(p->oh, s.tile_h);
     s.tiles_w = ceil_div(p->ow, s.tile_w);
     s.tiles = p->mb * s.tiles_h * s.tiles_w;
@@ -437,32 +437,25 @@ static void recompute(const plan *s, int64_t g, int64_t o, int64_t count, int64_
 }
 
 /* M of `channels` output channels from rows of V. Rows split evenly: 16 are 8 + 8, not 14 + 2, so that no register tile
- * is nearly empty. So do long sums over channels, whose parts start from zero and are then added up. */
+ * is nearly empty. */
 static void multiply(const plan *s, const char *u, int64_t u_point, int64_t channels, int64_t tiles, const char *v,
                      char *m)
 {
     const fc_winograd_problem *p = &s->problem;
     const int64_t nr = s->gemm->nr, lanes = s->move->lanes;
     const int64_t pieces = ceil_div(tiles, s->gemm->mr);
-    const int64_t chunks = max64(1, ceil_div(p->c, s->depth));
-    fc_gemm_args args = {
-        .taps = 1, .rs_a = s->v_row, .cs_a = 1, .rs_b = nr, .rs_c = CHANNEL_BLOCK, .b_ahead = AHEAD_BYTES};
+    fc_gemm_args args = {.kc = p->c, .taps = 1, .rs_a = s->v_row, .cs_a = 1, .rs_b = nr, .rs_c = CHANNEL_BLOCK,
+                         .terms = s->terms, .b_ahead = AHEAD_BYTES};
     for (int64_t point = 0; point < s->points; point++)
         for (int64_t o = 0; o < channels; o += nr) {
             args.n = channels - o <= lanes ? lanes : nr;
+            args.b = u + (point * u_point + o * p->c) * s->size;
             for (int64_t piece = 0; piece < pieces; piece++) {
                 const int64_t row = tiles * piece / pieces;
-                char *const to = m + (point * s->m_point + row * CHANNEL_BLOCK + o) * s->size;
                 args.m = tiles * (piece + 1) / pieces - row;
-                args.c = to;
-                for (int64_t chunk = 0; chunk < chunks; chunk++) {
-                    const int64_t c = p->c * chunk / chunks;
-                    args.kc = p->c * (chunk + 1) / chunks - c;
-                    args.a = v + (point * s->v_point + row * s->v_row + c) * s->size;
-                    args.b = u + (point * u_point + (o / nr * p->c + c) * nr) * s->size;
-                    args.accumulate = chunk > 0;
-                    s->gemm->run(&args);
-                }
+                args.a = v + (point * s->v_point + row * s->v_row) * s->size;
+                args.c = m + (point * s->m_point + row * CHANNEL_BLOCK + o) * s->size;
+                s->gemm->run(&args);
             }
         }
 }

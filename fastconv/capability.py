@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fastconv.problem import ConvProblem, PoolProblem
 
 # Terms of a sum that the direct kernel keeps in one piece.
@@ -21,6 +23,11 @@ def floating(p: ConvProblem | PoolProblem) -> str | None:
     if p.dtype == "int64":
         return "it computes in float32 and float64; only naive and reference are exact on integers"
     return None
+
+
+def single(p: ConvProblem) -> str | None:
+    """Sums of float32 in float64."""
+    return None if p.dtype == "float32" else f"it sums float32 in float64, got {p.dtype}"
 
 
 def pool_direct(p: PoolProblem) -> str | None:
@@ -122,6 +129,26 @@ def im2col_workspace(p: ConvProblem, threads: int) -> int:
     tables = -(-2 * (p.kh + p.kw) * 8 // 64) * 64
     packed = nbytes(p.g * (outputs + (mr if nchw else nr) - 1) * channels * taps)
     return tables + packed + threads * scratch
+
+
+def im2col_f64_workspace(p: ConvProblem, threads: int) -> int:
+    """Bytes of im2col on widened images: mirrors workspace_bytes in csrc/im2col_f64.c."""
+    images_in, images_out = p.ic * p.ih * p.iw, p.oc * p.oh * p.ow
+    if p.pass_ != "forward":
+        images_in, images_out = images_out, images_in
+    images = max(1, min(p.mb, (4 << 20) // max(1, 8 * (images_in + images_out))))
+
+    def nbytes(elements: int) -> int:
+        return -(-elements * 8 // 64) * 64
+
+    wide = replace(p, dtype="float64", mb=images)
+    return (
+        nbytes(images * images_in)
+        + 2 * nbytes(images * images_out)
+        + nbytes(max(p.ic, p.oc))
+        + nbytes(p.oc * p.icg * p.kh * p.kw)
+        + im2col_workspace(wide, threads)
+    )
 
 
 def direct_workspace(p: ConvProblem, threads: int) -> int:

@@ -6,6 +6,8 @@ depend on the number of threads, or the bits of the result would. `fastconv cali
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fastconv import rates
 from fastconv.problem import ConvProblem, PoolProblem
 
@@ -28,6 +30,9 @@ UNMEASURED_BYTES = 1 / 20e9
 LEAST_SECONDS = 1e-7
 
 EPS = {"float32": 2.0**-24, "float64": 2.0**-53, "int64": 0.0}
+
+# Terms of a partial sum of the plain kernels: FC_SUM_TERMS in csrc/fastconv.h.
+SUM_TERMS = 256
 
 # Transformed weights larger than this come from memory: half of a common last-level cache.
 FAR_BYTES = 16 << 20
@@ -106,6 +111,12 @@ def im2col(p: ConvProblem) -> Work:
         "weights": float(p.oc * p.icg * taps * p.itemsize),
         "streamed": float(p.oc * p.icg * taps * p.itemsize * _ceil(rows, 256)),
     }
+
+
+def im2col_f64(p: ConvProblem) -> Work:
+    """im2col on float64, and copies there and back."""
+    wide = replace(p, dtype="float64")
+    return {**im2col(wide), "widened": float(p.bytes)}
 
 
 def direct(p: ConvProblem) -> Work:
@@ -225,13 +236,15 @@ def pool_reference(p: PoolProblem) -> Work:
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Errors: the largest one expected, as a share of the largest output
+# Errors: the largest one to expect, as a share of the largest output
 
 
 def plain_error(p: ConvProblem) -> float:
-    """An estimate, not a bound: rounding errors of a sum of n terms grow like a random walk. Limits no choice."""
-    terms = p.icg * p.kh * p.kw if p.pass_ != "backward_weight" else max(1, p.mb * p.oh * p.ow)
-    return 3 * EPS[p.dtype] * max(1.0, terms**0.5) / 2
+    """Rounding errors of a sum grow like a random walk: within its partial sums (FC_SUM_TERMS in csrc/fastconv.h), and
+    over them. Inputs and weights as in winograd.expected_error; measured: half to nearly all of it."""
+    terms = max(1, p.icg * p.kh * p.kw if p.pass_ != "backward_weight" else p.mb * p.oh * p.ow)
+    partial = min(terms, SUM_TERMS)
+    return 1.1 * EPS[p.dtype] * max(1.0, ((partial + terms / partial) / 2) ** 0.5)
 
 
 def exact_error(p: ConvProblem | PoolProblem) -> float:
@@ -245,9 +258,9 @@ def pool_error(p: PoolProblem) -> float:
 
 def _winograd_error(p: ConvProblem, tile: str) -> float:
     """What winograd.py measured, by the channels summed over."""
-    from fastconv.winograd import typical_error  # on use: its exact fractions cost 7 ms at import
+    from fastconv.winograd import expected_error  # on use: its exact fractions cost 7 ms at import
 
-    return typical_error(tile, p.icg if p.pass_ == "forward" else p.ocg, p.dtype)
+    return expected_error(tile, p.icg if p.pass_ == "forward" else p.ocg, p.dtype)
 
 
 def winograd_f2x3_error(p: ConvProblem) -> float:

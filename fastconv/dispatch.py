@@ -92,7 +92,7 @@ def _refusal(kernel: Kernel, problem: Problem, request: Request, count: int) -> 
     precision = problem.precision
     if precision == "strict" and not kernel.plain_sum:
         return 'precision="strict" allows only kernels that compute the plain sum'
-    if isinstance(problem, ConvProblem) and not kernel.plain_sum:
+    if isinstance(problem, ConvProblem) and (isinstance(precision, float) or not kernel.plain_sum):
         limit = precision if isinstance(precision, float) else FAST_ERROR_LIMIT
         if kernel.error(problem) > limit:
             return f"its error {kernel.error(problem):.1e} is over the accepted {limit:.1e}"

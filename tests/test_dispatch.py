@@ -370,3 +370,18 @@ def test_error_estimates_are_what_precision_is_compared_with():
         if verdict.reason is None:
             assert verdict.error == verdict.kernel.error(problem) < dispatch.FAST_ERROR_LIMIT
     assert cost.EPS["float32"] == np.finfo(np.float32).eps / 2
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("precision", [1e-5, 3e-6, 1e-6, 3e-7, 1e-7])
+@pytest.mark.parametrize("text", ["ic64ih20oc48kh3ph1", "mb2ic256ih10oc32kh3", "ic48ih14oc64kh5ph2", "ic700ih9oc40kh1"])
+def test_a_numeric_precision_is_obeyed(text, precision, layout):
+    """The largest error over the largest output, on ReLU(N(0, 1)) inputs and He weights as inside a network."""
+    p = ConvProblem.parse(text, layout=layout)
+    rng = np.random.default_rng(7)
+    x = np.maximum(rng.standard_normal(p.input_shape, np.float32), 0)
+    w = rng.standard_normal(p.weight_shape, np.float32) * np.float32((2 / (p.ic * p.kh * p.kw)) ** 0.5)
+    options = {"padding": p.ph, "layout": layout}
+    exact = fastconv.conv2d(x.astype(np.float64), w.astype(np.float64), algorithm="reference", **options)
+    y = fastconv.conv2d(x, w, precision=precision, **options)
+    assert np.abs(y - exact).max() <= precision * np.abs(exact).max()

@@ -16,6 +16,7 @@ from fastconv._cython import testing
 GUARD = 64  # elements before and after C
 KERNELS = [(isa, dtype) for isa in _cython.detected_isas() for dtype in ("float32", "float64")]
 DEPTHS = (1, 2, 7, 64, 301)
+SUM_TERMS = 256  # FC_SUM_TERMS in csrc/fastconv.h
 
 
 def kernel_id(kernel):
@@ -31,14 +32,18 @@ def edges(full):
     return sorted({1, 2, 3, full // 2 - 1, full // 2, full // 2 + 1, full - 1, full} & set(range(1, full + 1)))
 
 
-def call(rng, isa, dtype, m, n, depth, taps, *, packed=False, start="zero", residual=False, clamp=None, last=True):
+def call(rng, isa, dtype, m, n, depth, taps, *, form="strided", start="zero", residual=False, clamp=None, last=True):
     """One call on junk-filled memory; asserts the product, and that nothing but the m x n of C was written."""
     _, mr, nr = testing.gemm_tile(isa, dtype)
     nan = np.nan
-    if packed:
+    if form == "packed":
         rs_a, cs_a, rs_b = 1, mr, nr
         a_offset = b_offset = None
         a_starts, b_starts = np.arange(taps) * depth * mr, np.arange(taps) * depth * nr
+    elif form == "pixels":  # rows of A and packed B
+        rs_a, cs_a, rs_b = taps * depth + 3, 1, nr
+        a_offset = b_offset = None
+        a_starts, b_starts = np.arange(taps) * depth, np.arange(taps) * depth * nr
     else:  # prime strides, taps in descending order and overlapping nothing that matters
         rs_a, cs_a, rs_b = (3, 53, 37) if depth % 2 else (331, 1, 41)
         a_span = max((mr - 1) * rs_a + (depth - 1) * cs_a, 0) + 1
@@ -98,7 +103,30 @@ def test_every_row_count(kernel):
             for taps in (1, 3):
                 for n in (nr, nr // 2, nr - 1):
                     call(rng, *kernel, m, n, depth, taps)
-                call(rng, *kernel, m, nr, depth, taps, packed=True)
+                call(rng, *kernel, m, nr, depth, taps, form="packed")
+                call(rng, *kernel, m, nr, depth, taps, form="pixels")
+
+
+@pytest.mark.parametrize("taps, depth", [(1, 255), (1, 256), (1, 257), (3, 256), (5, 205)])
+@pytest.mark.parametrize("kernel", KERNELS, ids=kernel_id)
+def test_partial_sums_end_where_the_contract_says(kernel, taps, depth):
+    """Times one, so that only sums round: those of NumPy in the same order, also where steps on zeros are left out."""
+    isa, dtype = kernel
+    _, mr, nr = testing.gemm_tile(*kernel)
+    a = np.random.default_rng(8).standard_normal((taps, depth)).astype(dtype)
+    a[1::2] = 0  # taps that may be left out
+    wanted = np.zeros((), dtype)
+    flat = a.ravel()
+    for start in range(0, flat.size, SUM_TERMS):
+        wanted = wanted + np.cumsum(flat[start : start + SUM_TERMS], dtype=dtype)[-1]
+    ones = np.ones((taps * depth, nr), dtype)
+    for kept in (np.arange(taps), np.arange(0, taps, 2)):
+        c = np.full(nr, np.nan, dtype)
+        testing.gemm(
+            isa, dtype, m=1, n=nr, kc=depth, taps=len(kept), a=a, a_offset=kept * depth, rs_a=1, cs_a=1, b=ones,
+            b_offset=kept * depth * nr, rs_b=nr, c=c, rs_c=nr, first_step=kept * depth,
+        )  # fmt: skip
+        np.testing.assert_array_equal(c, wanted)
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=kernel_id)

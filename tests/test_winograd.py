@@ -260,11 +260,11 @@ def measured_error(tile: str, c: int, seed: int = 5) -> float:
 
 @pytest.mark.parametrize("c", [16, 64, 256, 832])
 @pytest.mark.parametrize("tile", TILES)
-def test_typical_error(tile: str, c: int) -> None:
-    """The published estimate, which `precision` is compared with, is what is measured, within a factor of two."""
+def test_expected_error(tile: str, c: int) -> None:
+    """What `precision` is compared with is never exceeded, and no more than a few times what is measured."""
     if not backend_present():
         pytest.skip("no compiled extension")
-    assert winograd.typical_error(tile, c) / 2 < measured_error(tile, c) < winograd.typical_error(tile, c) * 2
+    assert winograd.expected_error(tile, c) / 4 < measured_error(tile, c) <= winograd.expected_error(tile, c)
 
 
 def backend_present() -> bool:

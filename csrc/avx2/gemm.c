@@ -5,7 +5,7 @@
 #define FC_GEMM_BYTES 32
 #define FC_GEMM_MR 6
 #define FC_GEMM_NV 2
-#define FC_GEMM_UNROLL 2
+#define FC_GEMM_UNROLL 4
 #include "../gemm_tile.h"
 
 #define FC_GEMM_NAME fc_f64_gemm_6x8__avx2
@@ -13,7 +13,7 @@
 #define FC_GEMM_BYTES 32
 #define FC_GEMM_MR 6
 #define FC_GEMM_NV 2
-#define FC_GEMM_UNROLL 2
+#define FC_GEMM_UNROLL 4
 #include "../gemm_tile.h"
 
 void fc_add_gemm__avx2(fc_kernels_table *table);

@@ -41,6 +41,8 @@ cdef extern from "fastconv.h" nogil:
         const void *b
         const int64_t *b_offset
         int64_t rs_b
+        const int64_t *first_step
+        int64_t terms
         void *c
         int64_t rs_c
         const void *bias_row
@@ -96,6 +98,7 @@ cdef extern from "fastconv.h" nogil:
                     const fc_epilogue *epilogue, const fc_view *y, void *workspace, int threads) noexcept nogil
 
     const fc_conv2d_kernel fc_conv2d_forward_im2col, fc_conv2d_backward_input_im2col
+    const fc_conv2d_kernel fc_conv2d_forward_im2col_f64, fc_conv2d_backward_input_im2col_f64
     const fc_conv2d_kernel fc_conv2d_forward_direct
     const fc_conv2d_kernel fc_conv2d_forward_winograd_f2x3, fc_conv2d_backward_input_winograd_f2x3
     const fc_conv2d_kernel fc_conv2d_forward_winograd_f4x3, fc_conv2d_backward_input_winograd_f4x3

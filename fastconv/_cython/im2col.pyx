@@ -6,9 +6,11 @@ from libc.stdint cimport int64_t
 
 from fastconv._cython.fastconv cimport (
     fc_conv2d_backward_input_im2col,
+    fc_conv2d_backward_input_im2col_f64,
     fc_conv2d_backward_weight_im2col,
     fc_conv2d_backward_weight_im2col_workspace,
     fc_conv2d_forward_im2col,
+    fc_conv2d_forward_im2col_f64,
     fc_view,
 )
 from fastconv._cython.kernel cimport conv_kernel
@@ -18,6 +20,8 @@ cnp.import_array()
 
 conv2d_forward_im2col__cython = conv_kernel(&fc_conv2d_forward_im2col)
 conv2d_backward_input_im2col__cython = conv_kernel(&fc_conv2d_backward_input_im2col)
+conv2d_forward_im2col_f64__cython = conv_kernel(&fc_conv2d_forward_im2col_f64)
+conv2d_backward_input_im2col_f64__cython = conv_kernel(&fc_conv2d_backward_input_im2col_f64)
 
 
 def conv2d_backward_weight_im2col__cython(

@@ -42,14 +42,16 @@ def gemm(
     str isa, str dtype, *, int64_t m, int64_t n, int64_t kc, int64_t taps,
     a, a_offset, int64_t rs_a, int64_t cs_a, b, b_offset, int64_t rs_b, c, int64_t rs_c,
     bias_row=None, bias_col=None, residual=None, int64_t rs_r=0,
-    bint accumulate=False, bint last=True, bint clamp=False, double lo=0.0, double hi=0.0,
+    bint accumulate=False, bint last=True, bint clamp=False, double lo=0.0, double hi=0.0, first_step=None,
 ):
     """One call of a GEMM microkernel, arguments as fc_gemm_args in csrc/fastconv.h; each array starts at its first element."""
     cdef const fc_gemm_kernel *kernel = kernel_of(isa, dtype)
     cdef fc_gemm_args args
+    memset(&args, 0, sizeof(args))
     args.m, args.n, args.kc, args.taps = m, n, kc, taps
     args.a, args.a_offset, args.rs_a, args.cs_a = data_or_null(a), <int64_t *> data_or_null(a_offset), rs_a, cs_a
     args.b, args.b_offset, args.rs_b = data_or_null(b), <int64_t *> data_or_null(b_offset), rs_b
+    args.first_step = <int64_t *> data_or_null(first_step)
     args.c, args.rs_c = data_or_null(c), rs_c
     args.bias_row, args.bias_col = data_or_null(bias_row), data_or_null(bias_col)
     args.residual, args.rs_r = data_or_null(residual), rs_r
