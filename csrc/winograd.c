@@ -56,7 +56,7 @@ typedef struct plan {
     int64_t tile_h, tile_w, alpha_h, alpha_w, points; /* of outputs and of inputs: 1 across a line */
     int64_t terms;                    /* most input channels of a partial sum */
     int64_t tiles_h, tiles_w, tiles;  /* tiles of the batch */
-    int64_t blocks, block_tiles;      /* blocks of at most block_tiles */
+    int64_t blocks, block_tiles;      /* blocks of at most block_tiles, whatever the ISA */
     int by_channel;
     int64_t band_rows;                /* rows of tiles that NCHW takes at once */
     int64_t panels;                   /* of nr output channels, in one group */
@@ -106,7 +106,7 @@ static plan make_plan(const fc_conv2d_shape *shape, int tile)
     const int64_t most = tiles_of[tile].line ? LINE_TILES : BLOCK_TILES;
     const int64_t wanted = s.by_channel ? most : max64(14, min64(most, ceil_div(s.tiles, 4)));
     s.blocks = max64(1, ceil_div(s.tiles, wanted));
-    s.block_tiles = ceil_div(s.tiles, s.blocks);
+    s.block_tiles = min64(s.tiles, ceil_div(s.tiles, s.blocks) + FC_MR_MAX); /* see block_start */
 
     s.v_row = ceil_div(p->c, LANES_MAX) * LANES_MAX + PAD;
     s.v_point = (s.by_channel ? s.tiles : s.block_tiles) * s.v_row + PAD;
@@ -436,6 +436,13 @@ static void recompute(const plan *s, int64_t g, int64_t o, int64_t count, int64_
                 s->move->plain(p, seg.n, g, k, i, j);
 }
 
+/* The first tile of a block: blocks are whole register tiles of rows, as many in each as in the others or one more. */
+static int64_t block_start(const plan *s, int64_t block)
+{
+    const int64_t pieces = ceil_div(s->tiles, s->gemm->mr);
+    return min64(s->tiles, pieces * block / s->blocks * s->gemm->mr);
+}
+
 /* M of `channels` output channels from rows of V. Rows split evenly: 16 are 8 + 8, not 14 + 2, so that no register tile
  * is nearly empty. */
 static void multiply(const plan *s, const char *u, int64_t u_point, int64_t channels, int64_t tiles, const char *v,
@@ -465,7 +472,7 @@ static void channels_of_block(const plan *s, int64_t g, int64_t panel, int64_t p
                               int64_t start, int64_t end, const char *v, char *m, char *scratch)
 {
     const int64_t nr = s->gemm->nr, o = panel * nr, count = min64(panels * nr, s->problem.k - o);
-    char bad[LINE_TILES] = {0};
+    char bad[LINE_TILES + FC_MR_MAX] = {0};
     multiply(s, u, u_point, count, end - start, v, m);
     (s->nchw ? output_nchw : output_nhwc)(s, g, o, count, start, end, m, scratch, bad);
     for (int64_t t = start; t < end; t++)
@@ -478,7 +485,7 @@ static void block_task(void *ctx, int64_t task, int worker)
 {
     const plan *s = ctx;
     const int64_t g = task / s->blocks, block = task % s->blocks;
-    const int64_t start = s->tiles * block / s->blocks, end = s->tiles * (block + 1) / s->blocks;
+    const int64_t start = block_start(s, block), end = block_start(s, block + 1);
     char *const m = s->workers + worker * s->worker_bytes, *const scratch = m + s->m_bytes;
     char *const v = scratch + s->scratch_bytes;
     const int64_t nr = s->gemm->nr, step = CHANNEL_BLOCK / nr;
@@ -512,7 +519,7 @@ static void panel_task(void *ctx, int64_t task, int worker)
         for (int64_t k = 0; k < c; k += PACK_CHANNELS)
             pack_channels(s, g, panel, k, min64(c, k + PACK_CHANNELS), u, u_point);
     for (int64_t block = 0; block < s->blocks; block++) {
-        const int64_t start = s->tiles * block / s->blocks, end = s->tiles * (block + 1) / s->blocks;
+        const int64_t start = block_start(s, block), end = block_start(s, block + 1);
         channels_of_block(s, g, panel, 1, u, u_point, start, end, s->v + g * s->v_bytes + start * s->v_row * s->size, m,
                           scratch);
     }

@@ -204,7 +204,7 @@ def winograd_workspace(p: ConvProblem, threads: int, tile: int) -> int:
     """Bytes of Winograd in C with `tile` outputs a side of a tile: mirrors make_plan in csrc/winograd.c, any ISA."""
     backward = p.pass_ == "backward_input"
     c, k, oh, ow = (p.ocg, p.icg, p.ih, p.iw) if backward else (p.icg, p.ocg, p.oh, p.ow)
-    pad, lanes, nr = 16, 16, 32
+    pad, lanes, mr, nr = 16, 16, 14, 32
     line = p.kh == 1 or p.kw == 1
     tile_h, tile_w = 1 if p.kh == 1 else tile, 1 if p.kw == 1 else tile
     alpha_h = tile_h + p.kh - 1
@@ -220,7 +220,7 @@ def winograd_workspace(p: ConvProblem, threads: int, tile: int) -> int:
     by_channel = tiles <= 98 and k >= 128 and points * c * k * p.itemsize >= 4 << 20
     most = 126 if line else 42
     blocks = -(-tiles // (most if by_channel else max(14, min(most, -(-tiles // 4)))))
-    block_tiles = -(-tiles // blocks)
+    block_tiles = min(tiles, -(-tiles // blocks) + mr)
     v_row = -(-c // lanes) * lanes + pad
     v = nbytes(points * ((tiles if by_channel else block_tiles) * v_row + pad))
     m = nbytes(points * (block_tiles * 64 + pad))

@@ -309,7 +309,7 @@ def error_bound(tile: str, c: int, dtype: Any = np.float32) -> float:
 
 
 def expected_error(tile: str, c: int, dtype: Any = np.float32) -> float:
-    """Largest error to expect, over the largest output, of sums over `c` channels: what `precision` is compared with."""
+    """Largest error to expect of sums over `c` channels, over the largest output: `precision` is compared with it."""
     at_64, power, most = _EXPECTED[tile]
     scale = float(np.finfo(dtype).eps) / float(np.finfo(np.float32).eps)
     return float(at_64 * scale * (min(max(c, 1), most) / _EXPECTED_CHANNELS) ** power)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastconv
-from fastconv import host, reference
+from fastconv import dispatch, host, reference
 from fastconv.problem import ConvProblem, NoKernelError
 from tests import compare, rows
 
@@ -157,6 +157,22 @@ def test_positional_order_is_that_of_torch(rng):
     compare.assert_exact(y, fastconv.conv2d(input=x, weight=w, bias=b, stride=2, padding=1, dilation=1, groups=2))
     t = fastconv.conv_transpose2d(x, integers(rng, 4, 3, 3, 3), None, 2, 1, 1, 2, 1)
     assert t.shape == (1, 6, 18, 20)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("text", ["ic16ih20oc24kh3ph1", "ic16ih13iw29oc24kh5ph2", "ic16ih9oc24kh1kw7pw3", "g16ic16ih9oc16kh3"])
+def test_one_image_without_a_batch_axis_by_every_algorithm(text, layout, rng):
+    """Views of one image have no batch stride that a kernel could rely on."""
+    p = ConvProblem.parse(text, layout=layout)
+    x, w = integers(rng, *p.input_shape), integers(rng, *p.weight_shape)
+    o = {"layout": layout, "padding": (p.ph, p.pw), "groups": p.g, "precision": 1e-3}
+    for verdict in dispatch.verdicts(ConvProblem.parse(text, layout=layout, precision=1e-3)):
+        if verdict.reason is None:
+            how = {**o, "algorithm": verdict.kernel.algorithm, "backend": verdict.kernel.backend}
+            wanted = fastconv.conv2d(x, w, **how)[0]
+            out = np.full_like(wanted, np.nan)
+            compare.assert_same_bits(fastconv.conv2d(x[0], w, **how), wanted, verdict.kernel.name)
+            compare.assert_same_bits(fastconv.conv2d(x[0], w, out=out, **how), wanted, verdict.kernel.name)
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
