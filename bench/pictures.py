@@ -1,6 +1,6 @@
-"""Draw bench/results/goals.json: bars of speed with the peak as a line, and a roofline. Files are small PNGs.
+"""Draw bench/results/goals_ISA.json: bars of speed with the peak as a line, and a roofline. Files are small PNGs.
 
-python -m bench.pictures [--threads 1]
+python -m bench.pictures [--threads 1] [--isa avx512 avx2]
 """
 
 from __future__ import annotations
@@ -99,15 +99,16 @@ def roofline(found: dict[str, Any], threads: int, title: str) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--from", default="goals", dest="source", metavar="NAME", help="bench/results/NAME.json")
+    parser.add_argument("--isa", nargs="+", default=["avx512", "avx2"], help="of the machines whose results to draw")
     args = parser.parse_args()
-    file = json.loads((RESULTS / f"{args.source}.json").read_text(encoding="utf-8"))
-    c = file["conditions"]
-    title = f"{c['cpu']} ({c['isa']}), {args.threads} thread{'s' if args.threads > 1 else ''}, commit {c['commit']}"
-    for name, draw in (("speed", bars), ("roofline", roofline)):
-        path = RESULTS / f"{name}.png"
-        draw(file["rows"], args.threads, title).savefig(path, dpi=DOTS_AN_INCH)
-        print(f"written: {path}")
+    for isa in args.isa:
+        file = json.loads((RESULTS / f"goals_{isa}.json").read_text(encoding="utf-8"))
+        c = file["conditions"]
+        title = f"{c['cpu']} ({isa}), {args.threads} thread{'s' if args.threads > 1 else ''}, commit {c['commit']}"
+        for name, draw in (("speed", bars), ("roofline", roofline)):
+            path = RESULTS / f"{name}_{isa}.png"
+            draw(file["rows"], args.threads, title).savefig(path, dpi=DOTS_AN_INCH)
+            print(f"written: {path}")
 
 
 if __name__ == "__main__":

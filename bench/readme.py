@@ -91,8 +91,10 @@ def _accuracy(results: dict[str, Any]) -> str:
 
 #: Marker in the README -> (result file, writer).
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
-    "speed": ("goals.json", _speed),
-    "goals": ("goals.json", _goals),
+    "speed_avx512": ("goals_avx512.json", _speed),
+    "speed_avx2": ("goals_avx2.json", _speed),
+    "goals_avx512": ("goals_avx512.json", _goals),
+    "goals_avx2": ("goals_avx2.json", _goals),
     "training": ("training.json", _training),
     "accuracy": ("accuracy.json", _accuracy),
 }

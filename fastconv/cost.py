@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fastconv import rates
+from fastconv import host, rates
 from fastconv.problem import ConvProblem, PoolProblem
 
 # Kinds of work. Those in WEIGHT_KINDS fall away where a plan holds packed weights.
@@ -37,8 +37,15 @@ SUM_TERMS = 256
 # Transformed weights larger than this come from memory: half of a common last-level cache.
 FAR_BYTES = 16 << 20
 
-# The register tiles of the work counts (AVX-512's; narrower ISAs have tiles that waste less).
-TILE_ROWS, TILE_COLUMNS = 14, 32
+# Rows and columns of the register tile of each ISA's GEMM in float32, and elements of a vector (csrc/*/gemm.c).
+TILES = {"avx512": (14, 32, 16), "avx2": (6, 16, 8), "neon": (8, 12, 4), "portable": (4, 8, 4)}
+# Rows of a block of the depthwise kernels in NCHW (csrc/depthwise_planes_tile.h).
+BLOCK_ROWS = 14
+
+
+def _register_tile() -> tuple[int, int, int]:
+    """Rows, columns and lanes of the ISA in use; without the extension those of the rates that are then taken."""
+    return TILES.get(host.isa(), TILES["portable"])
 
 
 def counted(work: Work, packed: bool) -> Work:
@@ -77,6 +84,7 @@ def reference(p: ConvProblem) -> Work:
 
 def im2col(p: ConvProblem) -> Work:
     """A GEMM on register tiles that never leave the registers over {taps x channels}."""
+    mr, nr, _ = _register_tile()
     taps = p.kh * p.kw
     if p.pass_ == "backward_weight":
         rows, columns, depth = p.icg * taps, p.ocg, p.mb * p.oh * p.ow
@@ -88,18 +96,18 @@ def im2col(p: ConvProblem) -> Work:
         if not forward:
             depth = max(1, depth // (p.sh * p.sw))
     if p.pass_ == "backward_weight":
-        row_tiles, column_tiles = _ceil(rows, TILE_ROWS), _ceil(columns, TILE_COLUMNS)
-        padded = rows * column_tiles * TILE_COLUMNS
+        row_tiles, column_tiles = _ceil(rows, mr), _ceil(columns, nr)
+        padded = rows * column_tiles * nr
     elif p.layout == "NHWC":
-        wide = w >= 2 * TILE_ROWS  # tiles of wide rows do not cross them
+        wide = w >= 2 * mr  # tiles of wide rows do not cross them
         row_tiles, column_tiles = (
-            p.mb * h * _ceil(w, TILE_ROWS) if wide else _ceil(rows, TILE_ROWS),
-            _ceil(columns, TILE_COLUMNS),
+            p.mb * h * _ceil(w, mr) if wide else _ceil(rows, mr),
+            _ceil(columns, nr),
         )
-        padded = rows * column_tiles * TILE_COLUMNS
+        padded = rows * column_tiles * nr
     else:
-        row_tiles, column_tiles = _ceil(rows, TILE_COLUMNS), _ceil(columns, TILE_ROWS)
-        padded = columns * row_tiles * TILE_COLUMNS
+        row_tiles, column_tiles = _ceil(rows, nr), _ceil(columns, mr)
+        padded = columns * row_tiles * nr
     tiles = p.g * row_tiles * column_tiles
     return {
         "calls": 1.0,
@@ -122,7 +130,8 @@ def im2col_f64(p: ConvProblem) -> Work:
 def direct(p: ConvProblem) -> Work:
     """A GEMM whose panels are never packed. Output rows are cut on their own or, in NCHW where that would waste parts
     of vectors, joined by copying the image once for each filter column."""
-    depth, images, lanes = p.icg * p.kh * p.kw, p.mb * p.g, TILE_COLUMNS // 2
+    mr, nr, lanes = _register_tile()
+    depth, images = p.icg * p.kh * p.kw, p.mb * p.g
     copied = 0.0
     if p.layout == "NHWC":
         count, rows, columns = images * p.oh, p.ow, p.ocg
@@ -131,7 +140,7 @@ def direct(p: ConvProblem) -> Work:
     else:
         count, rows, columns = images, p.ocg, p.oh * p.ow
         copied = float(p.mb * p.ic * p.kw * min(p.sh, p.kh) * p.oh * p.ow * p.itemsize)
-    tiles = count * _ceil(rows, TILE_ROWS) * _ceil(columns, TILE_COLUMNS)
+    tiles = count * _ceil(rows, mr) * _ceil(columns, nr)
     return {
         "calls": 1.0,
         "flops": 2.0 * count * rows * _ceil(columns, lanes) * lanes * depth * _compute(p),
@@ -146,7 +155,8 @@ def direct(p: ConvProblem) -> Work:
 def _blocks(p: ConvProblem, depth: int) -> float:
     """Blocks of rows and columns of a plane that kernels along the width take, for each plane summed over."""
     h, w, planes = (p.ih, p.iw, p.ic) if p.pass_ == "backward_input" else (p.oh, p.ow, p.oc)
-    return float(p.mb * planes * depth * _ceil(h, TILE_ROWS) * _ceil(w, 16)) if p.layout == "NCHW" else 0.0
+    lanes = _register_tile()[2]
+    return float(p.mb * planes * depth * _ceil(h, BLOCK_ROWS) * _ceil(w, lanes)) if p.layout == "NCHW" else 0.0
 
 
 def depthwise(p: ConvProblem) -> Work:
@@ -155,7 +165,8 @@ def depthwise(p: ConvProblem) -> Work:
     fast = p.kh == p.kw and p.kw in (3, 5, 7) and p.sh == p.sw and p.sw <= 2 and p.dh == p.dw == 1
     fast = fast and (forward or p.sw == 1 or p.layout == "NHWC")
     width = (p.oc if forward else p.ic) if p.layout == "NHWC" else (p.ow if forward else p.iw)
-    flops = p.flops * _compute(p) * _ceil(width, 16) * 16 / max(width, 1)
+    lanes = _register_tile()[2]
+    flops = p.flops * _compute(p) * _ceil(width, lanes) * lanes / max(width, 1)
     if p.pass_ == "forward":
         fast = fast and p.ocg <= 4  # one channel into many outputs is loaded for each: the direct kernel's work
     gathered = False
@@ -177,7 +188,8 @@ def grouped(p: ConvProblem) -> Work:
     size = p.kw in (3,) if p.layout == "NHWC" else p.kw in (3, 5, 7)
     fast = size and p.kh == p.kw and p.sh == p.sw and p.sw <= (2 if forward else 1) and p.dh == p.dw == 1
     width = p.oc if p.layout == "NHWC" else (p.ow if forward else p.iw)
-    flops = p.flops * _compute(p) * _ceil(width, 16) * 16 / max(width, 1)
+    lanes = _register_tile()[2]
+    flops = p.flops * _compute(p) * _ceil(width, lanes) * lanes / max(width, 1)
     return {
         "calls": 1.0,
         "flops" if fast else "single_flops": flops,
@@ -195,15 +207,16 @@ def winograd(p: ConvProblem, tile: int) -> Work:
     tile_h, tile_w = 1 if p.kh == 1 else tile, 1 if p.kw == 1 else tile
     points = (tile_h + p.kh - 1) * (tile_w + p.kw - 1)
     tiles = p.mb * _ceil(h, tile_h) * _ceil(w, tile_w)
-    columns = _ceil(oc, TILE_COLUMNS)
+    mr, nr, lanes = _register_tile()
+    columns = _ceil(oc, nr)
     u = float(points * p.oc * p.icg * p.itemsize)
     return {
         "calls": 1.0,
-        "flops": 2.0 * p.g * tiles * points * ic * columns * TILE_COLUMNS * _compute(p),
-        "tile_steps": p.g * _ceil(tiles, TILE_ROWS) * points * ic * columns * _compute(p),
-        "tiles": float(p.g * _ceil(tiles, TILE_ROWS) * points * columns),
-        "inputs": float(tiles * points * p.g * _ceil(ic, 16) * 16 * p.itemsize),
-        "outputs": float(tiles * points * p.g * columns * TILE_COLUMNS * p.itemsize),
+        "flops": 2.0 * p.g * tiles * points * ic * columns * nr * _compute(p),
+        "tile_steps": p.g * _ceil(tiles, mr) * points * ic * columns * _compute(p),
+        "tiles": float(p.g * _ceil(tiles, mr) * points * columns),
+        "inputs": float(tiles * points * p.g * _ceil(ic, lanes) * lanes * p.itemsize),
+        "outputs": float(tiles * points * p.g * columns * nr * p.itemsize),
         "image": float(p.bytes),
         "weights": u,
         "streamed": u * _ceil(tiles, 42),

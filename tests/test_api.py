@@ -160,7 +160,9 @@ def test_positional_order_is_that_of_torch(rng):
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-@pytest.mark.parametrize("text", ["ic16ih20oc24kh3ph1", "ic16ih13iw29oc24kh5ph2", "ic16ih9oc24kh1kw7pw3", "g16ic16ih9oc16kh3"])
+@pytest.mark.parametrize(
+    "text", ["ic16ih20oc24kh3ph1", "ic16ih13iw29oc24kh5ph2", "ic16ih9oc24kh1kw7pw3", "g16ic16ih9oc16kh3"]
+)
 def test_one_image_without_a_batch_axis_by_every_algorithm(text, layout, rng):
     """Views of one image have no batch stride that a kernel could rely on."""
     p = ConvProblem.parse(text, layout=layout)

@@ -160,3 +160,15 @@ def test_weights_count_only_where_they_are_packed_in_the_call():
     work = {"calls": 1.0, "weights": 100.0}
     assert cost.seconds("conv2d_forward_unheard_of__cython", "NCHW", work, packed=True) == cost.UNMEASURED["calls"]
     assert cost.seconds("conv2d_forward_unheard_of__cython", "NCHW", work) > cost.UNMEASURED["calls"]
+
+
+def test_fitted_rates_choose_well_between_kernels_that_no_rates_describe():
+    """One kernel's time bends where its data leave a cache; the factors put the crossing where it costs least."""
+    rng = random.Random(11)
+    races = []
+    for _ in range(200):
+        flops = 10 ** rng.uniform(5, 9)
+        bent = {"calls": 1.0, "flops": flops, "image": flops}
+        straight = {"calls": 1.0, "flops": 1.2 * flops}
+        races.append({"bent": (bent, 1e-6 + 1e-11 * flops * (1 if flops < 1e7 else 1.3)), "straight": (straight, 2e-6 + 1.2e-11 * flops)})
+    assert calibration.chosen_well(races, calibration.fit_races(races)) > 0.9

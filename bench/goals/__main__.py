@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import fastconv
 from bench.goals import jobs, lines, lists
 from bench.harness import RESULTS, conditions
 from fastconv import PoolProblem
@@ -121,10 +122,11 @@ def main() -> None:
         "--quick", action="store_true", help=f"one layer in {QUICK_STEP}, short turns: a look, no result"
     )
     parser.add_argument("--fresh", action="store_true", help="measure again what the file has")
-    parser.add_argument("--save", default="goals", metavar="NAME", help="the file bench/results/NAME.json (goals)")
+    parser.add_argument("--save", metavar="NAME", help="the file bench/results/NAME.json (goals_ISA)")
     parser.add_argument("--print", action="store_true", dest="only_print", help="print the table of the file")
     args = parser.parse_args()
-    path = RESULTS / f"{'quick_' if args.quick and args.save == 'goals' else ''}{args.save}.json"
+    name = args.save or f"{'quick_' if args.quick else ''}goals_{fastconv.info()['isa']}"
+    path = RESULTS / f"{name}.json"
     file = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": {}}
     found = file["rows"]
     if not args.only_print:

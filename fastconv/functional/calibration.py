@@ -34,6 +34,11 @@ FEWEST_POOL_BYTES = 2e4
 # Steps of the fit: more change no rate by a percent.
 REWEIGHTINGS, SWEEPS = 12, 400
 NO_SHARE = 0.01
+# What a fit hangs on: a kernel that takes twice the time of the best counts a quarter, but not less than this.
+LEAST_IMPORTANCE = 0.02
+# Scaling of the fitted rates against each other: which factors are tried, what a factor costs, what a choice costs at most.
+SHIFTS = tuple(0.01 * step for step in range(-15, 16))
+SHIFT_COST, WORST_LOSS, SETTLE_ROUNDS = 1e-4, 0.7, 4
 SLOW = ("naive", "reference")
 
 
@@ -118,8 +123,8 @@ def time_rows(calls: Mapping[Any, Callable[[], object]], seconds: float) -> dict
     return least
 
 
-def fit(works: list[cost.Work], measured: list[float]) -> dict[str, float]:
-    """Rates >= 0 that minimise the sum of |predicted / measured - 1|: least squares, reweighted.
+def fit(works: list[cost.Work], measured: list[float], importance: list[float] | None = None) -> dict[str, float]:
+    """Rates >= 0 that minimise the sum of importance * |predicted / measured - 1|: least squares, reweighted.
 
     Each weighted problem is solved by coordinate descent with clipping at 0, on columns scaled to one.
     """
@@ -127,31 +132,36 @@ def fit(works: list[cost.Work], measured: list[float]) -> dict[str, float]:
     rows = np.array([[work.get(kind, 0.0) for kind in kinds] for work in works]) / np.array(measured)[:, None]
     scale = np.maximum(rows.max(axis=0), 1e-300)
     rows /= scale
-    weights = np.ones(len(rows))
+    important = np.ones(len(rows)) if importance is None else np.array(importance)
+    weights = important
     solution = np.zeros(len(kinds))
     for _ in range(REWEIGHTINGS):
         gram, target = (rows.T * weights) @ rows, rows.T @ weights
         for _ in range(SWEEPS):
             for i in range(len(kinds)):
                 solution[i] = max(0.0, solution[i] + (target[i] - gram[i] @ solution) / max(gram[i, i], 1e-300))
-        weights = 1 / np.maximum(np.abs(rows @ solution - 1), 0.02)
+        weights = important / np.maximum(np.abs(rows @ solution - 1), 0.02)
     shares = (rows * solution).max(axis=0)  # of the predicted time of some problem
     return {kind: float(rate) for kind, rate, share in zip(kinds, solution / scale, shares) if share > NO_SHARE}
 
 
-Samples = dict[tuple[str, str], list[tuple[cost.Work, float]]]
+# Of one problem: kernel -> its work and its seconds, where the weights are packed in the call or come packed.
+Race = dict[str, tuple[cost.Work, float]]
+# op, pass, layout -> races
+Races = dict[tuple[str, str, str], list[Race]]
+Fitted = dict[str, dict[str, dict[str, float]]]
 
 
-def _measure(backend: str, count: int) -> Samples:
-    """(kernel, layout) -> work and seconds on one thread of each problem."""
-    samples: Samples = {}
+def measure(backend: str, count: int, seed: int = SEED) -> Races:
+    """Every kernel of a backend on random problems, one thread."""
+    races: Races = {}
     rows = [k for k in KERNELS if k.backend == backend and k.family not in SLOW]
     for op, pass_ in dict.fromkeys((k.op, k.pass_) for k in rows):
         for layout in ("NCHW", "NHWC"):
             if op == "conv2d":
-                draws: Iterator[Any] = draw_problems(count, pass_, layout)
+                draws: Iterator[Any] = draw_problems(count, pass_, layout, seed)
             else:
-                draws = draw_pools(max(8, count // 8), op, pass_, layout)
+                draws = draw_pools(max(8, count // 8), op, pass_, layout, seed)
             for problem in draws:
                 able = [k for k in rows if (k.op, k.pass_) == (op, pass_) and k.cannot(problem) is None]
                 arrays = operands(problem) if op == "conv2d" else pool_operands(problem)
@@ -160,21 +170,79 @@ def _measure(backend: str, count: int) -> Samples:
                     plan = dispatch.plan_for(problem, kernel)
                     calls[kernel.name, False] = partial(plan, *arrays)
                     if op == "conv2d" and pass_ != "backward_weight":
-                        packed = plan.pack(arrays[1])
-                        if packed is not None:
-                            calls[kernel.name, True] = partial(plan, *arrays, packed=packed)
+                        calls[kernel.name, True] = partial(plan, *arrays, packed=plan.pack(arrays[1]))
                 seconds = time_rows(calls, SECONDS_A_CALL)
-                for kernel in able:
-                    for held in (False, True):
-                        if (kernel.name, held) in seconds:
-                            work = cost.counted(kernel.work(problem), held)
-                            samples.setdefault((kernel.name, layout), []).append((work, seconds[kernel.name, held]))
-    return samples
+                for held in (False, True):
+                    race = {
+                        k.name: (cost.counted(k.work(problem), held), seconds[k.name, held])
+                        for k in able if (k.name, held) in seconds
+                    }  # fmt: skip
+                    if race:
+                        races.setdefault((op, pass_, layout), []).append(race)
+    return races
+
+
+def fit_races(races: list[Race]) -> dict[str, dict[str, float]]:
+    """The rates of each kernel: fitted where it is near the best, then scaled so that the choices by them cost least."""
+    works: dict[str, list[cost.Work]] = {}
+    measured: dict[str, list[float]] = {}
+    importance: dict[str, list[float]] = {}
+    for race in races:
+        best = min(seconds for _, seconds in race.values())
+        for name, (work, seconds) in race.items():
+            works.setdefault(name, []).append(work)
+            measured.setdefault(name, []).append(seconds)
+            importance.setdefault(name, []).append(max(LEAST_IMPORTANCE, (best / seconds) ** 2))
+    found = {name: fit(works[name], measured[name], importance[name]) for name in works}
+    scales = _settle(races, found)
+    return {name: {kind: rate * scales[name] for kind, rate in rates_.items()} for name, rates_ in found.items()}
+
+
+def predicted(rates_: Mapping[str, float], work: cost.Work) -> float:
+    """Seconds by these rates."""
+    return max(cost.LEAST_SECONDS, sum(rates_.get(kind, 0.0) * amount for kind, amount in work.items()))
+
+
+def _settle(races: list[Race], found: dict[str, dict[str, float]]) -> dict[str, float]:
+    """A factor near 1 for each kernel, so that the sum over the problems of log(chosen / best) is small."""
+    names = sorted(found)
+    guess = np.full((len(races), len(names)), np.inf)
+    loss = np.zeros_like(guess)
+    for i, race in enumerate(races):
+        best = min(seconds for _, seconds in race.values())
+        for name, (work, seconds) in race.items():
+            j = names.index(name)
+            guess[i, j] = np.log(predicted(found[name], work))
+            loss[i, j] = min(WORST_LOSS, np.log(seconds / best))
+    shift = np.zeros(len(names))
+    rows = np.arange(len(races))
+
+    def total() -> float:
+        return float(loss[rows, (guess + shift).argmin(axis=1)].sum() + SHIFT_COST * len(races) * np.abs(shift).sum())
+
+    for _ in range(SETTLE_ROUNDS):
+        for j in range(len(names)):
+            before = shift[j]
+            tried = []
+            for step in SHIFTS:
+                shift[j] = step
+                tried.append((total(), abs(step - before), step))
+            shift[j] = min(tried)[2]
+    return dict(zip(names, (float(np.exp(s)) for s in shift)))
+
+
+def chosen_well(races: list[Race], rates_: Mapping[str, Mapping[str, float]], near: float = 1.05) -> float:
+    """The share of the problems where the kernel chosen by these rates takes at most `near` times the best one's time."""
+    good = 0
+    for race in races:
+        name = min(race, key=lambda n: predicted(rates_[n], race[n][0]))
+        good += race[name][1] <= near * min(seconds for _, seconds in race.values())
+    return good / max(1, len(races))
 
 
 def calibrate(
     problems: int = 400, backend: str = "cython", file: str | os.PathLike[str] | None = None
-) -> dict[str, dict[str, dict[str, float]]]:
+) -> Fitted:
     """Measure this machine's rates, which the choice between kernels hangs on, and use them from now on.
 
     Times every kernel of a backend on random convolutions, one thread, and fits seconds for each kind of work that
@@ -202,12 +270,13 @@ def calibrate(
     before = get_num_threads()
     set_num_threads(1)
     try:
-        samples = _measure(backend, problems)
+        races = measure(backend, problems)
     finally:
         set_num_threads(before)
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for (name, layout), pairs in samples.items():
-        found.setdefault(name, {})[layout] = fit([work for work, _ in pairs], [s for _, s in pairs])
+    found: Fitted = {}
+    for (_, _, layout), of_layout in races.items():
+        for name, fitted in fit_races(of_layout).items():
+            found.setdefault(name, {})[layout] = fitted
     if file is not None:
         document = rates.read(Path(file))
         document.setdefault(host.isa(), {}).update(found)
