@@ -19,6 +19,8 @@ enum {
     FLAT_DEPTH = 640,       /* terms of a sum for which weights and pixels are near at a time (measured on Zen 4) */
     TASKS_A_THREAD = 8,     /* so that the last tasks balance, */
     TASK_PIXELS = 128,      /* but of so many pixels at least: smaller tasks cost more than a second thread gains */
+    NEAR_BYTES = 16 << 10,  /* of weights: stay in a 32 KB L1 beside the pixels */
+    IN_PLACE_BYTES = 192 << 10, /* of weights that are read in place: more are faster packed (0.8x at 590 KB) */
     VECTOR_BYTES = 64,      /* the longest of any ISA */
     CACHE_LINE = 64,
 };
@@ -131,37 +133,28 @@ static void choose_kernel(direct *d)
 {
     const fc_kernels_table *table = fc_kernels();
     d->kernel = d->s->dtype == FC_F32 ? *table->direct_f32 : *table->direct_f64;
+    const fc_direct_kernel *kernel = &d->kernel;
+    const int nhwc = d->s->layout == FC_NHWC;
+    const int64_t vectors = ceil_div(d->ocg, kernel->lanes);
+    /* Low tiles, where tall ones would be too: few rows to fill. Or, in NHWC, where they hold as many sums and all weights
+     * are near: they load less. */
+    int low = (nhwc ? d->s->ow : d->ocg) <= kernel->low;
+    if (nhwc && vectors > kernel->nv && 2 * kernel->low >= kernel->mr)
+        low |= vectors * kernel->lanes * d->depth * d->size <= NEAR_BYTES;
+    d->args.mr = low ? kernel->low : kernel->mr;
+    d->args.nv = low ? 2 * kernel->nv : kernel->nv;
 }
 
-/* Element k of the sum: NHWC runs over filter rows, columns, channels, NCHW over channels, rows, columns or, in flat
- * strips, columns, rows: as the cells lie in memory. */
-static void cell_of(const direct *d, int64_t k, int64_t *c, int64_t *a, int64_t *b)
+FC_INLINE void gather(char *to, const char *from, int64_t rows, int64_t columns, int64_t row, int64_t column, int64_t size)
 {
-    const fc_conv2d_shape *s = d->s;
-    if (s->layout == FC_NHWC) {
-        *c = k % d->icg;
-        *b = k / d->icg % s->kw;
-        *a = k / d->icg / s->kw;
-    } else {
-        const int64_t tap = k % (s->kh * s->kw);
-        *a = d->flat ? tap % s->kh : tap / s->kw;
-        *b = d->flat ? tap / s->kh : tap % s->kw;
-        *c = k / (s->kh * s->kw);
-    }
-}
-
-FC_INLINE void gather_words(char *to, const char *from, int64_t n, int64_t stride, int64_t size)
-{
-    if (size == 4)
-        for (int64_t i = 0; i < n; i++)
-            memcpy(to + 4 * i, from + 4 * i * stride, 4);
-    else
-        for (int64_t i = 0; i < n; i++)
-            memcpy(to + 8 * i, from + 8 * i * stride, 8);
+    for (int64_t j = 0; j < columns; j++)
+        for (int64_t i = 0; i < rows; i++, to += size)
+            memcpy(to, from + (i * row + j * column) * size, (size_t)size);
 }
 
 /* Weights of one group, as the kernel of this layout walks them: NHWC [panel][k][vectors of channels], where a panel's
- * last vector ends with the last channel; NCHW [chunk][tile][k][channels]. */
+ * last vector ends with the last channel; NCHW [chunk][tile][k][channels]. Element k of the sum: NHWC runs over filter
+ * rows, columns, channels, NCHW over channels, rows, columns. */
 static void pack_task(void *ctx, int64_t task, int worker)
 {
     direct *d = ctx;
@@ -170,30 +163,54 @@ static void pack_task(void *ctx, int64_t task, int worker)
     const int64_t *stride = d->w.strides;
     const int nhwc = s->layout == FC_NHWC;
     const int64_t vectors = ceil_div(d->ocg, lanes), units = nhwc ? vectors : d->ocg, width = nhwc ? vectors * lanes : d->ocg;
-    const int64_t parts = ceil_div(units, nhwc ? d->kernel.nv : d->kernel.mr), chunks = ceil_div(d->icg, d->chunk);
-    const int64_t group = task / chunks, k0 = task % chunks * d->chunk * s->kh * s->kw;
-    const int64_t k1 = min64(d->depth, k0 + d->chunk * s->kh * s->kw);
-    char *to = d->packed + (group * d->depth + k0) * width * size;
+    const int64_t parts = ceil_div(units, nhwc ? d->args.nv : d->args.mr), chunks = ceil_div(d->icg, d->chunk);
+    const int64_t group = task / chunks, c0 = task % chunks * d->chunk, channels = min64(d->chunk, d->icg - c0);
+    const int64_t count[3] = {nhwc ? s->kh : channels, nhwc ? s->kw : s->kh, nhwc ? channels : s->kw};
+    const int64_t step[3] = {stride[nhwc ? 2 : 1], stride[nhwc ? 3 : 2], stride[nhwc ? 1 : 3]};
+    const char *const w = (const char *)d->w.data + (group * d->ocg * stride[0] + c0 * stride[1]) * size;
+    char *to = d->packed + (group * d->depth + c0 * s->kh * s->kw) * width * size;
     (void)worker;
     for (int64_t part = 0, first = 0, n; part < parts; part++, first += n) {
         n = units / parts + (part < units % parts);
-        for (int64_t k = k0; k < k1; k++) {
-            int64_t a, b, c;
-            cell_of(d, k, &c, &a, &b);
-            const char *from = (const char *)d->w.data +
-                               (group * d->ocg * stride[0] + c * stride[1] + a * stride[2] + b * stride[3]) * size;
+        for (int64_t k = 0; k < count[0] * count[1]; k++) {
+            const char *from = w + (k / count[1] * step[0] + k % count[1] * step[1]) * size;
             if (!nhwc) {
-                gather_words(to, from + first * stride[0] * size, n, stride[0], size);
-                to += n * size;
+                from += first * stride[0] * size;
+                if (size == 4)
+                    gather(to, from, n, count[2], stride[0], step[2], 4);
+                else
+                    gather(to, from, n, count[2], stride[0], step[2], 8);
+                to += n * count[2] * size;
                 continue;
             }
-            for (int64_t v = first; v < first + n; v++, to += lanes * size) {
-                const int64_t channel = min64(v * lanes, max64(0, d->ocg - lanes)), cells = min64(lanes, d->ocg);
-                gather_words(to, from + channel * stride[0] * size, cells, stride[0], size);
-                memset(to + cells * size, 0, (size_t)((lanes - cells) * size));
-            }
+            for (int64_t c = 0; c < count[2]; c++, from += step[2] * size)
+                for (int64_t v = first; v < first + n; v++, to += lanes * size) {
+                    const char *cells = from + min64(v * lanes, max64(0, d->ocg - lanes)) * stride[0] * size;
+                    const int64_t full = min64(lanes, d->ocg);
+                    if (stride[0] == 1)
+                        memcpy(to, cells, (size_t)(full * size));
+                    else if (size == 4)
+                        gather(to, cells, full, 1, stride[0], 0, 4);
+                    else
+                        gather(to, cells, full, 1, stride[0], 0, 8);
+                    memset(to + full * size, 0, (size_t)((lanes - full) * size));
+                }
         }
     }
+}
+
+/* Whether the kernel can read the weights where they are: NHWC's own order, whole vectors, so few that the pages they are
+ * on cost nothing. w_step is then set. */
+static int weights_in_place(direct *d, const fc_view *w)
+{
+    const fc_conv2d_shape *s = d->s;
+    const int64_t step = w->strides[1];
+    if (s->layout != FC_NHWC || d->ocg < d->kernel.lanes || d->depth * s->oc * d->size > IN_PLACE_BYTES ||
+        w->strides[0] != 1 || w->strides[3] != d->icg * step ||
+        w->strides[2] != s->kw * d->icg * step)
+        return 0;
+    d->args.w_step = step;
+    return 1;
 }
 
 static void pack_all(direct *d, int threads)
@@ -274,13 +291,13 @@ static void fill_flat(const direct *d, char *strip, int64_t image, int64_t chann
     }
 }
 
-/* In the order of cell_of, without its divisions: a call may be as short as this table. */
+/* In the order of the packed weights. */
 static void fill_offsets(const direct *d, int32_t *offset)
 {
     const fc_conv2d_shape *s = d->s;
     const int64_t taps = s->kh * s->kw;
     for (int64_t tap = 0; tap < taps; tap++) {
-        const int64_t a = d->flat ? tap % s->kh : tap / s->kw, b = d->flat ? tap / s->kh : tap % s->kw;
+        const int64_t a = tap / s->kw, b = tap % s->kw;
         const int64_t column = b * s->dw, row = a * s->dh * d->pitch;
         if (s->layout == FC_NHWC)
             for (int64_t c = 0; c < d->icg; c++)
@@ -343,7 +360,7 @@ static void direct_task(void *ctx, int64_t task, int worker)
                 fetch = last ? fetch_flat(d, task + d->threads, 0) : fetch_flat(d, task, c + channels);
             args.fetch = d->flat ? &fetch : NULL;
             args.depth = channels * s->kh * s->kw;
-            args.w = d->packed + (group * d->depth + k) * width * size;
+            args.w = d->packed + (args.w_step ? o : (group * d->depth + k) * width) * size;
             args.accumulate = c > 0;
             args.bias = d->bias && c == 0 ? d->bias + o * size : NULL;
             args.residual = d->residual && last ? d->residual + cell * size : NULL;
@@ -394,7 +411,9 @@ static void run(const fc_conv2d_shape *s, const fc_view *x, const fc_view *w, co
     choose_kernel(&d);
     char *place = (char *)workspace + offset_bytes(&d);
     d.packed = (char *)packed;
-    if (!packed) {
+    if (!packed && weights_in_place(&d, w)) {
+        d.packed = w->data;
+    } else if (!packed) {
         d.w = *w;
         d.packed = place;
         place += packed_bytes(&d);
@@ -415,6 +434,9 @@ static void run(const fc_conv2d_shape *s, const fc_view *x, const fc_view *w, co
         d.rows = flat_task(s, d.rows, d.kernel.lanes);
     d.blocks = ceil_div(s->oh, d.rows);
     d.args = (fc_direct_args){
+        .mr = d.args.mr,
+        .nv = d.args.nv,
+        .w_step = d.args.w_step,
         .channels = d.ocg,
         .offset = workspace,
         .x_row = s->sh * d.pitch,

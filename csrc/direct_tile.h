@@ -4,8 +4,8 @@
  *   FC_DIRECT_BYTES   bytes of a vector
  *   FC_DIRECT_MR      rows of the tile, at most 14
  *   FC_DIRECT_NV      vectors in a row, at most 3
- * A tile is that of a GEMM: its accumulators stay in registers over the whole sum. One factor is read in place, at
- * offset[k]: pixels to broadcast in NHWC, vectors of pixels in NCHW. The other is packed weights. All loops over tiles
+ * A tile is that of a GEMM: its accumulators stay in registers over FC_SUM_TERMS steps. One factor is read in place, at
+ * offset[k]: pixels to broadcast in NHWC, vectors of pixels in NCHW. The other is weights, mostly packed. All loops over tiles
  * are here, since the sums of a first layer are too short to pay for a call each.
  * No masks: the last vector of a row is moved back over the one before it and computes some elements twice.
  * Zhang, Franchetti & Low, "High performance zero-memory overhead direct convolutions" (2018). */
@@ -37,46 +37,44 @@ typedef struct fc_direct_run {
     const char *line;
     int64_t step, left, vectors;
 } fc_direct_run;
-
-/* Part number of `length` cut into `parts` that differ by at most one: first item, and width. */
-FC_INLINE int64_t fc_direct_split(int64_t length, int64_t parts, int64_t part, int64_t *first)
-{
-    const int64_t small = length / parts, more = length % parts;
-    *first = part * small + (part < more ? part : more);
-    return small + (part < more);
-}
 #endif
 
 #define FC_LANES ((int)(FC_DIRECT_BYTES / sizeof(FC_DIRECT_TYPE)))
 #define FC_V FC_JOIN(FC_DIRECT_NAME, _vector)
 #define FC_TILE FC_JOIN(FC_DIRECT_NAME, _at)
+#define FC_BODIES FC_JOIN(FC_DIRECT_NAME, _bodies)
+#define FC_GROUP (FC_DIRECT_MR <= 8 ? 3 : 5)
 
 typedef FC_DIRECT_TYPE FC_V __attribute__((vector_size(FC_DIRECT_BYTES), aligned(sizeof(FC_DIRECT_TYPE)), may_alias));
 
-/* Where a tile is: its rows lie at rs of their array; vector v at v * lanes but the last, at `last`. */
+/* `count` tiles that follow each other; in NHWC each is `panels` tiles on the same pixels. Of the first, rows lie at rs of
+ * their array, vector v at v * lanes but the last, at `last`. */
 typedef struct FC_TILE {
     const FC_DIRECT_TYPE *x, *w, *bias, *residual;
     FC_DIRECT_TYPE *y;
-    int64_t rs_x, rs_y, last;
+    int64_t count, panels, rs_x, rs_y, last;
     int64_t cells; /* of a row: fewer than lanes only if the whole row has fewer */
+    int64_t w_panel, w_step, w_last; /* NHWC: between the weights of two panels, two k; of the last vector */
 } FC_TILE;
 
 /* Rows of fewer elements than a vector has, one by one. */
 static __attribute__((noinline)) void FC_JOIN(FC_DIRECT_NAME, _edge)(const fc_direct_args *args, const FC_TILE *at,
-                                                                     int m, const FC_DIRECT_TYPE *edge)
+                                                                     int m, FC_DIRECT_TYPE *y,
+                                                                     const FC_DIRECT_TYPE *residual,
+                                                                     const FC_DIRECT_TYPE *edge)
 {
     for (int i = 0; i < m; i++)
         for (int64_t j = 0; j < at->cells; j++) {
             FC_DIRECT_TYPE v = edge[i * FC_LANES + j];
             if (args->accumulate)
-                v += at->y[i * at->rs_y + j];
-            if (at->residual)
-                v += at->residual[i * at->rs_y + j];
+                v += y[i * at->rs_y + j];
+            if (residual)
+                v += residual[i * at->rs_y + j];
             if (args->clamp) {
                 v = v < (FC_DIRECT_TYPE)args->lo ? (FC_DIRECT_TYPE)args->lo : v;
                 v = v > (FC_DIRECT_TYPE)args->hi ? (FC_DIRECT_TYPE)args->hi : v;
             }
-            at->y[i * at->rs_y + j] = v;
+            y[i * at->rs_y + j] = v;
         }
 }
 
@@ -94,123 +92,71 @@ static __attribute__((noinline)) fc_direct_run FC_JOIN(FC_DIRECT_NAME, _turn)(co
     return (fc_direct_run){(const char *)args, 0, INT64_MAX, run.vectors}; /* stay where the L1 has it */
 }
 
-FC_INLINE void FC_JOIN(FC_DIRECT_NAME, _body)(const fc_direct_args *args, const FC_TILE *at, const int nhwc, const int m,
-                                              const int nv)
+/* Step k of the sum: the cells at `cell` by the weights at w. */
+FC_INLINE void FC_JOIN(FC_DIRECT_NAME, _step)(FC_V (*acc)[2 * FC_DIRECT_NV], const int nhwc, const int m, const int nv,
+                                              const FC_DIRECT_TYPE *cell, const FC_DIRECT_TYPE *w, int64_t last, int64_t rs,
+                                              int64_t rs3, int64_t rs_group)
 {
-    FC_V acc[FC_DIRECT_MR][FC_DIRECT_NV];
-    const int64_t last = nv > 1 ? at->last : 0;
-
-    if (nhwc && at->bias) {
+    const FC_DIRECT_TYPE *const vectors = nhwc ? w : cell, *base = nhwc ? cell : w;
+    /* A low tile keeps its few broadcasts, a tall one its few vectors: there are not registers for both. */
+    const int low = nv > FC_DIRECT_NV;
+    FC_V broadcast[FC_DIRECT_MR], row[2 * FC_DIRECT_NV];
+#pragma GCC unroll 6
+    for (int v = 0; !low && v < nv; v++)
+        row[v] = *(const FC_V *)(vectors + (v < nv - 1 ? v * FC_LANES : last));
 #pragma GCC unroll 14
-        for (int i = 0; i < m; i++)
-#pragma GCC unroll 3
-            for (int v = 0; v < nv; v++)
-                acc[i][v] = *(const FC_V *)(at->bias + (v < nv - 1 ? v * FC_LANES : last));
-    } else if (at->bias) {
-#pragma GCC unroll 14
-        for (int i = 0; i < m; i++)
-#pragma GCC unroll 3
-            for (int v = 0; v < nv; v++)
-                acc[i][v] = at->bias[i] - (FC_V){0};
-    } else {
-#pragma GCC unroll 14
-        for (int i = 0; i < m; i++)
-#pragma GCC unroll 3
-            for (int v = 0; v < nv; v++)
-                acc[i][v] = (FC_V){0};
-    }
-
-    /* Here and below one pointer walks over the rows of y, since the compiler would keep an address for each. */
-    FC_DIRECT_TYPE *const y0 = at->y, *y = y0;
-    const int64_t rs_y = at->rs_y;
-    /* The lines of y arrive while the sum runs: a store that misses would hold up those behind it. NHWC asks for all at
-     * once; in NCHW, where rows are planes apart, that stalls a long sum, and a short one has no time for the others. */
-    fc_direct_run run = {(const char *)args, 0, INT64_MAX, 0};
-    if (!nhwc && args->depth > 2 * m * nv)
-        run = (fc_direct_run){(const char *)y0, rs_y * (int64_t)sizeof(*y), m, nv};
-#pragma GCC unroll 14
-    for (int i = 0; nhwc && i < m; i++, y += rs_y) {
-        FC_DIRECT_IN_REGISTER(y);
-#pragma GCC unroll 3
-        for (int v = 0; v < nv; v++)
-            __builtin_prefetch(y + (v < nv - 1 ? v * FC_LANES : last), 1);
-    }
-
-    const int32_t *offset = args->offset, *const end = offset + args->depth;
-    const FC_DIRECT_TYPE *w = at->w, *const x = at->x;
-    int64_t rs = nhwc ? at->rs_x : 1, rs3 = 3 * rs;
-    FC_DIRECT_IN_REGISTER(rs);
-    FC_DIRECT_IN_REGISTER(rs3);
-    for (; offset < end; offset++) {
-        const FC_DIRECT_TYPE *const cell = x + *offset;
-        if (!nhwc) {
-            __builtin_prefetch(run.line, 0, 2);
-            run.line += run.step;
-            if (__builtin_expect(--run.left == 0, 0))
-                run = FC_JOIN(FC_DIRECT_NAME, _turn)(args, run, m);
+    for (int i = 0; i < m; i++) {
+        const int r = i % FC_GROUP;
+        if (nhwc && i > 0 && r == 0) { /* row addresses from few registers: a base for each FC_GROUP rows */
+            base += rs_group;
+            FC_DIRECT_IN_REGISTER(base);
         }
-        FC_V row[FC_DIRECT_NV];
-#pragma GCC unroll 3
-        for (int v = 0; v < nv; v++)
-            row[v] = nhwc ? *(const FC_V *)(w + v * FC_LANES) :
-                            *(const FC_V *)(cell + (v < nv - 1 ? v * FC_LANES : last));
-        /* Row addresses from few registers: groups of five rows, base + {0, 1, 2, 3, 4} * rs. */
-        const FC_DIRECT_TYPE *cell5 = cell + 5 * rs, *cell10 = cell + 10 * rs;
-        FC_DIRECT_IN_REGISTER(cell5);
-        FC_DIRECT_IN_REGISTER(cell10);
-#pragma GCC unroll 14
-        for (int i = 0; i < m; i++) {
-            const FC_DIRECT_TYPE *base = i < 5 ? cell : i < 10 ? cell5 : cell10;
-            const int r = i % 5;
-            const FC_DIRECT_TYPE value = !nhwc ? w[i] : r == 0 ? base[0] : r == 1 ? base[rs] : r == 2 ? base[2 * rs] :
-                                         r == 3 ? base[rs3] : base[4 * rs];
-            FC_V broadcast = value - (FC_V){0};
-            FC_DIRECT_IN_VECTOR_REGISTER(broadcast);
-#pragma GCC unroll 3
-            for (int v = 0; v < nv; v++)
-                acc[i][v] += broadcast * row[v];
-        }
-        w += nhwc ? nv * FC_LANES : m;
+        const FC_DIRECT_TYPE value = !nhwc ? w[i] : r == 0 ? base[0] : r == 1 ? base[rs] : r == 2 ? base[2 * rs] :
+                                     r == 3 ? base[rs3] : base[4 * rs];
+        broadcast[i] = value - (FC_V){0};
+        FC_DIRECT_IN_VECTOR_REGISTER(broadcast[i]);
+#pragma GCC unroll 6
+        for (int v = 0; !low && v < nv; v++)
+            FC_MULTIPLY_ADD(acc[i][v], broadcast[i], row[v]);
     }
-
-    if (!nhwc && run.vectors < 0) {
-        args->fetch->line = run.line;
-        args->fetch->left = run.left;
-    }
-    if (at->cells < FC_LANES) {
-        FC_DIRECT_TYPE edge[FC_DIRECT_MR][FC_LANES];
+#pragma GCC unroll 6
+    for (int v = 0; low && v < nv; v++) {
+        row[v] = *(const FC_V *)(vectors + (v < nv - 1 ? v * FC_LANES : last));
 #pragma GCC unroll 14
         for (int i = 0; i < m; i++)
-            *(FC_V *)&edge[i][0] = acc[i][0];
-        FC_JOIN(FC_DIRECT_NAME, _edge)(args, at, m, &edge[0][0]);
-        return;
+            FC_MULTIPLY_ADD(acc[i][v], broadcast[i], row[v]);
     }
-    if (args->accumulate) {
-        y = y0;
+}
+
+/* Stores m rows of nv vectors, whatever is to be added first. */
+FC_INLINE void FC_JOIN(FC_DIRECT_NAME, _finish)(const fc_direct_args *args, FC_V (*acc)[2 * FC_DIRECT_NV], const int m,
+                                                const int nv, FC_DIRECT_TYPE *const y0, const FC_DIRECT_TYPE *residual,
+                                                int64_t rs_y, int64_t last)
+{
+    /* One pointer walks over the rows, since the compiler would keep an address for each. */
+    FC_DIRECT_TYPE *y = y0;
+    if (args->accumulate)
 #pragma GCC unroll 14
         for (int i = 0; i < m; i++, y += rs_y) {
             FC_DIRECT_IN_REGISTER(y);
-#pragma GCC unroll 3
+#pragma GCC unroll 6
             for (int v = 0; v < nv; v++)
                 acc[i][v] += *(const FC_V *)(y + (v < nv - 1 ? v * FC_LANES : last));
         }
-    }
-    if (at->residual) {
-        const FC_DIRECT_TYPE *residual = at->residual;
+    if (residual)
 #pragma GCC unroll 14
         for (int i = 0; i < m; i++, residual += rs_y) {
             FC_DIRECT_IN_REGISTER(residual);
-#pragma GCC unroll 3
+#pragma GCC unroll 6
             for (int v = 0; v < nv; v++)
                 acc[i][v] += *(const FC_V *)(residual + (v < nv - 1 ? v * FC_LANES : last));
         }
-    }
     if (args->clamp) {
         /* (v < lo) is all ones or all zeros in integer lanes, 0 for NaN: NaN passes both tests. */
         const FC_V lo = (FC_DIRECT_TYPE)args->lo - (FC_V){0}, hi = (FC_DIRECT_TYPE)args->hi - (FC_V){0};
 #pragma GCC unroll 14
         for (int i = 0; i < m; i++)
-#pragma GCC unroll 3
+#pragma GCC unroll 6
             for (int v = 0; v < nv; v++) {
                 FC_V value = acc[i][v];
                 __typeof__(value < lo) below = value < lo, above = value > hi;
@@ -222,76 +168,177 @@ FC_INLINE void FC_JOIN(FC_DIRECT_NAME, _body)(const fc_direct_args *args, const 
 #pragma GCC unroll 14
     for (int i = 0; i < m; i++, y += rs_y) {
         FC_DIRECT_IN_REGISTER(y);
-#pragma GCC unroll 3
+#pragma GCC unroll 6
         for (int v = 0; v < nv; v++)
             *(FC_V *)(y + (v < nv - 1 ? v * FC_LANES : last)) = acc[i][v];
     }
 }
 
-#define FC_DIRECT_CASE(count) \
-    case count: \
-        FC_JOIN(FC_DIRECT_NAME, _body)(args, at, nhwc, count, nv); \
-        break
-
-FC_INLINE void FC_JOIN(FC_DIRECT_NAME, _rows)(const fc_direct_args *args, const FC_TILE *at, int64_t m, const int nhwc,
-                                              const int nv)
+/* One tile of m rows of nv vectors: the pixels at x by the weights at w, into y. */
+FC_INLINE void FC_JOIN(FC_DIRECT_NAME, _tile)(const fc_direct_args *args, const FC_TILE *at, const int nhwc, const int m,
+                                              const int nv, const FC_DIRECT_TYPE *x, const FC_DIRECT_TYPE *w,
+                                              const FC_DIRECT_TYPE *bias, FC_DIRECT_TYPE *const y, int64_t rs, int64_t rs3,
+                                              int64_t rs_group)
 {
-    switch (m) {
-        FC_DIRECT_CASE(1);
-        FC_DIRECT_CASE(2);
-        FC_DIRECT_CASE(3);
-        FC_DIRECT_CASE(4);
-#if FC_DIRECT_MR >= 6
-        FC_DIRECT_CASE(5);
-        FC_DIRECT_CASE(6);
-#endif
-#if FC_DIRECT_MR >= 8
-        FC_DIRECT_CASE(7);
-        FC_DIRECT_CASE(8);
-#endif
-#if FC_DIRECT_MR >= 14
-        FC_DIRECT_CASE(9);
-        FC_DIRECT_CASE(10);
-        FC_DIRECT_CASE(11);
-        FC_DIRECT_CASE(12);
-        FC_DIRECT_CASE(13);
-        FC_DIRECT_CASE(14);
-#endif
+    FC_V acc[FC_DIRECT_MR][2 * FC_DIRECT_NV], whole[FC_DIRECT_MR][2 * FC_DIRECT_NV]; /* whole: the partial sums before */
+    const int64_t last = nv > 1 ? at->last : 0, rs_y = at->rs_y, w_step = nhwc ? at->w_step : m;
+    const int64_t vector_last = !nhwc ? last : nv > 1 ? at->w_last : 0;
+    int partial = 0;
+
+    if (nhwc && bias) {
+#pragma GCC unroll 14
+        for (int i = 0; i < m; i++)
+#pragma GCC unroll 6
+            for (int v = 0; v < nv; v++)
+                acc[i][v] = *(const FC_V *)(bias + (v < nv - 1 ? v * FC_LANES : last));
+    } else {
+#pragma GCC unroll 14
+        for (int i = 0; i < m; i++) {
+            const FC_DIRECT_TYPE start = bias ? bias[i] : 0;
+#pragma GCC unroll 6
+            for (int v = 0; v < nv; v++)
+                acc[i][v] = start - (FC_V){0};
+        }
+    }
+
+    /* The lines of y arrive while the sum runs: a store that misses would hold up those behind it. NHWC asks for all at
+     * once; in NCHW, where rows are planes apart, that stalls a long sum, and a short one has no time for the others. */
+    fc_direct_run run = {(const char *)args, 0, INT64_MAX, 0};
+    if (!nhwc && args->depth > 2 * m * nv)
+        run = (fc_direct_run){(const char *)y, rs_y * (int64_t)sizeof(*y), m, nv};
+    const FC_DIRECT_TYPE *line = y;
+#pragma GCC unroll 14
+    for (int i = 0; nhwc && i < m; i++, line += rs_y) {
+        FC_DIRECT_IN_REGISTER(line);
+#pragma GCC unroll 6
+        for (int v = 0; v < nv; v++)
+            __builtin_prefetch(line + (v < nv - 1 ? v * FC_LANES : last), 1);
+    }
+
+    const int32_t *offset = args->offset, *const end = offset + args->depth;
+    for (;;) {
+        const int32_t *const stop = end - offset > FC_SUM_TERMS ? offset + FC_SUM_TERMS : end;
+        for (; offset < stop; offset++, w += w_step) {
+            if (!nhwc) {
+                __builtin_prefetch(run.line, 0, 2);
+                run.line += run.step;
+                if (__builtin_expect(--run.left == 0, 0))
+                    run = FC_JOIN(FC_DIRECT_NAME, _turn)(args, run, m);
+            }
+            FC_JOIN(FC_DIRECT_NAME, _step)(acc, nhwc, m, nv, x + *offset, w, vector_last, rs, rs3, rs_group);
+        }
+        if (offset == end)
+            break;
+#pragma GCC unroll 14
+        for (int i = 0; i < m; i++)
+#pragma GCC unroll 6
+            for (int v = 0; v < nv; v++) {
+                if (partial)
+                    acc[i][v] += whole[i][v];
+                whole[i][v] = acc[i][v];
+                acc[i][v] = (FC_V){0};
+            }
+        partial = 1;
+    }
+    if (partial)
+#pragma GCC unroll 14
+        for (int i = 0; i < m; i++)
+#pragma GCC unroll 6
+            for (int v = 0; v < nv; v++)
+                acc[i][v] += whole[i][v];
+
+    if (!nhwc && run.vectors < 0) {
+        args->fetch->line = run.line;
+        args->fetch->left = run.left;
+    }
+    const FC_DIRECT_TYPE *const residual = at->residual ? at->residual + (y - at->y) : NULL;
+    if (at->cells < FC_LANES) {
+        FC_DIRECT_TYPE edge[FC_DIRECT_MR][FC_LANES];
+#pragma GCC unroll 14
+        for (int i = 0; i < m; i++)
+            *(FC_V *)&edge[i][0] = acc[i][0];
+        FC_JOIN(FC_DIRECT_NAME, _edge)(args, at, m, y, residual, &edge[0][0]);
+    } else {
+        FC_JOIN(FC_DIRECT_NAME, _finish)(args, acc, m, nv, y, residual, rs_y, last);
     }
 }
 
-/* m rows of nv vectors, each layout in a function of its own: one switch each. */
-static void FC_JOIN(FC_DIRECT_NAME, _nhwc_1)(const fc_direct_args *args, const FC_TILE *at, int64_t m)
+/* All tiles of `at`, m rows of nv vectors each. */
+FC_INLINE void FC_JOIN(FC_DIRECT_NAME, _body)(const fc_direct_args *args, const FC_TILE *at, const int nhwc, const int m,
+                                              const int nv)
 {
-    FC_JOIN(FC_DIRECT_NAME, _rows)(args, at, m, 1, 1);
+    const int width = nv * FC_LANES;
+    const int64_t x_tile = nhwc ? m * at->rs_x : width, y_tile = nhwc ? m * at->rs_y : width;
+    int64_t rs = nhwc ? at->rs_x : 1, rs3 = 3 * rs, rs_group = FC_GROUP * rs;
+    FC_DIRECT_IN_REGISTER(rs);
+    FC_DIRECT_IN_REGISTER(rs3);
+    FC_DIRECT_IN_REGISTER(rs_group);
+    for (int64_t tile = 0; tile < at->count; tile++) {
+        const FC_DIRECT_TYPE *const x = at->x + tile * x_tile, *w = at->w, *bias = at->bias;
+        FC_DIRECT_TYPE *y = at->y + tile * y_tile;
+        for (int64_t panel = nhwc ? at->panels : 1; panel > 0; panel--) {
+            FC_JOIN(FC_DIRECT_NAME, _tile)(args, at, nhwc, m, nv, x, w, bias, y, rs, rs3, rs_group);
+            w += at->w_panel;
+            bias += bias ? width : 0;
+            y += width;
+        }
+    }
 }
 
-static void FC_JOIN(FC_DIRECT_NAME, _nhwc_2)(const fc_direct_args *args, const FC_TILE *at, int64_t m)
-{
-    FC_JOIN(FC_DIRECT_NAME, _rows)(args, at, m, 1, 2);
-}
-
-static void FC_JOIN(FC_DIRECT_NAME, _nchw_1)(const fc_direct_args *args, const FC_TILE *at, int64_t m)
-{
-    FC_JOIN(FC_DIRECT_NAME, _rows)(args, at, m, 0, 1);
-}
-
-static void FC_JOIN(FC_DIRECT_NAME, _nchw_2)(const fc_direct_args *args, const FC_TILE *at, int64_t m)
-{
-    FC_JOIN(FC_DIRECT_NAME, _rows)(args, at, m, 0, 2);
-}
-
-#if FC_DIRECT_NV >= 3
-static void FC_JOIN(FC_DIRECT_NAME, _nhwc_3)(const fc_direct_args *args, const FC_TILE *at, int64_t m)
-{
-    FC_JOIN(FC_DIRECT_NAME, _rows)(args, at, m, 1, 3);
-}
-
-static void FC_JOIN(FC_DIRECT_NAME, _nchw_3)(const fc_direct_args *args, const FC_TILE *at, int64_t m)
-{
-    FC_JOIN(FC_DIRECT_NAME, _rows)(args, at, m, 0, 3);
-}
+/* A function for each tile: all of them in one would leave gcc too few registers for any. Tall tiles have at most
+ * FC_DIRECT_NV vectors, low ones twice as many. */
+#if FC_DIRECT_MR >= 14
+#define FC_LOW_ROWS 6
+#define FC_LOW(f, nv) f(1, nv) f(2, nv) f(3, nv) f(4, nv) f(5, nv) f(6, nv)
+#define FC_TALL(f, nv) f(7, nv) f(8, nv) f(9, nv) f(10, nv) f(11, nv) f(12, nv) f(13, nv) f(14, nv)
+#elif FC_DIRECT_MR >= 8
+#define FC_LOW_ROWS 4
+#define FC_LOW(f, nv) f(1, nv) f(2, nv) f(3, nv) f(4, nv)
+#define FC_TALL(f, nv) f(5, nv) f(6, nv) f(7, nv) f(8, nv)
+#elif FC_DIRECT_MR >= 6
+#define FC_LOW_ROWS 3
+#define FC_LOW(f, nv) f(1, nv) f(2, nv) f(3, nv)
+#define FC_TALL(f, nv) f(4, nv) f(5, nv) f(6, nv)
+#else
+#define FC_LOW_ROWS 2
+#define FC_LOW(f, nv) f(1, nv) f(2, nv)
+#define FC_TALL(f, nv) f(3, nv) f(4, nv)
 #endif
+#define FC_ALL(f, nv) FC_LOW(f, nv) FC_TALL(f, nv)
+#define FC_TILES(m, nv) \
+    static void FC_JOIN(FC_DIRECT_NAME, _nchw_##m##x##nv)(const fc_direct_args *args, const FC_TILE *at) \
+    { \
+        FC_JOIN(FC_DIRECT_NAME, _body)(args, at, 0, m, nv); \
+    } \
+    static void FC_JOIN(FC_DIRECT_NAME, _nhwc_##m##x##nv)(const fc_direct_args *args, const FC_TILE *at) \
+    { \
+        FC_JOIN(FC_DIRECT_NAME, _body)(args, at, 1, m, nv); \
+    }
+#define FC_NCHW_TILE(m, nv) FC_JOIN(FC_DIRECT_NAME, _nchw_##m##x##nv),
+#define FC_NHWC_TILE(m, nv) FC_JOIN(FC_DIRECT_NAME, _nhwc_##m##x##nv),
+
+FC_ALL(FC_TILES, 1)
+FC_ALL(FC_TILES, 2)
+FC_LOW(FC_TILES, 3)
+FC_LOW(FC_TILES, 4)
+#if FC_DIRECT_NV >= 3
+FC_TALL(FC_TILES, 3)
+FC_LOW(FC_TILES, 5)
+FC_LOW(FC_TILES, 6)
+#endif
+
+/* By layout, vectors and rows. */
+static void (*const FC_BODIES[2][2 * FC_DIRECT_NV][FC_DIRECT_MR])(const fc_direct_args *, const FC_TILE *) = {
+#if FC_DIRECT_NV >= 3
+    {{FC_ALL(FC_NCHW_TILE, 1)}, {FC_ALL(FC_NCHW_TILE, 2)}, {FC_ALL(FC_NCHW_TILE, 3)},
+     {FC_LOW(FC_NCHW_TILE, 4)}, {FC_LOW(FC_NCHW_TILE, 5)}, {FC_LOW(FC_NCHW_TILE, 6)}},
+    {{FC_ALL(FC_NHWC_TILE, 1)}, {FC_ALL(FC_NHWC_TILE, 2)}, {FC_ALL(FC_NHWC_TILE, 3)},
+     {FC_LOW(FC_NHWC_TILE, 4)}, {FC_LOW(FC_NHWC_TILE, 5)}, {FC_LOW(FC_NHWC_TILE, 6)}},
+#else
+    {{FC_ALL(FC_NCHW_TILE, 1)}, {FC_ALL(FC_NCHW_TILE, 2)}, {FC_LOW(FC_NCHW_TILE, 3)}, {FC_LOW(FC_NCHW_TILE, 4)}},
+    {{FC_ALL(FC_NHWC_TILE, 1)}, {FC_ALL(FC_NHWC_TILE, 2)}, {FC_LOW(FC_NHWC_TILE, 3)}, {FC_LOW(FC_NHWC_TILE, 4)}},
+#endif
+};
 
 /* Vectors first <= v < first + nv of rows of `length` elements: where they start, and at->last. */
 FC_INLINE int64_t FC_JOIN(FC_DIRECT_NAME, _place)(FC_TILE *at, int64_t length, int64_t first, int64_t nv)
@@ -304,82 +351,80 @@ FC_INLINE int64_t FC_JOIN(FC_DIRECT_NAME, _place)(FC_TILE *at, int64_t length, i
     return start;
 }
 
-/* Pixels j0 <= j < j1 of row i, the vectors of one panel. */
-FC_INLINE void FC_JOIN(FC_DIRECT_NAME, _nhwc_tile)(const fc_direct_args *args, int64_t i, int64_t j, int64_t m, int64_t panel,
-                                                   int64_t panels, const FC_DIRECT_TYPE *bias_edge)
-{
-    const int64_t vectors = (args->channels + FC_LANES - 1) / FC_LANES;
-    FC_TILE at = {.rs_x = args->x_column, .rs_y = args->y_column};
-    int64_t first;
-    const int64_t nv = fc_direct_split(vectors, panels, panel, &first);
-    const int64_t channel = FC_JOIN(FC_DIRECT_NAME, _place)(&at, args->channels, first, nv);
-    const int64_t cell = i * args->y_row + j * args->y_column + channel;
-    at.w = (const FC_DIRECT_TYPE *)args->w + first * FC_LANES * args->depth;
-    at.x = (const FC_DIRECT_TYPE *)args->x + i * args->x_row + j * args->x_column;
-    at.y = (FC_DIRECT_TYPE *)args->y + cell;
-    at.residual = args->residual ? (const FC_DIRECT_TYPE *)args->residual + cell : NULL;
-    at.bias = bias_edge ? bias_edge : args->bias ? (const FC_DIRECT_TYPE *)args->bias + channel : NULL;
-    if (nv == 1)
-        FC_JOIN(FC_DIRECT_NAME, _nhwc_1)(args, &at, m);
-    else if (nv == 2)
-        FC_JOIN(FC_DIRECT_NAME, _nhwc_2)(args, &at, m);
-#if FC_DIRECT_NV >= 3
-    else
-        FC_JOIN(FC_DIRECT_NAME, _nhwc_3)(args, &at, m);
-#endif
-}
-
 static void FC_JOIN(FC_DIRECT_NAME, _nhwc)(const fc_direct_args *args)
 {
-    const int64_t vectors = (args->channels + FC_LANES - 1) / FC_LANES, panels = (vectors + FC_DIRECT_NV - 1) / FC_DIRECT_NV;
-    const int64_t tiles = (args->columns + FC_DIRECT_MR - 1) / FC_DIRECT_MR;
+    const int64_t vectors = (args->channels + FC_LANES - 1) / FC_LANES, panels = (vectors + args->nv - 1) / args->nv;
+    const int64_t wider = vectors % panels;
+    const int ragged = args->channels % FC_LANES != 0;
+    const int64_t tiles = (args->columns + args->mr - 1) / args->mr;
+    const int64_t m = args->columns / tiles, taller = args->columns % tiles; /* the first tiles have one row more */
+    const FC_DIRECT_TYPE *const x = args->x, *const w = args->w, *const residual = args->residual;
+    const FC_DIRECT_TYPE *const bias = args->bias;
     FC_DIRECT_TYPE bias_edge[FC_LANES] = {0};
-    const FC_DIRECT_TYPE *const edge = args->bias && args->channels < FC_LANES ? bias_edge : NULL;
+    FC_TILE at = {.rs_x = args->x_column, .rs_y = args->y_column};
+    if (bias && args->channels < FC_LANES)
+        memcpy(bias_edge, bias, (size_t)args->channels * sizeof *bias_edge);
     /* Outputs are written in order where all weights stay in the L1; else the weights of a panel stay for a row. */
-    const int64_t weights = args->depth * vectors * FC_DIRECT_BYTES;
-    const int64_t a_turn = weights <= FC_DIRECT_WEIGHTS ? 1 : tiles;
-    if (edge)
-        memcpy(bias_edge, args->bias, (size_t)args->channels * sizeof *bias_edge);
+    const int in_order = args->depth * vectors * FC_DIRECT_BYTES <= FC_DIRECT_WEIGHTS;
     for (int64_t i = 0; i < args->rows; i++)
-        for (int64_t tile0 = 0; tile0 < tiles; tile0 += a_turn)
-            for (int64_t panel = 0; panel < panels; panel++)
-                for (int64_t tile = tile0; tile < tile0 + a_turn; tile++) {
-                    int64_t j;
-                    const int64_t m = fc_direct_split(args->columns, tiles, tile, &j);
-                    FC_JOIN(FC_DIRECT_NAME, _nhwc_tile)(args, i, j, m, panel, panels, edge);
-                }
+        for (int64_t panel = 0, first = 0, nv; panel < panels; panel += at.panels, first += at.panels * nv) {
+            /* Panels of one width go together, but the last may overlap the one before. */
+            const int64_t alike = panel < wider ? wider - panel : panels - panel;
+            nv = vectors / panels + (panel < wider);
+            at.panels = !in_order ? 1 : ragged && panel >= wider && alike > 1 ? alike - 1 : alike;
+            const int64_t channel = FC_JOIN(FC_DIRECT_NAME, _place)(&at, args->channels, first, nv);
+            const int64_t cell = i * args->y_row + channel;
+            at.w = w + (args->w_step ? channel : first * FC_LANES * args->depth);
+            at.w_panel = nv * FC_LANES * (args->w_step ? 1 : args->depth);
+            at.w_step = args->w_step ? args->w_step : nv * FC_LANES;
+            at.w_last = args->w_step ? at.last : (nv - 1) * FC_LANES;
+            at.bias = !bias ? NULL : args->channels < FC_LANES ? bias_edge : bias + channel;
+            at.x = x + i * args->x_row;
+            at.y = (FC_DIRECT_TYPE *)args->y + cell;
+            at.residual = residual ? residual + cell : NULL;
+            at.count = taller;
+            if (taller > 0) {
+                FC_BODIES[1][nv - 1][m](args, &at);
+                at.x += taller * (m + 1) * at.rs_x;
+                at.y += taller * (m + 1) * at.rs_y;
+                at.residual += residual ? taller * (m + 1) * at.rs_y : 0;
+            }
+            at.count = tiles - taller;
+            FC_BODIES[1][nv - 1][m - 1](args, &at);
+        }
+}
+
+/* `count` tiles of nv vectors of pixels of row i, the first being vector `first`. */
+FC_INLINE void FC_JOIN(FC_DIRECT_NAME, _nchw_run)(const fc_direct_args *args, FC_TILE *at, int64_t channel, int64_t m,
+                                                  int64_t i, int64_t first, int64_t nv, int64_t count)
+{
+    const int64_t j = FC_JOIN(FC_DIRECT_NAME, _place)(at, args->columns, first, nv);
+    const int64_t cell = i * args->y_row + j + channel * args->y_channel;
+    at->x = (const FC_DIRECT_TYPE *)args->x + i * args->x_row + j;
+    at->y = (FC_DIRECT_TYPE *)args->y + cell;
+    at->residual = args->residual ? (const FC_DIRECT_TYPE *)args->residual + cell : NULL;
+    at->count = count;
+    if (count > 0)
+        FC_BODIES[0][nv - 1][m - 1](args, at);
 }
 
 static void FC_JOIN(FC_DIRECT_NAME, _nchw)(const fc_direct_args *args)
 {
-    const int64_t vectors = (args->columns + FC_LANES - 1) / FC_LANES, panels = (vectors + FC_DIRECT_NV - 1) / FC_DIRECT_NV;
-    const int64_t tiles = (args->channels + FC_DIRECT_MR - 1) / FC_DIRECT_MR;
-    const FC_DIRECT_TYPE *const x = args->x, *const bias = args->bias, *const residual = args->residual;
+    const int64_t vectors = (args->columns + FC_LANES - 1) / FC_LANES, panels = (vectors + args->nv - 1) / args->nv;
+    const int64_t nv = vectors / panels, wider = vectors % panels, last = wider > 0 ? nv + 1 : nv;
+    const int64_t tiles = (args->channels + args->mr - 1) / args->mr;
     FC_TILE at = {.w = args->w, .rs_y = args->y_channel};
-    for (int64_t tile = 0; tile < tiles; tile++) {
-        int64_t channel;
-        const int64_t m = fc_direct_split(args->channels, tiles, tile, &channel);
-        at.bias = bias ? bias + channel : NULL;
-        for (int64_t i = 0; i < args->rows; i++)
-            for (int64_t panel = 0; panel < panels; panel++) {
-                /* The last panel is one of the widest: the vector that is moved back stays inside its tile, and what is
-                 * added to y is added once. */
-                int64_t left;
-                const int64_t nv = fc_direct_split(vectors, panels, panels - 1 - panel, &left), first = vectors - left - nv;
-                const int64_t j = FC_JOIN(FC_DIRECT_NAME, _place)(&at, args->columns, first, nv);
-                const int64_t cell = i * args->y_row + j + channel * args->y_channel;
-                at.x = x + i * args->x_row + j;
-                at.y = (FC_DIRECT_TYPE *)args->y + cell;
-                at.residual = residual ? residual + cell : NULL;
-                if (nv == 1)
-                    FC_JOIN(FC_DIRECT_NAME, _nchw_1)(args, &at, m);
-                else if (nv == 2)
-                    FC_JOIN(FC_DIRECT_NAME, _nchw_2)(args, &at, m);
-#if FC_DIRECT_NV >= 3
-                else
-                    FC_JOIN(FC_DIRECT_NAME, _nchw_3)(args, &at, m);
-#endif
-            }
+    for (int64_t tile = 0, channel = 0, m; tile < tiles; tile++, channel += m) {
+        m = args->channels / tiles + (tile < args->channels % tiles);
+        at.bias = args->bias ? (const FC_DIRECT_TYPE *)args->bias + channel : NULL;
+        for (int64_t i = 0; i < args->rows; i++) {
+            /* The last panel is one of the widest: the vector that is moved back stays inside its tile, and what is
+             * added to y is added once. */
+            const int64_t narrow = panels - (wider > 0 ? wider : 1);
+            FC_JOIN(FC_DIRECT_NAME, _nchw_run)(args, &at, channel, m, i, 0, nv, narrow);
+            FC_JOIN(FC_DIRECT_NAME, _nchw_run)(args, &at, channel, m, i, narrow * nv, nv + 1, wider - 1);
+            FC_JOIN(FC_DIRECT_NAME, _nchw_run)(args, &at, channel, m, i, vectors - last, last, 1);
+        }
         at.w += m * args->depth;
     }
 }
@@ -415,13 +460,21 @@ static void FC_JOIN(FC_DIRECT_NAME, _copy)(void *to, const void *from, int64_t n
 }
 
 static const fc_direct_kernel FC_DIRECT_NAME = {
-    FC_DIRECT_MR, FC_DIRECT_NV, FC_LANES, {FC_JOIN(FC_DIRECT_NAME, _nchw), FC_JOIN(FC_DIRECT_NAME, _nhwc)},
+    FC_DIRECT_MR, FC_DIRECT_NV, FC_LOW_ROWS, FC_LANES, {FC_JOIN(FC_DIRECT_NAME, _nchw), FC_JOIN(FC_DIRECT_NAME, _nhwc)},
     FC_JOIN(FC_DIRECT_NAME, _copy)};
 
 #undef FC_LANES
 #undef FC_V
 #undef FC_TILE
-#undef FC_DIRECT_CASE
+#undef FC_BODIES
+#undef FC_GROUP
+#undef FC_LOW_ROWS
+#undef FC_LOW
+#undef FC_TALL
+#undef FC_ALL
+#undef FC_TILES
+#undef FC_NCHW_TILE
+#undef FC_NHWC_TILE
 #undef FC_DIRECT_NAME
 #undef FC_DIRECT_TYPE
 #undef FC_DIRECT_BYTES

@@ -16,6 +16,16 @@
         else \
             __asm__ volatile("vfmadd231pd %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b)); \
     } while (0)
+#elif defined(__SSE2__)
+/* The order of operands decides which of two NaN is kept: left to the compiler it differs from tile to tile. */
+#define FC_MULTIPLY_ADD(acc, a, b) \
+    do { \
+        __typeof__(acc) product_ = (a); \
+        if (sizeof(acc[0]) == 4) \
+            __asm__("mulps %2, %0\n\taddps %0, %1" : "+x"(product_), "+x"(acc) : "x"(b)); \
+        else \
+            __asm__("mulpd %2, %0\n\taddpd %0, %1" : "+x"(product_), "+x"(acc) : "x"(b)); \
+    } while (0)
 #else
 #define FC_MULTIPLY_ADD(acc, a, b) ((acc) += (a) * (b))
 #endif
