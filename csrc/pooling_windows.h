@@ -31,7 +31,7 @@ FC_INLINE axis columns_of(const fc_pool2d_shape *s)
     return (axis){s->iw, s->ow, s->kw, s->sw, s->pw, s->dw, s->count_w, s->adaptive, s->count_include_pad};
 }
 
-FC_INLINE window window_at(const axis *a, int64_t o)
+FC_NOINLINE window window_at(const axis *a, int64_t o)
 {
     window w;
     if (a->adaptive) {
@@ -55,7 +55,7 @@ typedef struct windows {
     window kept[WINDOWS];
 } windows;
 
-FC_INLINE void keep_windows(windows *w, axis a)
+FC_NOINLINE void keep_windows(windows *w, axis a)
 {
     w->a = a;
     for (int64_t o = 0; o < min64(a.out, WINDOWS); o++)
@@ -65,7 +65,7 @@ FC_INLINE void keep_windows(windows *w, axis a)
 FC_INLINE window kept_window(const windows *w, int64_t o) { return o < WINDOWS ? w->kept[o] : window_at(&w->a, o); }
 
 /* The windows that hold input cell i (undilated ones). */
-FC_INLINE range windows_over(const axis *a, int64_t i)
+FC_NOINLINE range windows_over(const axis *a, int64_t i)
 {
     if (a->adaptive)
         return (range){i * a->out / a->in, ((i + 1) * a->out + a->in - 1) / a->in};
@@ -94,7 +94,7 @@ FC_INLINE range windows_over_next(const axis *a, range before, int64_t i)
 }
 
 /* Whether every window counts the same number of cells: those at the two ends decide. */
-FC_INLINE int counts_alike(const axis *a)
+FC_NOINLINE int counts_alike(const axis *a)
 {
     if (a->adaptive)
         return a->in % a->out == 0;

@@ -3,6 +3,7 @@
 #define FASTCONV_TEMPLATE_H
 
 #define FC_INLINE static inline __attribute__((always_inline))
+#define FC_NOINLINE static __attribute__((noinline, unused)) /* a copy in every caller takes long to compile */
 #define FC_JOIN2(a, b) a##b
 #define FC_JOIN(a, b) FC_JOIN2(a, b)
 
