@@ -126,8 +126,9 @@ FC_INLINE void P(narrow_plane)(const int op, const int indexed, const fc_pool2d_
 {
     const fc_pool2d_shape *s = args->shape;
     const int64_t outputs = s->oh * s->ow;
-    /* Rows from here on end less than a vector before the end of the input. */
-    const int64_t careful = s->ih - (plane + 1 == s->mb * s->c && nv == 1 ? ceil_div(L - s->iw, s->iw) : 0);
+    /* Rows from `careful` on end less than a vector before the end of the input. */
+    const int64_t left = (s->mb * s->c - plane) * s->ih * s->iw;
+    const int64_t careful = left >= s->ih * s->iw + L ? s->ih : left < L ? 0 : (left - L) / s->iw + 1;
     const T *x = (const T *)args->in + plane * s->ih * s->iw;
     T *y = (T *)args->out + plane * outputs;
     int64_t *indices = indexed ? args->indices + plane * outputs : NULL;

@@ -320,6 +320,7 @@ POOLS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("mb1ic15ih7iw8kh3sh2", {"ceil_mode": True}),
     ("mb1ic9ih8iw6kh3kw2sh3sw4ph1", {"ceil_mode": True}),
     ("mb2ic32ih13kh2sh2", {}),
+    ("mb2ic3ih2iw3kh2", {}),
 )
 MAX_POOLS = (
     ("mb1ic3ih9iw11kh3dh2", {}),
