@@ -17,7 +17,7 @@ FC_INLINE void P(shares)(const fc_pool2d_shape *s, const T *dy, const axis *down
         }
         if (alike)
             acc /= columns;
-        P(store)(shares + o, acc, lanes);
+        P(store)(shares + o, acc, L); /* past n: 0 */
     }
 }
 
@@ -67,10 +67,59 @@ FC_INLINE void P(spread_2x2)(const fc_pool2d_shape *s, const T *dy, T *dx)
     P(zero)(dx + 2 * s->oh * iw, (s->ih - 2 * s->oh) * iw);
 }
 
+/* What a block of columns of NCHW has in common. */
+typedef struct P(spread_block) {
+    int64_t start, width, first, n; /* input columns from start on; the n windows over them */
+    int by_phase, single;        /* small windows at a stride of 1 or 2; one window over every column */
+    range over[SPAN / 2];
+} P(spread_block);
+
+/* A row of dx from the shares of its windows; left: elements of the plane from there on. What a last vector covers of
+ * later rows is written later, if the rows are not in blocks. */
+FC_INLINE void P(spread_row)(const fc_pool2d_shape *s, const P(spread_block) *b, const T *shares, T *row, int64_t left)
+{
+    const int64_t width = b->width, room = b->width == s->iw ? left : width;
+    if (b->n == 1 && b->single) {
+        for (int64_t j = 0; j < width; j += L)
+            P(store)(row + j, SPLAT(shares[0]), (int)min64(L, room - j));
+    } else if (b->by_phase && s->sw == 1) {
+        /* dx[j] = sum over taps of shares[j + pw - tap - first] */
+        for (int64_t j = 0; j < width; j += L) {
+            const T *last = shares + (b->start + j + s->pw - b->first);
+            V acc = {0};
+            for (int64_t k = s->kw - 1; k >= 0; k--)
+                acc += *(const V *)(last - k);
+            P(store)(row + j, acc, (int)min64(L, room - j));
+        }
+    } else if (b->by_phase) {
+        /* Column j + pw = 2 q + r lies under taps r, r + 2, ... of windows q, q - 1, ... */
+        const int64_t odd = (b->start + s->pw) % 2;
+        for (int64_t j = 0; j < width; j += 2 * L) {
+            const T *last = shares + ((b->start + j + s->pw) / 2 - b->first);
+            V even = {0}, other = {0};
+            for (int64_t k = odd; k < s->kw; k += 2)
+                even += *(const V *)(last - k / 2);
+            for (int64_t k = 1 - odd; k < s->kw; k += 2)
+                other += *(const V *)(last + odd - k / 2);
+            P(store_interleaved)(row + j, even, other, min64(2 * L, room - j));
+        }
+    } else if (b->single) {
+        for (int64_t j = 0; j < width; j++)
+            row[j] = shares[b->over[j].first - b->first];
+    } else {
+        for (int64_t j = 0; j < width; j++) {
+            T acc = 0;
+            for (int64_t o = b->over[j].first; o < b->over[j].end; o++)
+                acc += shares[o - b->first];
+            row[j] = acc;
+        }
+    }
+}
+
 /* Planes begin..end of the mb * c: per block of columns, the windows' shares row by row, then spread along the row. */
 static void P(avg_backward_nchw)(const fc_pool2d_args *args, int64_t begin, int64_t end)
 {
-    enum { BLOCK = SPAN / 2, EDGE = SPAN_SLACK };
+    enum { BLOCK = SPAN / 2, EDGE = SPAN_SLACK, ROOM = ROWS_BYTES / sizeof(T), MOST_ROWS = 32 };
     const fc_pool2d_shape *s = args->shape;
     const axis down = rows_of(s), along = columns_of(s);
     const int64_t cells = s->ih * s->iw, outputs = s->oh * s->ow;
@@ -92,83 +141,54 @@ static void P(avg_backward_nchw)(const fc_pool2d_args *args, int64_t begin, int6
         }
         return;
     }
-    const int by_phase = !s->adaptive && s->sw <= 2 && s->kw <= EDGE / 2;
-    T counted[SPAN + SPAN_SLACK], padded[EDGE + SPAN + SPAN_SLACK + EDGE];
-    T *const shares = padded + EDGE;
-    range over[BLOCK];
-    int64_t width = 0;
-    for (int64_t j0 = 0; j0 < s->iw; j0 += width) {
+    P(spread_block) b = {.by_phase = !s->adaptive && s->sw <= 2 && s->kw <= EDGE / 2};
+    T counted[SPAN + SPAN_SLACK], buffers[ROOM + EDGE + SPAN + EDGE];
+    for (b.start = 0; b.start < s->iw; b.start += b.width) {
         /* As many columns as have windows that fit the buffer. */
-        width = min64(BLOCK, s->iw - j0);
-        const int64_t first = windows_over(&along, j0).first;
-        while (windows_over(&along, j0 + width - 1).end - first > SPAN && width > 1)
-            width /= 2;
-        const int64_t n = max64(0, windows_over(&along, j0 + width - 1).end - first);
+        b.width = min64(BLOCK, s->iw - b.start);
+        b.first = windows_over(&along, b.start).first;
+        while (windows_over(&along, b.start + b.width - 1).end - b.first > SPAN && b.width > 1)
+            b.width /= 2;
+        const int64_t n = b.n = max64(0, windows_over(&along, b.start + b.width - 1).end - b.first);
         if (n > SPAN) {
             for (int64_t plane = begin; plane < end; plane++)
-                P(avg_backward_column)(s, (const T *)args->in + plane * outputs, (T *)args->out + plane * cells, j0);
+                P(avg_backward_column)(s, (const T *)args->in + plane * outputs, (T *)args->out + plane * cells,
+                                       b.start);
             continue;
         }
         for (int64_t o = 0; o < n + L; o++)
             counted[o] = s->divisor_override ? (T)s->divisor_override
-                         : o < n             ? (T)(window_at(&along, first + o).counted * (alike ? rows_counted : 1))
-                                             : 1;
-        for (int64_t o = 0; o < EDGE; o++)
-            padded[o] = shares[n + o] = 0;
-        int single = 1; /* one window over every column */
-        range columns = windows_over(&along, j0);
-        for (int64_t j = 0; j < width; j++) {
-            columns = over[j] = windows_over_next(&along, columns, j0 + j);
-            single &= columns.end == columns.first + 1;
+                         : o < n ? (T)(window_at(&along, b.first + o).counted * (alike ? rows_counted : 1))
+                                 : 1;
+        b.single = 1;
+        range columns = windows_over(&along, b.start);
+        for (int64_t j = 0; j < b.width; j++) {
+            columns = b.over[j] = windows_over_next(&along, columns, b.start + j);
+            b.single &= columns.end == columns.first + 1;
         }
+        /* Shares lie between zeros. Some rows of them are made before they are read. */
+        const int64_t pitch = EDGE + n + EDGE, at_once = max64(1, min64(ROOM / pitch, MOST_ROWS));
+        memset(buffers, 0, (size_t)(at_once * pitch) * sizeof(T));
         for (int64_t plane = begin; plane < end; plane++) {
             const T *dy = (const T *)args->in + plane * outputs;
             range rows = windows_over(&down, 0), before = {-1, -1};
-            for (int64_t i = 0; i < s->ih; i++) {
-                T *row = (T *)args->out + plane * cells + i * s->iw + j0;
-                rows = windows_over_next(&down, rows, i);
-                if (rows.first == before.first && rows.end == before.end) {
-                    for (int64_t j = 0; j < width; j += L) {
-                        const int lanes = (int)min64(L, width - j);
-                        P(store)(row + j, P(load)(row + j - s->iw, lanes, (V){0}), lanes);
-                    }
-                    continue;
+            for (int64_t i0 = 0; i0 < s->ih; i0 += at_once) {
+                const int64_t i1 = min64(i0 + at_once, s->ih);
+                int like_before[MOST_ROWS];
+                for (int64_t i = i0; i < i1; i++) {
+                    rows = windows_over_next(&down, rows, i);
+                    like_before[i - i0] = rows.first == before.first && rows.end == before.end;
+                    if (!like_before[i - i0])
+                        P(shares)(s, dy, &down, rows, b.first, n, counted, alike, buffers + (i - i0) * pitch + EDGE);
+                    before = rows;
                 }
-                before = rows;
-                P(shares)(s, dy, &down, rows, first, n, counted, alike, shares);
-                if (n == 1 && single) {
-                    for (int64_t j = 0; j < width; j += L)
-                        P(store)(row + j, SPLAT(shares[0]), (int)min64(L, width - j));
-                } else if (by_phase && s->sw == 1) {
-                    /* dx[j] = sum over taps of shares[j + pw - tap - first] */
-                    for (int64_t j = 0; j < width; j += L) {
-                        const T *last = shares + (j0 + j + s->pw - first);
-                        V acc = {0};
-                        for (int64_t k = s->kw - 1; k >= 0; k--)
-                            acc += *(const V *)(last - k);
-                        P(store)(row + j, acc, (int)min64(L, width - j));
-                    }
-                } else if (by_phase) {
-                    /* Column j + pw = 2 q + r lies under taps r, r + 2, ... of windows q, q - 1, ... */
-                    const int64_t odd = (j0 + s->pw) % 2;
-                    for (int64_t j = 0; j < width; j += 2 * L) {
-                        const T *last = shares + ((j0 + j + s->pw) / 2 - first);
-                        V phase[2] = {{0}, {0}};
-                        for (int r = 0; r < 2; r++)
-                            for (int64_t k = (r + odd) % 2; k < s->kw; k += 2)
-                                phase[r] += *(const V *)(last + (r & odd) - k / 2);
-                        P(store_interleaved)(row + j, phase[0], phase[1], min64(2 * L, width - j));
-                    }
-                } else if (single) {
-                    for (int64_t j = 0; j < width; j++)
-                        row[j] = shares[over[j].first - first];
-                } else {
-                    for (int64_t j = 0; j < width; j++) {
-                        T acc = 0;
-                        for (int64_t o = over[j].first; o < over[j].end; o++)
-                            acc += shares[o - first];
-                        row[j] = acc;
-                    }
+                for (int64_t i = i0; i < i1; i++) {
+                    const int64_t left = cells - i * s->iw;
+                    T *row = (T *)args->out + (plane + 1) * cells - left + b.start;
+                    if (like_before[i - i0])
+                        memcpy(row, row - s->iw, (size_t)b.width * sizeof(T));
+                    else
+                        P(spread_row)(s, &b, buffers + (i - i0) * pitch + EDGE, row, left);
                 }
             }
         }

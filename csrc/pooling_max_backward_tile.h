@@ -1,11 +1,5 @@
 /* Part of the template pooling_tile.h: the gradient of a maximum. */
 
-FC_INLINE void P(zero)(T *p, int64_t n)
-{
-    for (int64_t i = 0; i < n; i += L)
-        P(store)(p + i, (V){0}, (int)min64(L, n - i));
-}
-
 /* Adds dy of the outputs begin..end of n neighbouring planes to their dx, in turn: a sum that follows one to the same
  * cell would wait for it. Returns whether an index was not below `cells`: it adds nothing. */
 FC_INLINE int P(scatter)(const fc_pool2d_shape *s, const T *dy, const int64_t *indices, T *dx, int64_t begin,

@@ -102,16 +102,15 @@ FC_INLINE V P(pixels)(const int op, const int indexed, const int numbers, const 
                      &seen, nv, n);                                                                                 \
     else                                                                                                            \
         P(pixel)(op, indexed, numbers, s, x + k, rows, columns, inverse, y + k, indices + k, &seen, nv, n)
-        for (; k + 4 * L <= c; k += 4 * L) {
+        for (; numbers && k + 4 * L <= c; k += 4 * L) {
             PIXEL(4, L);
         }
-        if (k + 2 * L <= c) {
+        if (numbers && k + 2 * L <= c) {
             PIXEL(2, L);
             k += 2 * L;
         }
-        if (k + L <= c) {
+        for (; k + L <= c; k += L) {
             PIXEL(1, L);
-            k += L;
         }
         if (k < c) {
             PIXEL(1, (int)(c - k));

@@ -41,6 +41,12 @@ FC_INLINE void P(store)(T *p, V v, int n)
 #endif
 }
 
+FC_INLINE void P(zero)(T *p, int64_t n)
+{
+    for (int64_t i = 0; i < n; i += L)
+        P(store)(p + i, (V){0}, (int)min64(L, n - i));
+}
+
 #ifdef FC_POOL_MASK
 FC_INLINE M P(greater)(V a, V b) { return FC_POOL_GREATER(a, b); }
 FC_INLINE M P(equal)(I a, I b) { return FC_POOL_EQUAL(a, b); }
