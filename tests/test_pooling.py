@@ -110,13 +110,14 @@ def test_nans_and_infinities_in_rows_of_any_width(kernel, isa, layout, dtype, wi
 @layouts
 @floats
 @pytest.mark.parametrize("window", [(2, 2, 0), (3, 2, 1), (7, 1, 3)])
-@pytest.mark.parametrize("wrong", [-1, 8 * 33, 2**32])
+@pytest.mark.parametrize("wrong", [-1, "cells", 2**32])
 def test_an_index_outside_its_plane_is_refused(kernel, isa, layout, dtype, window, wrong):
-    size = (2, 17, 8, 33)
-    y, indices = fastconv.max_pool2d(np.zeros(size, dtype), *window, return_indices=True)
-    indices[1, 3, 1, 2] = wrong
-    with use_isa(isa), pytest.raises(ValueError, match=r"must lie in \[0, 264\)"):
-        gradient(fastconv.max_pool2d_backward, y, size, *window, layout=layout, indices=indices, **forced(kernel))
+    for size in ((2, 17, 8, 33), (2, 5, 61, 67)):
+        cells = size[2] * size[3]
+        y, indices = fastconv.max_pool2d(np.zeros(size, dtype), *window, return_indices=True)
+        indices[1, 3, 1, 2] = cells if wrong == "cells" else wrong
+        with use_isa(isa), pytest.raises(ValueError, match=rf"must lie in \[0, {cells}\)"):
+            gradient(fastconv.max_pool2d_backward, y, size, *window, layout=layout, indices=indices, **forced(kernel))
 
 
 def test_the_reference_names_the_last_nan_as_torch_does():
@@ -202,14 +203,15 @@ def test_rows_longer_than_a_row_buffer(kernel, isa, layout, width, stride):
 @pytest.mark.parametrize("foreign", [False, True], ids=["own", "foreign"])
 def test_gradients_go_where_the_indices_point(kernel, isa, layout, dtype, window, foreign, rng):
     """Also where an index lies outside its own window: it came from another pool, or a caller made it."""
-    for length in LENGTHS:
-        size = (2, length, 8, 33)
+    narrow = [(2, 3, 7, width) for width in (9, 11, 14, 23, 31)]
+    for size in [*((2, length, 8, 33) for length in LENGTHS), *narrow, (2, 3, 61, 67)]:
+        _, length, height, width = size
         x = rng.integers(-3, 4, size).astype(dtype)
         y, indices = fastconv.max_pool2d(x, *window, return_indices=True)
         if foreign:
-            indices = rng.integers(0, 8 * 33, indices.shape)
+            indices = rng.integers(0, height * width, indices.shape)
         dy = rng.integers(-3, 4, y.shape).astype(dtype)
-        expected = np.zeros((2 * length, 8 * 33), dtype)
+        expected = np.zeros((2 * length, height * width), dtype)
         planes = np.arange(2 * length)[:, None]
         np.add.at(expected, (planes, indices.reshape(2 * length, -1)), dy.reshape(2 * length, -1))
         with use_isa(isa):
