@@ -136,7 +136,7 @@ FC_INLINE void P(blocks)(const fc_depthwise_rows *t, const int kernel, const int
             return;
         }
 #ifndef FC_DW_IS_NARROW
-        if (n == L && left >= 0 && left + reach <= a->in_w) {
+        if (!MASKED_ONLY(kernel) && n == L && left >= 0 && left + reach <= a->in_w) {
             P(block)(t, taps, start, x, y, residual, left, n, kernel, s, rows, 0);
             continue;
         }

@@ -3,16 +3,21 @@
  *   FC_DW_TYPE     float or double
  *   FC_DW_INT      the signed integer of the same size
  *   FC_DW_LANES    elements of a vector, and FC_DW_IOTA, the list 0, 1, ... of that many
- *   FC_DW_COLUMNS  output columns of a tile in NHWC: two rows of them are accumulators
+ *   FC_DW_VECTORS, FC_DW_TILE_ROWS, FC_DW_COLUMNS
+ *                  of a tile of depthwise_pixels_tile.h in NHWC: vectors of channels, output rows and columns, all of
+ *                  which are accumulators; other tiles are a vector of two rows of FC_DW_COLUMNS
  *   FC_DW_ROWS     output rows of a block of 3x3 in NCHW (a vector of each accumulates); FC_DW_ROWS_BY_2: at stride 2
  * and, where the ISA does better than plain C, FC_DW_MASK, FC_DW_LANES_FROM_TO, FC_DW_LOAD and FC_DW_STORE: a set of
  * lanes, those of [first, end), the others 0 in a load and left alone in a store.
+ * FC_DW_FREE_MASKS  if masked loads and stores cost as much as whole ones
  * FC_DW_NARROW   the NAME of kernels on shorter vectors, included before, which rows of few columns are left to.
  *
  * NHWC: vectors along the channels; each input vector is loaded once for all outputs of the tile that it reaches.
- * NCHW (depthwise_planes_tile.h): vectors along the width. */
+ * Small filters of one channel a group are depthwise_pixels_tile.h's, all others are here. NCHW
+ * (depthwise_planes_tile.h): vectors along the width. */
 #include "depthwise.h"
 #include "numbers.h"
+#include "template.h"
 
 #include <string.h>
 
@@ -30,6 +35,13 @@ typedef INT I __attribute__((vector_size(sizeof(T) * L), aligned(sizeof(T)), may
 
 #define IOTA ((I){FC_DW_IOTA})
 #define SPLAT(value) ((T)(value) - (V){0})
+
+/* Filters that are compiled for tiles of missing rows, columns or channels only: few use them, or it costs nothing. */
+#ifdef FC_DW_FREE_MASKS
+#define MASKED_ONLY(kernel) ((kernel) != 3)
+#else
+#define MASKED_ONLY(kernel) ((kernel) < 3)
+#endif
 
 /* The compiler must see a register here: it does not fold the load into each multiplication. */
 #if defined(__x86_64__)
@@ -119,7 +131,6 @@ FC_INLINE V P(clamped)(V v, V lo, V hi)
 #define FC_DW_ONCE
 /* How the channels of the input lie under a vector of those of the output. */
 enum { PLAIN, REPEATED, SUMMED, GROUPED };
-enum { MANY_CHANNELS = 128 }; /* from here on aligning them pays for one more vector (Zen 4) */
 #endif
 
 /* One vector of channels of a tile. x, y, w, residual, bias: at its first channel. Input rows and columns are counted
@@ -301,24 +312,12 @@ FC_INLINE void P(pixels)(const P(tile) *t, const int kw, const int sw, const int
         P(finish)(t, acc[1], a->out_row, edge);
 }
 
-/* Channels before the first vector whose bytes in y are aligned. Many channels are bytes apart that fall into few
- * sets of the L1: a vector in two lines is then fetched twice. */
-FC_INLINE int64_t P(unaligned_channels)(const fc_depthwise_args *a, const T *y)
-{
-    const int64_t bytes = L * (int64_t)sizeof(T), beyond = (int64_t)((uintptr_t)y % (uintptr_t)bytes);
-    if (a->channels < MANY_CHANNELS || a->channels % L != 0 || beyond % (int64_t)sizeof(T) != 0)
-        return 0;
-    return (bytes - beyond) % bytes / (int64_t)sizeof(T);
-}
-
 /* The strip of a row pair from its first column: all channels. */
 FC_INLINE void P(strip)(P(tile) t, const int kw, const int sw, const int how, const int edge)
 {
     const fc_depthwise_args *a = t.args;
     const T *const x = t.x;
-    int64_t n = how == PLAIN ? P(unaligned_channels)(a, t.y) : 0;
-    if (n == 0)
-        n = min64(L, a->channels);
+    int64_t n = min64(L, a->channels);
     t.channel = 0;
     P(set_channels)(&t, n, how);
     while (t.channel < a->channels) {
@@ -346,14 +345,6 @@ typedef void (*P(strip_function))(const P(tile) *t, int edge);
     {                                                     \
         P(strip)(*t, kw, sw, how, edge);                  \
     }
-STRIP(strip_1, 1, 1, PLAIN)
-STRIP(strip_2, 2, 1, PLAIN)
-STRIP(strip_3, 3, 1, PLAIN)
-STRIP(strip_5, 5, 1, PLAIN)
-STRIP(strip_7, 7, 1, PLAIN)
-STRIP(strip_3_by_2, 3, 2, PLAIN)
-STRIP(strip_5_by_2, 5, 2, PLAIN)
-STRIP(strip_7_by_2, 7, 2, PLAIN)
 STRIP(strip_3_repeated, 3, 1, REPEATED)
 STRIP(strip_3_by_2_repeated, 3, 2, REPEATED)
 STRIP(strip_3_grouped, 3, 1, GROUPED)
@@ -369,22 +360,8 @@ static P(strip_function) P(strip_of)(const fc_depthwise_args *a)
     const int64_t m = a->multiplier;
     const int how = m > 1 ? (a->depth > 1 ? GROUPED : REPEATED) : a->depth > 1 ? SUMMED : PLAIN;
     const int near = (a->step_h == 1 || a->taps_h == 1) && (a->step_w == 1 || a->taps_w == 1);
-    const int fast = how != SUMMED && near && a->taps_h > 0 && !(a->nonfinite && a->outside);
-    if (fast && how == PLAIN && a->sw == 1)
-        switch (a->taps_w) {
-        case 1: return P(strip_1);
-        case 2: return P(strip_2);
-        case 3: return P(strip_3);
-        case 5: return P(strip_5);
-        case 7: return P(strip_7);
-        }
-    else if (fast && how == PLAIN && a->sw == 2)
-        switch (a->taps_w) {
-        case 3: return P(strip_3_by_2);
-        case 5: return P(strip_5_by_2);
-        case 7: return P(strip_7_by_2);
-        }
-    else if (fast && a->taps_w == 3 && a->sw == 1)
+    const int fast = how != SUMMED && how != PLAIN && near && a->taps_h > 0 && !(a->nonfinite && a->outside);
+    if (fast && a->taps_w == 3 && a->sw == 1)
         return how == REPEATED ? P(strip_3_repeated) : P(strip_3_grouped);
     else if (fast && a->taps_w == 3 && a->sw == 2)
         return how == REPEATED ? P(strip_3_by_2_repeated) : P(strip_3_by_2_grouped);
@@ -394,13 +371,22 @@ static P(strip_function) P(strip_of)(const fc_depthwise_args *a)
                              : P(strip_any_grouped);
 }
 
+#include "depthwise_pixels_tile.h"
+
 static void P(gather_nhwc)(const fc_depthwise_args *a, int64_t begin, int64_t end)
 {
     const int64_t pairs = ceil_div(a->out_h, FC_DEPTHWISE_ROWS);
     const int64_t extent = (RW - 1) * a->sw + (a->taps_w - 1) * a->step_w + 1;
     const P(strip_function) strip = P(strip_of)(a);
+    const P(pixels_function) pixels = P(pixels_of)(a);
+    const int64_t tile_rows = a->taps_w == 3 ? FC_DW_TILE_ROWS : 1;
     for (int64_t unit = begin; unit < end; unit++) {
         const int64_t image = unit / pairs, i = unit % pairs * FC_DEPTHWISE_ROWS, top = i * a->sh + a->top;
+        if (pixels) {
+            for (int64_t row = i; row < min64(i + FC_DEPTHWISE_ROWS, a->out_h); row += tile_rows)
+                P(pixels_rows)(a, image, row, tile_rows, pixels);
+            continue;
+        }
         P(tile) t = {.args = a, .w = a->w, .bias = a->bias, .rows = (int)min64(FC_DEPTHWISE_ROWS, a->out_h - i)};
         t.row0 = max64(0, -top);
         t.row1 = min64((t.rows - 1) * a->sh + (a->taps_h - 1) * a->step_h + 1, a->in_h - top);
@@ -448,6 +434,10 @@ static const fc_depthwise_kernels FC_DW_NAME = {
 #undef FC_DW_LANES
 #undef FC_DW_IOTA
 #undef FC_DW_COLUMNS
+#undef FC_DW_FREE_MASKS
+#undef MASKED_ONLY
+#undef FC_DW_VECTORS
+#undef FC_DW_TILE_ROWS
 #undef FC_DW_ROWS
 #undef FC_DW_ROWS_BY_2
 #undef FC_DW_MASK

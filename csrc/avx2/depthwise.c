@@ -22,6 +22,8 @@ static inline __m256i lanes_64(int first, int end)
 #define FC_DW_INT int32_t
 #define FC_DW_LANES 8
 #define FC_DW_IOTA 0, 1, 2, 3, 4, 5, 6, 7
+#define FC_DW_VECTORS 2
+#define FC_DW_TILE_ROWS 1
 #define FC_DW_COLUMNS 4
 #define FC_DW_ROWS 4
 #define FC_DW_ROWS_BY_2 4
@@ -36,6 +38,8 @@ static inline __m256i lanes_64(int first, int end)
 #define FC_DW_INT int64_t
 #define FC_DW_LANES 4
 #define FC_DW_IOTA 0, 1, 2, 3
+#define FC_DW_VECTORS 2
+#define FC_DW_TILE_ROWS 1
 #define FC_DW_COLUMNS 4
 #define FC_DW_ROWS 4
 #define FC_DW_ROWS_BY_2 4

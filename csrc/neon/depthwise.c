@@ -5,6 +5,8 @@
 #define FC_DW_INT int32_t
 #define FC_DW_LANES 4
 #define FC_DW_IOTA 0, 1, 2, 3
+#define FC_DW_VECTORS 1
+#define FC_DW_TILE_ROWS 2
 #define FC_DW_COLUMNS 8
 #define FC_DW_ROWS 8
 #define FC_DW_ROWS_BY_2 4
@@ -15,6 +17,8 @@
 #define FC_DW_INT int64_t
 #define FC_DW_LANES 2
 #define FC_DW_IOTA 0, 1
+#define FC_DW_VECTORS 1
+#define FC_DW_TILE_ROWS 2
 #define FC_DW_COLUMNS 8
 #define FC_DW_ROWS 8
 #define FC_DW_ROWS_BY_2 4
