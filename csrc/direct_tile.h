@@ -5,8 +5,8 @@
  *   FC_DIRECT_MR      rows of the tile, at most 14
  *   FC_DIRECT_NV      vectors in a row, at most 3
  * A tile is that of a GEMM: its accumulators stay in registers over FC_SUM_TERMS steps. One factor is read in place, at
- * offset[k]: pixels to broadcast in NHWC, vectors of pixels in NCHW. The other is weights, mostly packed. All loops over tiles
- * are here, since the sums of a first layer are too short to pay for a call each.
+ * offset[k]: pixels to broadcast in NHWC, vectors of pixels in NCHW. The other is weights, packed or, in NHWC, in place.
+ * All loops over tiles are here, since the sums of a first layer are too short to pay for a call each.
  * No masks: the last vector of a row is moved back over the one before it and computes some elements twice.
  * Zhang, Franchetti & Low, "High performance zero-memory overhead direct convolutions" (2018). */
 #include "direct.h"
