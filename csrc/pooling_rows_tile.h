@@ -1,5 +1,5 @@
-/* Part of the template pooling_tile.h: the forward pass in NCHW, windows of some rows reduced down their columns into row
- * buffers, then along those; strides of 2 are split by shuffles. */
+/* Part of the template pooling_tile.h: the forward pass in NCHW, windows of some rows reduced down their columns into
+ * row buffers, then along those; strides of 2 are split by shuffles. */
 
 /* Row buffer of the input columns start..start + span of a block: `identity` where they lie outside the input. */
 FC_INLINE void P(pad_row)(T *buffer, int64_t start, int64_t span, int64_t iw, T identity)
