@@ -216,6 +216,17 @@ static void run_region(const gather *g, fc_gemm_args *args, const place *cells, 
         copy_row(cells[i].out + o, (char *)c_tile + i * row, n);
 }
 
+/* Whether each pixel is the right neighbour of the one before. First and last do not tell: in an input gradient rows of a
+ * residue class may be closer than its columns, and a step to the next image makes up for it. */
+static int cells_adjoin(const gather *g, const place *cells, int64_t m)
+{
+    for (int64_t at = 1; at < m; at++)
+        if (cells[at].out - cells[at - 1].out != g->y.w * g->size ||
+            (g->residual && cells[at].residual - cells[at - 1].residual != g->r.w * g->size))
+            return 0;
+    return 1;
+}
+
 /* All panels of a tile of pixels that is cut from a region. */
 static void region_tile(const gather *g, fc_gemm_args *args, char *rows, int64_t pitch, int64_t tile, int64_t group,
                         int64_t panel0, int64_t panel1, int64_t channel, int64_t channels, const char *weights)
@@ -246,9 +257,7 @@ static void region_tile(const gather *g, fc_gemm_args *args, char *rows, int64_t
     int64_t line = 0;
     args->next_rows = args->m;
     args->rs_next = g->sw * g->x.w;
-    const int64_t span = (args->m - 1) * g->size;
-    const int adjoin = cells[args->m - 1].out - cells[0].out == span * g->y.w &&
-                       (!g->residual || cells[args->m - 1].residual - cells[0].residual == span * g->r.w);
+    const int adjoin = cells_adjoin(g, cells, args->m);
     for (int64_t panel = panel0; panel < panel1; panel++) {
         args->b = weights + panel * g->taps * channels * nr * g->size;
         args->next = next + line * FC_ALIGNMENT;

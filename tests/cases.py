@@ -70,6 +70,9 @@ BASIC = (
     "g33mb1ic33ih5iw4oc33kh3ph1",
     "g8mb1ic8ih8iw9oc24kh5sh2sw1ph2dh1",
     "g3mb1ic6ih13iw11oc9kh3kw2sh2sw3ph1pw0dh2dw3",
+    # rows of a residue class that are closer than its columns
+    "mb4ic3ih6iw2oc4kh2kw2sh1sw3",
+    "mb4ic3ih8iw2oc4kh4kw4sh1sw4ph1",
     # batches: none, several
     "mb0ic3ih5iw6oc4kh3",
     "mb0ic2ih4iw5oc6kh1sh2",
