@@ -10,8 +10,8 @@
  *   out[o][i][j] = epilogue(sum_k sum_a sum_b w[o][k][a][b] * in[c][i*sh + top + a*step_h][j*sw + left + b*step_w])
  *
  * c = o / multiplier * depth + k: multiplier and depth are the channels of a group of out and of in. The sum
- * starts from the bias and runs over k, then a, then b. Cells outside the image add nothing, unless `outside` is
- * set: then 0*w, which shows where a weight is NaN or infinite. */
+ * starts from the bias and runs over k, then a, then b (some filters over 3x3 in NCHW: over b, then a). Cells outside
+ * the image add nothing, unless `outside` is set: then 0*w, which shows where a weight is NaN or infinite. */
 typedef struct fc_depthwise_args {
     int64_t mb, channels, multiplier, depth;      /* channels: of out */
     int64_t in_h, in_w, out_h, out_w, sh, sw;

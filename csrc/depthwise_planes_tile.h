@@ -52,6 +52,36 @@ FC_INLINE void P(cells_of_row)(const T *row, int64_t begin, int64_t end, V cells
 #define NARROW(name) NULL
 #endif
 
+#define LARGE(kernel, s) ((kernel) > 3 && (s) == 1)
+
+/* The sums of a vector of columns of all rows, of a filter over 3x3 at stride 1: one column of taps after the other, so
+ * that they are in registers. x: at the first output's first tap. */
+FC_INLINE void P(large_sums)(const fc_depthwise_rows *t, V *acc, const T *x, int64_t begin, int64_t end,
+                             const int kernel, const int rows, const int edge)
+{
+    const fc_depthwise_args *a = t->args;
+    const int64_t row0 = t->row0, row1 = t->row1, in_row = a->in_row, w_h = a->w_h;
+    const T *w = t->w;
+    for (int64_t b = 0; b < kernel; b++, x++, w += a->w_w) {
+        V taps[8];
+#pragma GCC unroll 8
+        for (int h = 0; h < kernel; h++)
+            taps[h] = SPLAT(w[h * w_h]);
+        const M inside = P(from_to)(begin - b, end - b);
+        const T *row = x;
+#pragma GCC unroll 32
+        for (int r = 0; r < rows - 1 + kernel; r++, row += in_row) {
+            if (r < row0 || r >= row1)
+                continue;
+            const V cell = P(load)(row, !edge, inside);
+#pragma GCC unroll 16
+            for (int i = 0; i < rows; i++)
+                if (r - i >= 0 && r - i < kernel)
+                    FC_MULTIPLY_ADD(acc[i], cell, taps[r - i]);
+        }
+    }
+}
+
 /* A vector of columns of all rows. x, y, residual: at its first. */
 FC_INLINE void P(block)(const fc_depthwise_rows *t, const V taps[7 * 7], V start, const T *x, T *y, const T *residual,
                         int64_t left, int64_t n, const int kernel, const int s, const int rows, const int edge)
@@ -77,19 +107,23 @@ FC_INLINE void P(block)(const fc_depthwise_rows *t, const V taps[7 * 7], V start
         for (int i = 0; i < rows; i++)
             acc[i] = i < t->rows ? P(load)(y + i * out_row, !edge, some) : start;
     }
+    if (LARGE(kernel, s)) {
+        P(large_sums)(t, acc, x, begin, end, kernel, rows, edge);
+    } else {
 #pragma GCC unroll 32
-    for (int r = 0; r < (rows - 1) * s + kernel; r++, x += a->in_row) {
-        if (r < row0 || r >= row1)
-            continue;
-        V cells[8];
-        P(cells_of_row)(x, begin, end, cells, first, second, kernel, s, edge);
+        for (int r = 0; r < (rows - 1) * s + kernel; r++, x += a->in_row) {
+            if (r < row0 || r >= row1)
+                continue;
+            V cells[8];
+            P(cells_of_row)(x, begin, end, cells, first, second, kernel, s, edge);
 #pragma GCC unroll 8
-        for (int b = 0; b < kernel; b++) {
-            KEEP(cells[b]);
+            for (int b = 0; b < kernel; b++) {
+                KEEP(cells[b]);
 #pragma GCC unroll 16
-            for (int i = 0; i < rows; i++)
-                if (r - i * s >= 0 && r - i * s < kernel)
-                    acc[i] += cells[b] * taps[(r - i * s) * kernel + b];
+                for (int i = 0; i < rows; i++)
+                    if (r - i * s >= 0 && r - i * s < kernel)
+                        acc[i] += cells[b] * taps[(r - i * s) * kernel + b];
+            }
         }
     }
     if (t->last && residual) {
@@ -118,11 +152,13 @@ FC_INLINE void P(blocks)(const fc_depthwise_rows *t, const int kernel, const int
     const int64_t reach = s == 1 ? L + kernel - 1 : 2 * L + kernel - 2; /* columns loaded */
     const T *const w = t->w;
     V taps[7 * 7];
+    if (!LARGE(kernel, s)) {
 #pragma GCC unroll 49
-    for (int tap = 0; tap < kernel * kernel; tap++) {
-        taps[tap] = SPLAT(w[tap / kernel * a->w_h + tap % kernel * a->w_w]);
-        if (kernel == 3)
-            KEEP(taps[tap]);
+        for (int tap = 0; tap < kernel * kernel; tap++) {
+            taps[tap] = SPLAT(w[tap / kernel * a->w_h + tap % kernel * a->w_w]);
+            if (kernel == 3)
+                KEEP(taps[tap]);
+        }
     }
     const V start = SPLAT(t->bias ? *(const T *)t->bias : 0);
     for (int64_t j = t->column; j < a->out_w; j += L) {
@@ -384,3 +420,4 @@ static void P(gather_nchw)(const fc_depthwise_args *a, int64_t begin, int64_t en
 
 #endif
 #undef NARROW
+#undef LARGE

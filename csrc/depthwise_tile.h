@@ -36,12 +36,14 @@ typedef INT I __attribute__((vector_size(sizeof(T) * L), aligned(sizeof(T)), may
 #define IOTA ((I){FC_DW_IOTA})
 #define SPLAT(value) ((T)(value) - (V){0})
 
-/* Filters that are compiled for tiles of missing rows, columns or channels only: few use them, or it costs nothing. */
 #ifdef FC_DW_FREE_MASKS
-#define MASKED_ONLY(kernel) ((kernel) != 3)
+#define FREE_MASKS 1
 #else
-#define MASKED_ONLY(kernel) ((kernel) < 3)
+#define FREE_MASKS 0
 #endif
+
+/* Filters that are compiled for tiles of missing rows, columns or channels only: they are rare, or it costs nothing. */
+#define MASKED_ONLY(kernel) ((kernel) < 3 || (FREE_MASKS && (kernel) > 3))
 
 /* The compiler must see a register here: it does not fold the load into each multiplication. */
 #if defined(__x86_64__)
@@ -322,7 +324,7 @@ FC_INLINE void P(strip)(P(tile) t, const int kw, const int sw, const int how, co
     P(set_channels)(&t, n, how);
     while (t.channel < a->channels) {
         t.x = x + (how == PLAIN ? t.channel : t.channel / a->multiplier * a->depth);
-        if (!edge && (how == PLAIN || how == GROUPED) && kw > 0 && n == L)
+        if (!edge && how == GROUPED && kw > 0 && !FREE_MASKS && n == L)
             P(pixels)(&t, kw, sw, how, 0);
         else
             P(pixels)(&t, kw, sw, how, 1);
@@ -435,6 +437,7 @@ static const fc_depthwise_kernels FC_DW_NAME = {
 #undef FC_DW_IOTA
 #undef FC_DW_COLUMNS
 #undef FC_DW_FREE_MASKS
+#undef FREE_MASKS
 #undef MASKED_ONLY
 #undef FC_DW_VECTORS
 #undef FC_DW_TILE_ROWS
