@@ -11,6 +11,9 @@ enum {
     CACHE_LINE = 64,
     MANY_TILES = 8, /* of a pixel, times the vectors of one, from which on aligning them pays for one more */
 };
+
+/* What a strip may lack: nothing; columns; columns and channels. */
+enum edge { INNER, FEWER_COLUMNS, MASKED };
 #endif
 
 /* A run of strips of `columns` outputs of each of `rows` rows, all channels. Input rows and columns are counted from
@@ -36,15 +39,15 @@ FC_INLINE void P(cells)(V acc[FC_DW_TILE_ROWS][FC_DW_VECTORS][FC_DW_COLUMNS], co
 #pragma GCC unroll 8
     for (int b = 0; b < kw; b++) {
         if (which & 1)
-            taps[0][b] = P(load)(w0 + b * w_w, !edge, lanes);
+            taps[0][b] = P(load)(w0 + b * w_w, edge < MASKED, lanes);
         if (which & 2)
-            taps[1][b] = P(load)(w1 + b * w_w, !edge, lanes);
+            taps[1][b] = P(load)(w1 + b * w_w, edge < MASKED, lanes);
     }
 #pragma GCC unroll 32
     for (int jj = 0; jj < (FC_DW_COLUMNS - 1) * sw + kw; jj++, x += in_col) {
         if (edge && (jj < col0 || jj >= col1))
             continue;
-        const V cell = P(load)(x, !edge, lanes);
+        const V cell = P(load)(x, edge < MASKED, lanes);
 #pragma GCC unroll 8
         for (int j = 0; j < FC_DW_COLUMNS; j++)
 #pragma GCC unroll 2
@@ -54,7 +57,7 @@ FC_INLINE void P(cells)(V acc[FC_DW_TILE_ROWS][FC_DW_VECTORS][FC_DW_COLUMNS], co
     }
 }
 
-/* edge: columns or channels may be missing. */
+/* edge: of enum edge, what may be missing. */
 FC_INLINE void P(pixels_strip)(P(strip_place) *t, const int kw, const int sw, const int tile_rows, const int edge)
 {
     enum { WHOLE = FC_DW_VECTORS * L };
@@ -91,7 +94,7 @@ FC_INLINE void P(pixels_strip)(P(strip_place) *t, const int kw, const int sw, co
             V acc[FC_DW_TILE_ROWS][FC_DW_VECTORS][FC_DW_COLUMNS];
 #pragma GCC unroll 2
             for (int v = 0; v < FC_DW_VECTORS; v++) {
-                const V start = bias ? P(load)(bias + c + v * L, !edge, lanes[v]) : (V){0};
+                const V start = bias ? P(load)(bias + c + v * L, edge < MASKED, lanes[v]) : (V){0};
 #pragma GCC unroll 2
                 for (int o = 0; o < tile_rows; o++)
 #pragma GCC unroll 8
@@ -102,7 +105,7 @@ FC_INLINE void P(pixels_strip)(P(strip_place) *t, const int kw, const int sw, co
             for (int64_t r = t->only0; r > 0; r--, x += in_row, w += w_h)
 #pragma GCC unroll 2
                 for (int v = 0; v < FC_DW_VECTORS; v++)
-                    if (!edge || v < vectors)
+                    if (edge < MASKED || v < vectors)
                         P(cells)(acc, x + v * L, w + v * L, NULL, in_col, w_w, col0, col1, lanes[v], v, kw, sw,
                                  1, edge);
             x += t->gap * in_row;
@@ -111,13 +114,13 @@ FC_INLINE void P(pixels_strip)(P(strip_place) *t, const int kw, const int sw, co
             for (int64_t r = t->both; r > 0 && tile_rows > 1; r--, x += in_row, w += w_h, w1 += w_h)
 #pragma GCC unroll 2
                 for (int v = 0; v < FC_DW_VECTORS; v++)
-                    if (!edge || v < vectors)
+                    if (edge < MASKED || v < vectors)
                         P(cells)(acc, x + v * L, w + v * L, w1 + v * L, in_col, w_w, col0, col1, lanes[v], v, kw,
                                  sw, 3, edge);
             for (int64_t r = t->only1; r > 0 && tile_rows > 1; r--, x += in_row, w1 += w_h)
 #pragma GCC unroll 2
                 for (int v = 0; v < FC_DW_VECTORS; v++)
-                    if (!edge || v < vectors)
+                    if (edge < MASKED || v < vectors)
                         P(cells)(acc, x + v * L, NULL, w1 + v * L, in_col, w_w, col0, col1, lanes[v], v, kw, sw,
                                  2, edge);
 #pragma GCC unroll 2
@@ -126,14 +129,14 @@ FC_INLINE void P(pixels_strip)(P(strip_place) *t, const int kw, const int sw, co
                     break;
 #pragma GCC unroll 2
                 for (int v = 0; v < FC_DW_VECTORS; v++) {
-                    if (edge && v >= vectors)
+                    if (edge == MASKED && v >= vectors)
                         break;
                     const int64_t at = o * out_row + c + v * L;
                     if (residual)
 #pragma GCC unroll 8
                         for (int j = 0; j < FC_DW_COLUMNS; j++)
                             if (!edge || j < columns)
-                                acc[o][v][j] += P(load)(residual + at + j * out_col, !edge, lanes[v]);
+                                acc[o][v][j] += P(load)(residual + at + j * out_col, edge < MASKED, lanes[v]);
                     if (clamp)
 #pragma GCC unroll 8
                         for (int j = 0; j < FC_DW_COLUMNS; j++)
@@ -143,7 +146,7 @@ FC_INLINE void P(pixels_strip)(P(strip_place) *t, const int kw, const int sw, co
                     for (int j = 0; j < FC_DW_COLUMNS; j++, to += out_col) {
                         if (edge && j >= columns)
                             break;
-                        if (!edge || n >= (v + 1) * L) /* masked stores are slow on some CPUs */
+                        if (edge < MASKED || n >= (v + 1) * L) /* masked stores are slow on some CPUs */
                             *(V *)to = acc[o][v][j];
                         else
                             P(store_lanes)(to, acc[o][v][j], lanes[v]);
@@ -214,13 +217,16 @@ static void P(pixels_rows)(const fc_depthwise_args *a, int64_t image, int64_t i,
     }
 }
 
-#define PIXELS(name, kw, sw, tile_rows)                       \
-    static void P(name)(P(strip_place) *t, int edge)          \
-    {                                                         \
-        if (edge || MASKED_ONLY(kw))                          \
-            P(pixels_strip)(t, kw, sw, tile_rows, 1);         \
-        else                                                  \
-            P(pixels_strip)(t, kw, sw, tile_rows, 0);         \
+/* Seven taps and a mask would not fit into 16 registers. */
+#define PIXELS(name, kw, sw, tile_rows)                             \
+    static void P(name)(P(strip_place) *t, int edge)                \
+    {                                                               \
+        if (!edge && !MASKED_ONLY(kw))                              \
+            P(pixels_strip)(t, kw, sw, tile_rows, INNER);           \
+        else if (kw == 7 && t->whole && !FREE_MASKS)                \
+            P(pixels_strip)(t, kw, sw, tile_rows, FEWER_COLUMNS);   \
+        else                                                        \
+            P(pixels_strip)(t, kw, sw, tile_rows, MASKED);          \
     }
 PIXELS(pixels_1, 1, 1, 1)
 PIXELS(pixels_2, 2, 1, 1)
