@@ -52,21 +52,21 @@ class Contiguous(Adapter):
         aten = torch.ops.aten
 
         def call(x: Any) -> Any:
+            """Into arrays of its own for each input, as ours: else a small result would stay in the cache."""
+            where, counted = (window, step, padding), (False, p.count_include_pad)
             if "max" in p.op:
-                forward = lambda: aten.max_pool2d_with_indices(x, window, step, padding)  # noqa: E731
+                y, indices = aten.max_pool2d_with_indices(x, *where)
                 if p.pass_ == "forward":
-                    return forward if p.return_indices else lambda: torch.max_pool2d(x, window, step, padding)
-                y, indices = forward()
-                ones = torch.ones_like(y)
-                dilation = (p.dh, p.dw)
-                return lambda: aten.max_pool2d_with_indices_backward(
-                    ones, x, window, step, padding, dilation, False, indices
-                )
-            counted = p.count_include_pad
+                    found = {"out": y, "indices": indices}
+                    return lambda: aten.max_pool2d_with_indices.out(x, *where, [p.dh, p.dw], False, **found)
+                ones, dx = torch.ones_like(y), torch.empty_like(x)
+                backward = aten.max_pool2d_with_indices_backward.grad_input
+                return lambda: backward(ones, x, *where, [p.dh, p.dw], False, indices, grad_input=dx)
+            y = aten.avg_pool2d(x, *where, *counted)
             if p.pass_ == "forward":
-                return lambda: aten.avg_pool2d(x, window, step, padding, False, counted)
-            ones = torch.ones_like(aten.avg_pool2d(x, window, step, padding, False, counted))
-            return lambda: aten.avg_pool2d_backward(ones, x, window, step, padding, False, counted, None)
+                return lambda: aten.avg_pool2d.out(x, *where, *counted, out=y)
+            ones, dx = torch.ones_like(y), torch.empty_like(x)
+            return lambda: aten.avg_pool2d_backward.grad_input(ones, x, *where, *counted, None, grad_input=dx)
 
         if p.adaptive or (p.dh, p.dw) != (1, 1):
             raise Unsupported("adaptive and dilated pools have no adapter")
