@@ -170,5 +170,6 @@ def test_fitted_rates_choose_well_between_kernels_that_no_rates_describe():
         flops = 10 ** rng.uniform(5, 9)
         bent = {"calls": 1.0, "flops": flops, "image": flops}
         straight = {"calls": 1.0, "flops": 1.2 * flops}
-        races.append({"bent": (bent, 1e-6 + 1e-11 * flops * (1 if flops < 1e7 else 1.3)), "straight": (straight, 2e-6 + 1.2e-11 * flops)})
+        times = 1e-6 + 1e-11 * flops * (1 if flops < 1e7 else 1.3), 2e-6 + 1.2e-11 * flops
+        races.append({"bent": (bent, times[0]), "straight": (straight, times[1])})
     assert calibration.chosen_well(races, calibration.fit_races(races)) > 0.9

@@ -36,7 +36,7 @@ REWEIGHTINGS, SWEEPS = 12, 400
 NO_SHARE = 0.01
 # What a fit hangs on: a kernel that takes twice the time of the best counts a quarter, but not less than this.
 LEAST_IMPORTANCE = 0.02
-# Scaling of the fitted rates against each other: which factors are tried, what a factor costs, what a choice costs at most.
+# Scaling the rates of kernels against each other: which factors are tried, what one costs, what a choice costs at most.
 SHIFTS = tuple(0.01 * step for step in range(-15, 16))
 SHIFT_COST, WORST_LOSS, SETTLE_ROUNDS = 1e-4, 0.7, 4
 SLOW = ("naive", "reference")
@@ -124,7 +124,7 @@ def time_rows(calls: Mapping[Any, Callable[[], object]], seconds: float) -> dict
 
 
 def fit(works: list[cost.Work], measured: list[float], importance: list[float] | None = None) -> dict[str, float]:
-    """Rates >= 0 that minimise the sum of importance * |predicted / measured - 1|: least squares, reweighted.
+    """Rates >= 0 that minimise the sum of importance * |predicted / measured - 1|, by reweighted least squares.
 
     Each weighted problem is solved by coordinate descent with clipping at 0, on columns scaled to one.
     """
@@ -183,7 +183,7 @@ def measure(backend: str, count: int, seed: int = SEED) -> Races:
 
 
 def fit_races(races: list[Race]) -> dict[str, dict[str, float]]:
-    """The rates of each kernel: fitted where it is near the best, then scaled so that the choices by them cost least."""
+    """The rates of each kernel: fitted where it is near the best, then scaled so that choices by them cost least."""
     works: dict[str, list[cost.Work]] = {}
     measured: dict[str, list[float]] = {}
     importance: dict[str, list[float]] = {}
