@@ -287,11 +287,12 @@ def test_padding_modes(mode, layout, rng):
     padded = np.pad(x, ((0, 0), (0, 0), pads[:2], pads[2:]), mode=numpy_mode)
     wanted = forward(padded, w)
     args = (x, w) if layout == "NCHW" else (nhwc(x), hwio(w))
-    y = fastconv.conv2d(*args, padding=pads, padding_mode=mode, layout=layout)
+    how = {"padding": pads, "padding_mode": mode, "layout": layout, "precision": "strict"}
+    y = fastconv.conv2d(*args, **how)
     compare.assert_exact(y if layout == "NCHW" else y.transpose(0, 3, 1, 2), wanted)
     # the gradients are adjoint to that very map
     dy = integers(rng, *y.shape)
-    dx, dw, _ = fastconv.conv2d_backward(dy, *args, padding=pads, padding_mode=mode, layout=layout)
+    dx, dw, _ = fastconv.conv2d_backward(dy, *args, **how)
     assert (y * dy).sum(dtype="f8") == (dx * args[0]).sum(dtype="f8") == (dw * args[1]).sum(dtype="f8")
 
 

@@ -35,7 +35,7 @@ FEWEST_POOL_BYTES = 2e4
 REWEIGHTINGS, SWEEPS = 12, 400
 NO_SHARE = 0.01
 # What a fit hangs on: a kernel that takes twice the time of the best counts a quarter, but not less than this.
-LEAST_IMPORTANCE = 0.02
+LEAST_IMPORTANCE = 0.2
 # Scaling the rates of kernels against each other: which factors are tried, what one costs, what a choice costs at most.
 SHIFTS = tuple(0.01 * step for step in range(-15, 16))
 SHIFT_COST, WORST_LOSS, SETTLE_ROUNDS = 1e-4, 0.7, 4
