@@ -42,6 +42,8 @@ FAR_BYTES = 16 << 20
 TILES = {"avx512": (14, 32, 16), "avx2": (6, 16, 8), "neon": (8, 12, 4)}
 # Tiles of weights from which NCHW columns are packed that could be read in place (csrc/im2col_nchw.c).
 PACKED_TILES = 8
+# HWIO weights up to so many bytes are read in place by the direct kernel (csrc/direct.c).
+IN_PLACE_BYTES = 192 << 10
 # Rows of a block of the depthwise kernels in NCHW (csrc/depthwise_planes_tile.h).
 BLOCK_ROWS = 14
 
@@ -148,6 +150,9 @@ def direct(p: ConvProblem) -> Work:
         count, rows, columns = images, p.ocg, p.oh * p.ow
         copied = float(p.mb * p.ic * p.kw * min(p.sh, p.kh) * p.oh * p.ow * p.itemsize)
     tiles = count * _ceil(rows, mr) * _ceil(columns, nr)
+    weights = float(p.oc * depth * p.itemsize)
+    if p.layout == "NHWC" and p.ocg >= lanes and weights <= IN_PLACE_BYTES:
+        weights = 0.0
     return {
         "calls": 1.0,
         "flops": 2.0 * count * rows * _ceil(columns, lanes) * lanes * depth * _compute(p),
@@ -155,7 +160,7 @@ def direct(p: ConvProblem) -> Work:
         "tiles": float(tiles),
         "gathered": copied,
         "image": float(p.bytes),
-        "weights": float(p.oc * depth * p.itemsize),
+        "weights": weights,
     }
 
 

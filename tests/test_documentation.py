@@ -42,8 +42,9 @@ def test_map_names_files_that_exist():
         assert path.exists(), name
 
 
-def test_measured_kernels_are_rows():
-    table = README[README.index("<!-- speed:begin -->") : README.index("<!-- speed:end -->")]
+@pytest.mark.parametrize("isa", ["avx512", "avx2"])
+def test_measured_kernels_are_rows(isa):
+    table = README[README.index(f"<!-- speed_{isa}:begin -->") : README.index(f"<!-- speed_{isa}:end -->")]
     names = {f"conv2d_forward_{a}__{b}" for a, b in re.findall(r"\| (\w+), (\w+) \|", table)}
     assert names and names <= {kernel.name for kernel in KERNELS}
 
