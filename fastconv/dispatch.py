@@ -32,6 +32,8 @@ WORKSPACE_KEPT_BYTES = 256 * 1024**2
 ALIGNMENT = 64
 
 ALGORITHMS = tuple(dict.fromkeys(name for k in KERNELS for name in (k.family, k.algorithm)))
+# A name that is a row's own means that row, even where it is also the name of a family.
+ROW_NAMES = frozenset(k.algorithm for k in KERNELS)
 BACKENDS = tuple(PACKAGES)
 # Where `lower` is found, when not in the backend's package.
 _LOWERING = {"numpy": "fastconv.reference"}
@@ -77,7 +79,8 @@ def _module_path(kernel: Kernel) -> str:
 
 def _refusal(kernel: Kernel, problem: Problem, request: Request, count: int) -> str | None:
     """The first reason why this row cannot serve this request, or None."""
-    if request.algorithm not in ("auto", kernel.algorithm, kernel.family):
+    names = (kernel.algorithm,) if request.algorithm in ROW_NAMES else ("auto", kernel.family)
+    if request.algorithm not in names:
         return f'algorithm="{request.algorithm}" was asked for'
     if request.backend not in ("auto", kernel.backend):
         return f'backend="{request.backend}" was asked for'
