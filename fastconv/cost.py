@@ -264,12 +264,20 @@ def pool_reference(p: PoolProblem) -> Work:
 # Errors: the largest one to expect, as a share of the largest output
 
 
+def _terms(p: ConvProblem) -> int:
+    return max(1, p.icg * p.kh * p.kw if p.pass_ != "backward_weight" else p.mb * p.oh * p.ow)
+
+
 def plain_error(p: ConvProblem) -> float:
     """Rounding errors of a sum grow like a random walk: within its partial sums (FC_SUM_TERMS in csrc/fastconv.h), and
     over them. Inputs and weights as in winograd.expected_error; measured: half to nearly all of it."""
-    terms = max(1, p.icg * p.kh * p.kw if p.pass_ != "backward_weight" else p.mb * p.oh * p.ow)
-    partial = min(terms, SUM_TERMS)
-    return 1.1 * EPS[p.dtype] * max(1.0, ((partial + terms / partial) / 2) ** 0.5)
+    partial = min(_terms(p), SUM_TERMS)
+    return 1.1 * EPS[p.dtype] * max(1.0, ((partial + _terms(p) / partial) / 2) ** 0.5)
+
+
+def chain_error(p: ConvProblem) -> float:
+    """The same of one sum after the other, as Numba's kernels add."""
+    return 1.1 * EPS[p.dtype] * max(1.0, (_terms(p) / 2) ** 0.5)
 
 
 def exact_error(p: ConvProblem | PoolProblem) -> float:

@@ -70,7 +70,7 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel("conv2d_forward_naive__cython", "naive", can.anything, cost.naive, cost.exact_error, can.no_workspace),
     Kernel("conv2d_forward_winograd_f4x3__numba", "winograd", can.winograd_3x3, cost.winograd_m4, cost.winograd_f4x3_error, can.numba_winograd_f4x3_workspace, plain_sum=False),
     Kernel("conv2d_forward_winograd_f2x3__numba", "winograd", can.winograd_3x3, cost.winograd_m2, cost.winograd_f2x3_error, can.numba_winograd_f2x3_workspace, plain_sum=False),
-    Kernel("conv2d_forward_im2col__numba", "im2col", can.floating, cost.im2col, cost.plain_error, can.numba_im2col_workspace),
+    Kernel("conv2d_forward_im2col__numba", "im2col", can.floating, cost.im2col, cost.chain_error, can.numba_im2col_workspace),
     Kernel("conv2d_forward_naive__numba", "naive", can.anything, cost.naive, cost.exact_error, can.no_workspace),
     Kernel("conv2d_forward_reference__numpy", "reference", can.anything, cost.reference, cost.exact_error, can.no_workspace),
 
@@ -90,14 +90,14 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel("conv2d_backward_input_naive__cython", "naive", can.anything, cost.naive, cost.exact_error, can.no_workspace),
     Kernel("conv2d_backward_input_winograd_f4x3__numba", "winograd", can.winograd_3x3, cost.winograd_m4, cost.winograd_f4x3_error, can.numba_winograd_f4x3_workspace, plain_sum=False),
     Kernel("conv2d_backward_input_winograd_f2x3__numba", "winograd", can.winograd_3x3, cost.winograd_m2, cost.winograd_f2x3_error, can.numba_winograd_f2x3_workspace, plain_sum=False),
-    Kernel("conv2d_backward_input_im2col__numba", "im2col", can.floating, cost.im2col, cost.plain_error, can.numba_im2col_workspace),
+    Kernel("conv2d_backward_input_im2col__numba", "im2col", can.floating, cost.im2col, cost.chain_error, can.numba_im2col_workspace),
     Kernel("conv2d_backward_input_naive__numba", "naive", can.anything, cost.naive, cost.exact_error, can.no_workspace),
     Kernel("conv2d_backward_input_reference__numpy", "reference", can.anything, cost.reference, cost.exact_error, can.no_workspace),
 
     Kernel("conv2d_backward_weight_depthwise__cython", "depthwise", can.depthwise, cost.depthwise, cost.plain_error, can.depthwise_workspace),
     Kernel("conv2d_backward_weight_im2col__cython", "im2col", can.floating, cost.im2col, cost.plain_error, can.im2col_workspace),
     Kernel("conv2d_backward_weight_naive__cython", "naive", can.anything, cost.naive, cost.exact_error, can.no_workspace),
-    Kernel("conv2d_backward_weight_im2col__numba", "im2col", can.floating, cost.im2col, cost.plain_error, can.numba_im2col_workspace),
+    Kernel("conv2d_backward_weight_im2col__numba", "im2col", can.floating, cost.im2col, cost.chain_error, can.numba_im2col_workspace),
     Kernel("conv2d_backward_weight_naive__numba", "naive", can.anything, cost.naive, cost.exact_error, can.no_workspace),
     Kernel("conv2d_backward_weight_reference__numpy", "reference", can.anything, cost.reference, cost.exact_error, can.no_workspace),
 

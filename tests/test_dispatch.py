@@ -385,3 +385,20 @@ def test_a_numeric_precision_is_obeyed(text, precision, layout):
     exact = fastconv.conv2d(x.astype(np.float64), w.astype(np.float64), algorithm="reference", **options)
     y = fastconv.conv2d(x, w, precision=precision, **options)
     assert np.abs(y - exact).max() <= precision * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("text", ["ic512ih7oc64kh3ph1", "ic80ih14oc48kh3ph1", "ic700ih9oc40kh1"])
+def test_strict_errors_stay_under_a_millionth(text, layout):
+    """Of the largest output, whichever compiled row computes the plain sum."""
+    p = ConvProblem.parse(text, layout=layout)
+    rng = np.random.default_rng(8)
+    x = np.maximum(rng.standard_normal(p.input_shape, np.float32), 0)
+    w = rng.standard_normal(p.weight_shape, np.float32) * np.float32((2 / (p.ic * p.kh * p.kw)) ** 0.5)
+    options = {"padding": p.ph, "layout": layout}
+    exact = fastconv.conv2d(x.astype(np.float64), w.astype(np.float64), algorithm="reference", **options)
+    for verdict in dispatch.verdicts(ConvProblem.parse(text, layout=layout, precision="strict")):
+        if verdict.reason is None and verdict.kernel.backend == "cython":
+            y = fastconv.conv2d(x, w, algorithm=verdict.kernel.algorithm, backend="cython", **options)
+            error = np.abs(y - exact).max() / np.abs(exact).max()
+            assert error <= min(1e-6, 1.0 if verdict.kernel.family == "naive" else verdict.error), verdict.kernel.name
