@@ -37,8 +37,8 @@ SUM_TERMS = 256
 # Transformed weights larger than this come from memory: half of a common last-level cache.
 FAR_BYTES = 16 << 20
 
-# Rows and columns of the register tile of each ISA's GEMM in float32, and elements of a vector (csrc/*/gemm.c). Portable
-# work is counted as AVX-512's: its tile wastes next to nothing, and its rates were fitted so.
+# Rows and columns of the register tile of each ISA's GEMM in float32, and elements of a vector (csrc/*/gemm.c).
+# Portable work is counted as AVX-512's: its tile wastes next to nothing, and its rates were fitted so.
 TILES = {"avx512": (14, 32, 16), "avx2": (6, 16, 8), "neon": (8, 12, 4)}
 # Tiles of weights from which NCHW columns are packed that could be read in place (csrc/im2col_nchw.c).
 PACKED_TILES = 8

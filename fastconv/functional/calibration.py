@@ -232,7 +232,7 @@ def _settle(races: list[Race], found: dict[str, dict[str, float]]) -> dict[str, 
 
 
 def chosen_well(races: list[Race], rates_: Mapping[str, Mapping[str, float]], near: float = 1.05) -> float:
-    """The share of the problems where the kernel chosen by these rates takes at most `near` times the best one's time."""
+    """The share of the problems where the kernel that these rates choose takes at most `near` times the best's time."""
     good = 0
     for race in races:
         name = min(race, key=lambda n: predicted(rates_[n], race[n][0]))

@@ -124,8 +124,8 @@ def conv2d(
     residual : array of the output's shape, added before the activation
     out : array of the output's shape and dtype that shares no memory with the inputs
     algorithm, backend : force a family ("winograd"), a row's algorithm ("winograd_f4x3") or a backend ("numba")
-    precision : "fast" (Winograd where its expected error is up to 2e-5 of the largest output), "strict" (plain sums
-        only) or a number in the place of 2e-5; plain sums may always run
+    precision : "fast" (Winograd where the largest error to expect is up to 2e-5 of the largest output), "strict" (plain
+        sums only, within 1e-6) or a number: the largest error accepted, of any kernel (float64 sums below about 5e-7)
     max_workspace : most scratch memory in bytes
 
     Returns
