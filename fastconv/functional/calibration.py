@@ -29,6 +29,9 @@ SIZES = (4, 5, 7, 8, 10, 13, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112
 BATCHES = (1, 1, 1, 1, 2, 4, 8, 16, 64)
 # A call is repeated for this long and the least time counts; rows of plain loops are not worth it.
 SECONDS_A_CALL = 0.02
+# Arrays rotate among so many sets, or as many as exceed the caches: in a network they were not used a moment ago.
+MOST_SETS = 8
+ASSUMED_CACHE_BYTES = 32 * 1024**2
 WINDOWS = ("kh2sh2", "kh2sh2", "kh3sh2ph1", "kh3sh2", "kh3sh1ph1", "kh5sh1ph2", "kh7sh7")
 FEWEST_POOL_BYTES = 2e4
 # Steps of the fit: more change no rate by a percent.
@@ -107,15 +110,28 @@ def pool_operands(p: PoolProblem) -> tuple[Any, ...]:
     return y, logical(indices, p.layout), x
 
 
-def time_rows(calls: Mapping[Any, Callable[[], object]], seconds: float) -> dict[Any, float]:
-    """The least time of each call; they alternate, so that a noisy moment hits all of them."""
+def sets_of(arrays: tuple[Any, ...], kept: int | None) -> list[tuple[Any, ...]]:
+    """The operands and copies of them, but for the weights at `kept`: more than the caches hold, MOST_SETS at most."""
+    moving = sum(a.nbytes for i, a in enumerate(arrays) if a is not None and i != kept)
+    count = min(MOST_SETS, -(-2 * max([ASSUMED_CACHE_BYTES, *host.cache_bytes().values()]) // max(moving, 1)))
+
+    def copy(i: int, array: Any) -> Any:
+        return array if array is None or i == kept else array.copy(order="K")
+
+    return [arrays, *(tuple(copy(i, a) for i, a in enumerate(arrays)) for _ in range(count - 1))]
+
+
+def time_rows(calls: Mapping[Any, list[Callable[[], object]]], seconds: float) -> dict[Any, float]:
+    """The least time of each call; they alternate, so that a noisy moment hits all of them, and go round their sets."""
     least = dict.fromkeys(calls, float("inf"))
-    for call in calls.values():
-        call()
+    for turns in calls.values():
+        turns[0]()
     deadline = time.perf_counter() + seconds * len(calls)
-    rounds = 0
+    rounds = turn = 0
     while rounds < 3 or time.perf_counter() < deadline:
-        for name, call in calls.items():
+        for name, turns in calls.items():
+            call = turns[turn % len(turns)]
+            turn += 1
             start = time.perf_counter()
             call()
             least[name] = min(least[name], time.perf_counter() - start)
@@ -165,12 +181,15 @@ def measure(backend: str, count: int, seed: int = SEED) -> Races:
             for problem in draws:
                 able = [k for k in rows if (k.op, k.pass_) == (op, pass_) and k.cannot(problem) is None]
                 arrays = operands(problem) if op == "conv2d" else pool_operands(problem)
-                calls: dict[tuple[str, bool], Callable[[], object]] = {}
+                weighted = op == "conv2d" and pass_ != "backward_weight"
+                sets = sets_of(arrays, 1 if weighted else None)
+                calls: dict[tuple[str, bool], list[Callable[[], object]]] = {}
                 for kernel in able:
                     plan = dispatch.plan_for(problem, kernel)
-                    calls[kernel.name, False] = partial(plan, *arrays)
-                    if op == "conv2d" and pass_ != "backward_weight":
-                        calls[kernel.name, True] = partial(plan, *arrays, packed=plan.pack(arrays[1]))
+                    calls[kernel.name, False] = [partial(plan, *one) for one in sets]
+                    if weighted:
+                        packed = plan.pack(arrays[1])
+                        calls[kernel.name, True] = [partial(plan, *one, packed=packed) for one in sets]
                 seconds = time_rows(calls, SECONDS_A_CALL)
                 for held in (False, True):
                     race = {
