@@ -44,6 +44,8 @@ TILES = {"avx512": (14, 32, 16), "avx2": (6, 16, 8), "neon": (8, 12, 4)}
 PACKED_TILES = 8
 # HWIO weights up to so many bytes are read in place by the direct kernel (csrc/direct.c).
 IN_PLACE_BYTES = 192 << 10
+# Bytes of weights with which the direct kernel takes all panels of a tile in turn (csrc/direct_tile.h).
+DIRECT_WEIGHTS = 16 << 10
 # Rows of a block of the depthwise kernels in NCHW (csrc/depthwise_planes_tile.h).
 BLOCK_ROWS = 14
 
@@ -150,11 +152,15 @@ def direct(p: ConvProblem) -> Work:
         count, rows, columns = images, p.ocg, p.oh * p.ow
         copied = float(p.mb * p.ic * p.kw * min(p.sh, p.kh) * p.oh * p.ow * p.itemsize)
     tiles = count * _ceil(rows, mr) * _ceil(columns, nr)
-    weights = float(p.oc * depth * p.itemsize)
+    weights = kept = float(p.oc * depth * p.itemsize)
     if p.layout == "NHWC" and p.ocg >= lanes and weights <= IN_PLACE_BYTES:
         weights = 0.0
+    # Weights that do not stay in the L1 are read again for each row, and the pixels under a row for each panel of them.
+    again = p.layout == "NHWC" and kept > DIRECT_WEIGHTS
     return {
         "calls": 1.0,
+        "streamed": kept * p.mb * p.oh if again else 0.0,
+        "rows_again": float(count * p.kh * p.iw * p.icg * p.itemsize * _ceil(columns, nr)) if again else 0.0,
         "flops": 2.0 * count * rows * _ceil(columns, lanes) * lanes * depth * _compute(p),
         "tile_steps": tiles * depth * _compute(p),
         "tiles": float(tiles),

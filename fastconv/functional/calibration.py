@@ -26,6 +26,9 @@ FEWEST_FLOPS, MOST_FLOPS, MOST_BYTES = 1e4, 6e8, 1e8
 FILTERS = ((3, 3),) * 6 + ((1, 1),) * 4 + ((5, 5), (5, 5), (7, 7), (1, 7), (7, 1), (1, 3), (2, 2))
 CHANNELS = (1, 3, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 256, 320, 384, 512, 768, 1024)
 SIZES = (4, 5, 7, 8, 10, 13, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 160, 224)
+WIDE_FILTERS = ((1, 1), (1, 1), (3, 3), (3, 3), (5, 5))
+WIDE_CHANNELS = (32, 64, 64, 96, 128, 128, 192, 256, 256, 512, 512, 1024, 2048)
+WIDE_SIZES = (7, 10, 14, 20, 28, 56, 112)
 BATCHES = (1, 1, 1, 1, 2, 4, 8, 16, 64)
 # A call is repeated for this long and the least time counts; rows of plain loops are not worth it.
 SECONDS_A_CALL = 0.02
@@ -49,14 +52,15 @@ def draw_problems(count: int, pass_: str, layout: str, seed: int = SEED) -> Iter
     """Random convolutions as networks have them: channels and sizes log-uniform, filters mostly 3x3 and 1x1."""
     rng = random.Random(f"{seed}{pass_}{layout}")
     while count > 0:
-        kh, kw = rng.choice(FILTERS)
-        ic, oc = rng.choice(CHANNELS), rng.choice(CHANNELS)
-        ih = rng.choice(SIZES)
+        wide = rng.random() < 0.4  # what most of a deep network is
+        kh, kw = rng.choice(WIDE_FILTERS if wide else FILTERS)
+        ic, oc = (rng.choice(WIDE_CHANNELS if wide else CHANNELS) for _ in range(2))
+        ih = rng.choice(WIDE_SIZES if wide else SIZES)
         iw = ih if rng.random() < 0.8 else rng.choice(SIZES)
         stride = 2 if rng.random() < 0.2 else 1
         padded = rng.random() < 0.8
         groups = 1
-        if rng.random() < 0.25:  # depthwise, with a multiplier now and then; small groups as in ResNeXt; any others
+        if not wide and rng.random() < 0.4:  # depthwise, with a multiplier now and then; small groups as in ResNeXt; any others
             kind = rng.random()
             if kind < 0.55:
                 groups, oc = ic, ic * rng.choice((1, 1, 1, 1, 2))
