@@ -60,7 +60,8 @@ def draw_problems(count: int, pass_: str, layout: str, seed: int = SEED) -> Iter
         stride = 2 if rng.random() < 0.2 else 1
         padded = rng.random() < 0.8
         groups = 1
-        if not wide and rng.random() < 0.4:  # depthwise, with a multiplier now and then; small groups as in ResNeXt; any others
+        if not wide and rng.random() < 0.4:
+            # depthwise, with a multiplier now and then; small groups as in ResNeXt; any others
             kind = rng.random()
             if kind < 0.55:
                 groups, oc = ic, ic * rng.choice((1, 1, 1, 1, 2))
