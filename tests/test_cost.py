@@ -173,3 +173,11 @@ def test_fitted_rates_choose_well_between_kernels_that_no_rates_describe():
         times = 1e-6 + 1e-11 * flops * (1 if flops < 1e7 else 1.3), 2e-6 + 1.2e-11 * flops
         races.append({"bent": (bent, times[0]), "straight": (straight, times[1])})
     assert calibration.chosen_well(races, calibration.fit_races(races)) > 0.9
+
+
+@pytest.mark.skipif(rows.fault(KERNELS[0]) is not None, reason="the compiled extension is not here")
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_wide_filters_from_one_channel_into_many_are_no_depthwise_work(layout):
+    """Shipped rates once took them for it, at thirty times the time of the direct kernel."""
+    problem = ConvProblem.parse("mb4ic1ih161iw700oc32kh5kw20sh2", layout=layout)
+    assert dispatch.choose(problem, dispatch.Request()).family in ("direct", "im2col")
