@@ -244,7 +244,7 @@ def test_dtypes(x_dtype, w_dtype, result, rng):
         x = np.abs(x)
     if x_dtype == "bool":
         x = x > 1
-    y = fastconv.conv2d(x.astype(x_dtype), w.astype(w_dtype))
+    y = fastconv.conv2d(x.astype(x_dtype), w.astype(w_dtype), precision="strict")
     assert y.dtype == np.dtype(result) and y.dtype.isnative
     compare.assert_exact(y.astype(np.float64), forward(x.astype(np.float64), w.astype(np.float64)))
 
@@ -252,7 +252,7 @@ def test_dtypes(x_dtype, w_dtype, result, rng):
 def test_bfloat16(rng):
     ml_dtypes = pytest.importorskip("ml_dtypes")
     x, w = integers(rng, 2, 3, 7, 8), integers(rng, 4, 3, 3, 3)
-    y = fastconv.conv2d(x.astype(ml_dtypes.bfloat16), w.astype(ml_dtypes.bfloat16))
+    y = fastconv.conv2d(x.astype(ml_dtypes.bfloat16), w.astype(ml_dtypes.bfloat16), precision="strict")
     assert y.dtype == ml_dtypes.bfloat16
     compare.assert_exact(y.astype(np.float32), forward(x, w).astype(ml_dtypes.bfloat16).astype(np.float32))
 
