@@ -195,7 +195,7 @@ extern const fc_conv2d_kernel fc_conv2d_forward_im2col, fc_conv2d_backward_input
 /* im2col_f64.c: float32 arrays, summed in float64 and rounded once. */
 extern const fc_conv2d_kernel fc_conv2d_forward_im2col_f64, fc_conv2d_backward_input_im2col_f64;
 
-/* direct.c: for sums over few input channels, in one piece. */
+/* direct.c: pixels read in place through a table of offsets; sums over few input channels. */
 extern const fc_conv2d_kernel fc_conv2d_forward_direct;
 
 /* winograd.c: F(m x m, r x r) for filters r x r and, _1d, F(m, r) for filters 1 x r and r x 1; stride 1, no dilation. */

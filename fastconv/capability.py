@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from fastconv.problem import ConvProblem, PoolProblem
 
-# Terms of a sum that the direct kernel keeps in one piece.
+# Most terms of a sum of the direct kernel, whose table of offsets has an entry for each.
 DIRECT_DEPTH = 4608
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -372,17 +372,22 @@ def test_error_estimates_are_what_precision_is_compared_with():
     assert cost.EPS["float32"] == np.finfo(np.float32).eps / 2
 
 
-@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-@pytest.mark.parametrize("precision", [1e-5, 3e-6, 1e-6, 3e-7, 1e-7])
-@pytest.mark.parametrize("text", ["ic64ih20oc48kh3ph1", "mb2ic256ih10oc32kh3", "ic48ih14oc64kh5ph2", "ic700ih9oc40kh1"])
-def test_a_numeric_precision_is_obeyed(text, precision, layout):
-    """The largest error over the largest output, on ReLU(N(0, 1)) inputs and He weights as inside a network."""
+def network_like(text, layout):
+    """ReLU(N(0, 1)) input, He weight, the options of the call and the float64 result."""
     p = ConvProblem.parse(text, layout=layout)
     rng = np.random.default_rng(7)
     x = np.maximum(rng.standard_normal(p.input_shape, np.float32), 0)
     w = rng.standard_normal(p.weight_shape, np.float32) * np.float32((2 / (p.ic * p.kh * p.kw)) ** 0.5)
     options = {"padding": p.ph, "layout": layout}
-    exact = fastconv.conv2d(x.astype(np.float64), w.astype(np.float64), algorithm="reference", **options)
+    return x, w, options, fastconv.conv2d(x.astype("f8"), w.astype("f8"), algorithm="reference", **options)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("precision", [1e-5, 3e-6, 1e-6, 3e-7, 1e-7])
+@pytest.mark.parametrize("text", ["ic64ih20oc48kh3ph1", "mb2ic256ih10oc32kh3", "ic48ih14oc64kh5ph2", "ic700ih9oc40kh1"])
+def test_a_numeric_precision_is_obeyed(text, precision, layout):
+    """The largest error over the largest output."""
+    x, w, options, exact = network_like(text, layout)
     y = fastconv.conv2d(x, w, precision=precision, **options)
     assert np.abs(y - exact).max() <= precision * np.abs(exact).max()
 
@@ -391,12 +396,7 @@ def test_a_numeric_precision_is_obeyed(text, precision, layout):
 @pytest.mark.parametrize("text", ["ic512ih7oc64kh3ph1", "ic80ih14oc48kh3ph1", "ic700ih9oc40kh1"])
 def test_strict_errors_stay_under_a_millionth(text, layout):
     """Of the largest output, whichever compiled row computes the plain sum."""
-    p = ConvProblem.parse(text, layout=layout)
-    rng = np.random.default_rng(8)
-    x = np.maximum(rng.standard_normal(p.input_shape, np.float32), 0)
-    w = rng.standard_normal(p.weight_shape, np.float32) * np.float32((2 / (p.ic * p.kh * p.kw)) ** 0.5)
-    options = {"padding": p.ph, "layout": layout}
-    exact = fastconv.conv2d(x.astype(np.float64), w.astype(np.float64), algorithm="reference", **options)
+    x, w, options, exact = network_like(text, layout)
     for verdict in dispatch.verdicts(ConvProblem.parse(text, layout=layout, precision="strict")):
         if verdict.reason is None and verdict.kernel.backend == "cython":
             y = fastconv.conv2d(x, w, algorithm=verdict.kernel.algorithm, backend="cython", **options)

@@ -271,7 +271,7 @@ def calibrate(
 
     Times every kernel of a backend on random convolutions, one thread, and fits seconds for each kind of work that
     cost.py counts. The rates are kept on disk by CPU and instruction set (JSON, in the user's cache folder or
-    FASTCONV_CACHE). About four minutes; leave the machine alone meanwhile.
+    FASTCONV_CACHE). About a quarter of an hour; leave the machine alone meanwhile.
 
     Parameters
     ----------
