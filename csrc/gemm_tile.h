@@ -4,7 +4,7 @@
  *   FC_GEMM_BYTES     bytes of a vector
  *   FC_GEMM_MR        rows of the tile, at most 14
  *   FC_GEMM_NV        vectors in a row: nr = FC_GEMM_NV * FC_GEMM_BYTES / sizeof(FC_GEMM_TYPE)
- *   FC_GEMM_UNROLL    steps of k that share the work on pointers and fetches
+ *   FC_GEMM_UNROLL    steps of k that share the work on pointers and fetches: 1, 2 or 4
  * All accumulators stay in registers over a partial sum; each m has its own body with m constant, in a version for
  * full rows of vectors and one for rows that a single vector holds.
  * The tile follows Goto & van de Geijn, "Anatomy of high-performance matrix multiplication" (2008), and the taps
@@ -18,16 +18,31 @@
 #ifndef FC_GEMM_ONCE
 #define FC_GEMM_ONCE
 
-/* The compiler must see one register here: it neither folds the broadcast into each FMA as a memory operand (that
- * loads it again for every column vector) nor turns 14 row addresses into 14 pointers that spill. */
-#if defined(__x86_64__)
+/* A number of A in all lanes. Spelled out where there is an instruction: gcc folds the broadcast into each FMA as a memory
+ * operand, which loads it again for every column vector, and turns few row addresses into many pointers that spill. */
+#if defined(__FMA__)
+#define FC_BROADCAST(v, address, base, index, at) \
+    do { \
+        if (sizeof(v[0]) == 4) \
+            __asm__ volatile("vbroadcastss %c3" address ", %0" \
+                             : "=v"(v) : "r"(base), "r"(index), "i"(at), "m"(*(const char(*)[])(base))); \
+        else \
+            __asm__ volatile("vbroadcastsd %c3" address ", %0" \
+                             : "=v"(v) : "r"(base), "r"(index), "i"(at), "m"(*(const char(*)[])(base))); \
+    } while (0)
+#elif defined(__x86_64__)
 #define FC_IN_VECTOR_REGISTER(v) __asm__("" : "+v"(v))
 #elif defined(__aarch64__)
 #define FC_IN_VECTOR_REGISTER(v) __asm__("" : "+w"(v))
 #else
 #define FC_IN_VECTOR_REGISTER(v) ((void)0)
 #endif
-#define FC_IN_REGISTER(p) __asm__("" : "+r"(p))
+#if defined(__x86_64__)
+#define FC_PREFETCH(base, index, at) __asm__ volatile("prefetcht0 %c2(%0,%1)" : : "r"(base), "r"(index), "i"(at))
+#else
+#define FC_PREFETCH(base, index, at) __builtin_prefetch((const char *)(base) + (index) + (at))
+#endif
+#define FC_IN_MEMORY(state) __asm__("" : "+m"(state)) /* it waits there and leaves the registers to the loop */
 #define FC_LINE 64 /* bytes */
 #endif
 
@@ -94,71 +109,108 @@ FC_INLINE void FC_JOIN(FC_GEMM_NAME, _fetch)(const fc_gemm_args *args, FC_FETCH 
     }
 }
 
-/* One step of k: a row of B by m elements of A. Row addresses come from few registers: groups of FC_GROUP rows. */
-FC_INLINE void FC_JOIN(FC_GEMM_NAME, _step)(FC_V (*acc)[FC_GEMM_NV], const int m, const int nv,
-                                            const FC_GEMM_TYPE *const *groups, int64_t rs, int64_t rs3,
-                                            const FC_GEMM_TYPE *b, int64_t b_ahead)
+/* Element `at` bytes after row r of a group whose rows are rs bytes apart (rs3 = 3*rs), in all lanes. */
+FC_INLINE FC_V FC_JOIN(FC_GEMM_NAME, _broadcast)(const char *group, const int r, int64_t rs, int64_t rs3, const int at)
+{
+#if defined(__FMA__)
+    FC_V v;
+    if (r == 0)
+        FC_BROADCAST(v, "(%1)", group, group, at);
+    else if (r == 1)
+        FC_BROADCAST(v, "(%1,%2)", group, rs, at);
+    else if (r == 2)
+        FC_BROADCAST(v, "(%1,%2,2)", group, rs, at);
+    else if (r == 3)
+        FC_BROADCAST(v, "(%1,%2)", group, rs3, at);
+    else
+        FC_BROADCAST(v, "(%1,%2,4)", group, rs, at);
+#else
+    const int64_t row = r == 3 ? rs3 : r * rs;
+    FC_V v = *(const FC_GEMM_TYPE *)(group + row + at) - (FC_V){0};
+    FC_IN_VECTOR_REGISTER(v);
+#endif
+    return v;
+}
+
+/* One step of k: a row of B by m elements of A, `at` bytes after the first of each row. Row addresses come from few
+ * registers: groups of FC_GROUP rows. */
+FC_INLINE void FC_JOIN(FC_GEMM_NAME, _step)(FC_V (*acc)[FC_GEMM_NV], const int m, const int nv, const char *const *groups,
+                                            const int at, int64_t rs, int64_t rs3, const FC_GEMM_TYPE *b, const int b_at,
+                                            int64_t b_ahead)
 {
     FC_V row[FC_GEMM_NV];
 #pragma GCC unroll 4
     for (int v = 0; v < nv; v++) {
-        row[v] = *(const FC_V *)(b + v * FC_LANES);
+        row[v] = *(const FC_V *)((const char *)b + b_at + v * FC_GEMM_BYTES);
         if (v * FC_GEMM_BYTES % FC_LINE == 0)
-            __builtin_prefetch((const char *)(b + v * FC_LANES) + b_ahead);
+            FC_PREFETCH(b, b_ahead, b_at + v * FC_GEMM_BYTES);
     }
 #pragma GCC unroll 14
     for (int i = 0; i < m; i++) {
-        const FC_GEMM_TYPE *base = groups[i / FC_GROUP];
-        const int r = i % FC_GROUP;
-        const FC_GEMM_TYPE value = r == 0 ? base[0] : r == 1 ? base[rs] : r == 2 ? base[2 * rs] : r == 3 ? base[rs3] :
-                                   base[4 * rs];
-        FC_V broadcast = value - (FC_V){0};
-        FC_IN_VECTOR_REGISTER(broadcast);
+        const FC_V value = FC_JOIN(FC_GEMM_NAME, _broadcast)(groups[i / FC_GROUP], i % FC_GROUP, rs, rs3, at);
 #pragma GCC unroll 4
         for (int v = 0; v < nv; v++)
-            FC_MULTIPLY_ADD(acc[i][v], broadcast, row[v]);
+            FC_MULTIPLY_ADD(acc[i][v], value, row[v]);
     }
 }
 
-/* `steps` steps, from *a and *b, which move on. */
+/* `steps` > 0 steps, FC_GEMM_UNROLL in a round. The first round enters the loop where only the odd ones are left: with one
+ * loop the sums keep their registers. in_order: rows of A and of B are contiguous, cs_a = 1 and rs_b = nr. */
 FC_INLINE void FC_JOIN(FC_GEMM_NAME, _steps)(const fc_gemm_args *args, FC_V (*acc)[FC_GEMM_NV], const int m, const int nv,
-                                             const FC_GEMM_TYPE **a, const FC_GEMM_TYPE **b, int64_t steps,
-                                             const int64_t cs_a, const int64_t rs_b, FC_FETCH *fetch)
+                                             const int in_order, const FC_GEMM_TYPE *a, const FC_GEMM_TYPE *b, int64_t steps,
+                                             FC_FETCH *fetch)
 {
-    int64_t rs = args->rs_a, rs3 = 3 * rs;
-    const int64_t b_ahead = args->b_ahead;
-    const FC_GEMM_TYPE *groups[3], *row = *b;
-    FC_IN_REGISTER(rs);
-    FC_IN_REGISTER(rs3);
+    const int64_t cs_a = (in_order ? 1 : args->cs_a) * (int64_t)sizeof *a, rs_b = in_order ? nv * FC_LANES : args->rs_b;
+    const int64_t b_ahead = args->b_ahead, left_out = -steps & (FC_GEMM_UNROLL - 1);
+    const int64_t rs = args->rs_a * (int64_t)sizeof *a, rs3 = 3 * rs;
+    int64_t rounds = (steps + left_out) / FC_GEMM_UNROLL;
+    const FC_GEMM_TYPE *row = in_order ? b - left_out * rs_b : b;
+    const char *groups[3];
 #pragma GCC unroll 3
     for (int i = 0; i < 3; i++) {
-        groups[i] = *a + i * FC_GROUP * rs;
-        FC_IN_REGISTER(groups[i]);
+        groups[i] = (const char *)(a - (in_order ? left_out : 0)) + i * FC_GROUP * rs;
+#if !defined(__FMA__)
+        __asm__("" : "+r"(groups[i])); /* one pointer a group, or gcc makes one a row */
+#endif
     }
-    *a += steps * cs_a;
-    *b += steps * rs_b;
-    for (; steps >= FC_GEMM_UNROLL; steps -= FC_GEMM_UNROLL) {
-        FC_JOIN(FC_GEMM_NAME, _fetch)(args, fetch);
-#pragma GCC unroll 8
-        for (int u = 0; u < FC_GEMM_UNROLL; u++) {
-            FC_JOIN(FC_GEMM_NAME, _step)(acc, m, nv, groups, rs, rs3, row, b_ahead);
-#pragma GCC unroll 3
-            for (int i = 0; i < 3; i++)
-                groups[i] += cs_a;
-            row += rs_b;
-        }
+#define FC_NUMBERED_STEP(u) \
+    if (in_order) { \
+        FC_JOIN(FC_GEMM_NAME, _step)(acc, m, nv, groups, (u) * (int)sizeof *a, rs, rs3, row, (u) * nv * FC_GEMM_BYTES, \
+                                     b_ahead); \
+    } else { \
+        FC_JOIN(FC_GEMM_NAME, _step)(acc, m, nv, groups, 0, rs, rs3, row, 0, b_ahead); \
+        groups[0] += cs_a, groups[1] += cs_a, groups[2] += cs_a, row += rs_b; \
     }
-    for (; FC_GEMM_UNROLL > 1 && steps > 0; steps--) {
-        FC_JOIN(FC_GEMM_NAME, _step)(acc, m, nv, groups, rs, rs3, row, b_ahead);
-#pragma GCC unroll 3
-        for (int i = 0; i < 3; i++)
-            groups[i] += cs_a;
-        row += rs_b;
+    switch (left_out) {
+        do {
+            __attribute__((fallthrough));
+        default:
+            FC_JOIN(FC_GEMM_NAME, _fetch)(args, fetch);
+            FC_NUMBERED_STEP(0)
+#if FC_GEMM_UNROLL > 1
+            __attribute__((fallthrough));
+        case 1:
+            FC_NUMBERED_STEP(1)
+#endif
+#if FC_GEMM_UNROLL > 2
+            __attribute__((fallthrough));
+        case 2:
+            FC_NUMBERED_STEP(2)
+            __attribute__((fallthrough));
+        case 3:
+            FC_NUMBERED_STEP(3)
+#endif
+            if (in_order) {
+                groups[0] += FC_GEMM_UNROLL * cs_a, groups[1] += FC_GEMM_UNROLL * cs_a, groups[2] += FC_GEMM_UNROLL * cs_a;
+                row += FC_GEMM_UNROLL * rs_b;
+            }
+        } while (--rounds > 0);
     }
+#undef FC_NUMBERED_STEP
 }
 
 /* m rows of nv vectors; rows of n < nr go through a stack tile. */
-FC_INLINE void FC_JOIN(FC_GEMM_NAME, _body)(const fc_gemm_args *args, const int m, const int nv)
+FC_INLINE void FC_JOIN(FC_GEMM_NAME, _body)(const fc_gemm_args *args, const int m, const int nv, const int in_order)
 {
     FC_V acc[FC_GEMM_MR][FC_GEMM_NV];
     const int nr = nv * FC_LANES;
@@ -183,18 +235,21 @@ FC_INLINE void FC_JOIN(FC_GEMM_NAME, _body)(const fc_gemm_args *args, const int 
 
     FC_FETCH fetch = {(const char *)c, args->rs_c * (int64_t)sizeof(FC_GEMM_TYPE), m, m,
                       (args->n * (int64_t)sizeof(FC_GEMM_TYPE) + FC_LINE - 1) / FC_LINE, args->next_lines > 0};
-    const FC_GEMM_TYPE *a_next = args->a, *b_next = args->b;
-    const int in_order = args->cs_a == 1 && args->rs_b == nr; /* rows of pixels by packed weights */
-    FC_V whole[FC_GEMM_MR][FC_GEMM_NV];                       /* of the partial sums before this one */
-    const int64_t terms = args->terms ? args->terms : FC_SUM_TERMS;
-    int64_t step = 0, end = terms; /* the next one, and that after this partial sum */
+    struct {
+        const FC_GEMM_TYPE *a, *b;
+        int64_t tap, left, step, end; /* step: the next one; end: that after this partial sum */
+    } at = {args->a, args->b, 0, 0, 0, args->terms ? args->terms : FC_SUM_TERMS};
     int partial = 0;
-    for (int64_t t = 0; t < args->taps; t++) {
-        const FC_GEMM_TYPE *a = args->a_offset ? (const FC_GEMM_TYPE *)args->a + args->a_offset[t] : a_next;
-        const FC_GEMM_TYPE *b = args->b_offset ? (const FC_GEMM_TYPE *)args->b + args->b_offset[t] : b_next;
-        step = args->first_step ? args->first_step[t] : step;
-        for (int64_t left = args->kc; left > 0;) {
-            if (step >= end) {
+    FC_V whole[FC_GEMM_MR][FC_GEMM_NV]; /* of the partial sums before this one */
+    for (; at.tap < args->taps; at.tap++) {
+        if (args->a_offset)
+            at.a = (const FC_GEMM_TYPE *)args->a + args->a_offset[at.tap];
+        if (args->b_offset)
+            at.b = (const FC_GEMM_TYPE *)args->b + args->b_offset[at.tap];
+        if (args->first_step)
+            at.step = args->first_step[at.tap];
+        for (at.left = args->kc; at.left > 0;) {
+            if (at.step >= at.end) {
 #pragma GCC unroll 14
                 for (int i = 0; i < m; i++)
 #pragma GCC unroll 4
@@ -204,19 +259,19 @@ FC_INLINE void FC_JOIN(FC_GEMM_NAME, _body)(const fc_gemm_args *args, const int 
                         whole[i][v] = acc[i][v];
                         acc[i][v] = (FC_V){0};
                     }
+                const int64_t terms = args->terms ? args->terms : FC_SUM_TERMS;
                 partial = 1;
-                end = step - step % terms + terms;
+                at.end = at.step - at.step % terms + terms;
             }
-            const int64_t steps = left < end - step ? left : end - step;
-            left -= steps;
-            step += steps;
-            if (in_order)
-                FC_JOIN(FC_GEMM_NAME, _steps)(args, acc, m, nv, &a, &b, steps, 1, nr, &fetch);
-            else
-                FC_JOIN(FC_GEMM_NAME, _steps)(args, acc, m, nv, &a, &b, steps, args->cs_a, args->rs_b, &fetch);
+            const int64_t steps = at.left < at.end - at.step ? at.left : at.end - at.step;
+            const FC_GEMM_TYPE *const a = at.a, *const b = at.b;
+            at.left -= steps;
+            at.step += steps;
+            at.a += steps * (in_order ? 1 : args->cs_a);
+            at.b += steps * (in_order ? nr : args->rs_b);
+            FC_IN_MEMORY(at);
+            FC_JOIN(FC_GEMM_NAME, _steps)(args, acc, m, nv, in_order, a, b, steps, &fetch);
         }
-        a_next = a;
-        b_next = b;
     }
     if (partial)
 #pragma GCC unroll 14
@@ -263,17 +318,18 @@ FC_INLINE void FC_JOIN(FC_GEMM_NAME, _body)(const fc_gemm_args *args, const int 
             *(FC_V *)(c + i * args->rs_c + v * FC_LANES) = acc[i][v];
 }
 
-/* A function for each number of rows, in two widths: all of them in one would leave gcc too few registers for any. */
-#define FC_GEMM_ROWS(rows) \
-    static void FC_JOIN(FC_GEMM_NAME, _wide_##rows)(const fc_gemm_args *args) \
+/* A function for each number of rows, in two widths and two orders: all of them in one would leave gcc too few registers. */
+#define FC_GEMM_FORM(form, rows, vectors, in_order) \
+    static void FC_JOIN(FC_GEMM_NAME, form##rows)(const fc_gemm_args *args) \
     { \
-        FC_JOIN(FC_GEMM_NAME, _body)(args, rows, FC_GEMM_NV); \
-    } \
-    static void FC_JOIN(FC_GEMM_NAME, _narrow_##rows)(const fc_gemm_args *args) \
-    { \
-        FC_JOIN(FC_GEMM_NAME, _body)(args, rows, 1); \
+        FC_JOIN(FC_GEMM_NAME, _body)(args, rows, vectors, in_order); \
     }
-#define FC_GEMM_WIDTHS(rows) {FC_JOIN(FC_GEMM_NAME, _wide_##rows), FC_JOIN(FC_GEMM_NAME, _narrow_##rows)}
+#define FC_GEMM_ROWS(rows) \
+    FC_GEMM_FORM(_wide_, rows, FC_GEMM_NV, 0) \
+    FC_GEMM_FORM(_wide_in_order_, rows, FC_GEMM_NV, 1) \
+    FC_GEMM_FORM(_narrow_, rows, 1, 0)
+#define FC_GEMM_FORMS(rows) \
+    {FC_JOIN(FC_GEMM_NAME, _wide_##rows), FC_JOIN(FC_GEMM_NAME, _wide_in_order_##rows), FC_JOIN(FC_GEMM_NAME, _narrow_##rows)}
 
 FC_GEMM_ROWS(1)
 FC_GEMM_ROWS(2)
@@ -298,29 +354,31 @@ FC_GEMM_ROWS(14)
 
 static void FC_GEMM_NAME(const fc_gemm_args *args)
 {
-    static void (*const bodies[][2])(const fc_gemm_args *) = {
-        FC_GEMM_WIDTHS(1), FC_GEMM_WIDTHS(2), FC_GEMM_WIDTHS(3), FC_GEMM_WIDTHS(4),
+    static void (*const bodies[][3])(const fc_gemm_args *) = {
+        FC_GEMM_FORMS(1), FC_GEMM_FORMS(2), FC_GEMM_FORMS(3), FC_GEMM_FORMS(4),
 #if FC_GEMM_MR >= 6
-        FC_GEMM_WIDTHS(5), FC_GEMM_WIDTHS(6),
+        FC_GEMM_FORMS(5), FC_GEMM_FORMS(6),
 #endif
 #if FC_GEMM_MR >= 8
-        FC_GEMM_WIDTHS(7), FC_GEMM_WIDTHS(8),
+        FC_GEMM_FORMS(7), FC_GEMM_FORMS(8),
 #endif
 #if FC_GEMM_MR >= 14
-        FC_GEMM_WIDTHS(9), FC_GEMM_WIDTHS(10), FC_GEMM_WIDTHS(11), FC_GEMM_WIDTHS(12), FC_GEMM_WIDTHS(13),
-        FC_GEMM_WIDTHS(14),
+        FC_GEMM_FORMS(9), FC_GEMM_FORMS(10), FC_GEMM_FORMS(11), FC_GEMM_FORMS(12), FC_GEMM_FORMS(13),
+        FC_GEMM_FORMS(14),
 #endif
     };
     if (args->m > 0)
-        bodies[args->m - 1][FC_GEMM_NV > 1 && args->n <= FC_LANES](args);
+        bodies[args->m - 1][args->n <= FC_LANES && FC_GEMM_NV > 1 ? 2 :
+                            args->cs_a == 1 && args->rs_b == FC_GEMM_NV * FC_LANES](args);
 }
 
 #undef FC_LANES
 #undef FC_V
 #undef FC_FETCH
 #undef FC_GROUP
+#undef FC_GEMM_FORM
 #undef FC_GEMM_ROWS
-#undef FC_GEMM_WIDTHS
+#undef FC_GEMM_FORMS
 #undef FC_GEMM_NAME
 #undef FC_GEMM_TYPE
 #undef FC_GEMM_BYTES

@@ -14,7 +14,7 @@
 #include <stddef.h>
 
 enum {
-    BLOCK_CHANNELS = 256, /* output channels that a task takes through the loop nest */
+    BLOCK_CHANNELS = 256, /* NHWC: output channels that a task takes through the loop nest */
     TASKS_A_THREAD = 8,   /* so that the last tasks balance */
     SIDE_ROWS = 3,        /* fewer rows of cells of an image make thin tiles at its sides */
     REPAYS_PACKING = 6,   /* a tile is packed in 1/6 of the time of its product with one panel */
@@ -170,7 +170,8 @@ static void cut_work(gather *g)
     }
     g->channel_tiles = ceil_div(g->ocg, channel_width);
     g->pixel_block = min64(g->pixel_tiles, max64(1, BLOCK_PIXELS / pixel_width));
-    g->channel_block = min64(g->channel_tiles, ceil_div(BLOCK_CHANNELS, channel_width));
+    /* NCHW packs its columns for every block of channels: one block, unless threads want more. */
+    g->channel_block = nhwc ? min64(g->channel_tiles, ceil_div(BLOCK_CHANNELS, channel_width)) : g->channel_tiles;
     while (g->pixel_block > 1 &&
            g->groups * ceil_div(g->pixel_tiles, g->pixel_block) * ceil_div(g->channel_tiles, g->channel_block) < wanted)
         g->pixel_block = (g->pixel_block + 1) / 2;

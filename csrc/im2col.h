@@ -8,7 +8,7 @@
 
 enum {
     DEPTH_BYTES = 2048, /* depth of a block: 14 rows of it stay in a 32 KB L1 (measured on Zen 4: 1536-3072 alike) */
-    BLOCK_PIXELS = 256, /* pixels a task takes through the loop nest: packed NCHW panels stay in a 1 MB L2 */
+    BLOCK_PIXELS = 128, /* pixels a task takes through the loop nest: packed NCHW panels stay in a 512 KB L2 */
     AHEAD_BYTES = 2048, /* of packed weights, fetched past those in use (measured on Zen 4: 2048-4096 alike, 0 is 0.97x) */
     TAPS_IN_PLACE = 64, /* offsets kept on the stack: an 8x8 filter, or 64 filter rows */
     ALIAS_BYTES = 4096, /* rows at a multiple of this fall into one set of the L1 */
@@ -73,16 +73,22 @@ typedef struct gather {
 void fc_im2col_nhwc_task(void *ctx, int64_t task, int worker); /* im2col_nhwc.c */
 void fc_im2col_nchw_task(void *ctx, int64_t task, int worker); /* im2col_nchw.c */
 
+/* im2col_columns.c: columns q0 <= q < q0 + n of depth k0 <= k < k1 as dst[k - k0][nr], zero padded to nr; and the same for
+ * `panels` full panels of neighbouring pixels of one image under a 1x1 filter, one after the other. */
+void fc_im2col_pack_columns(const gather *g, char *dst, int64_t q0, int64_t n, int64_t k0, int64_t k1, int64_t group);
+void fc_im2col_pack_planes(const gather *g, char *dst, int64_t q0, int64_t panels, int64_t k0, int64_t k1, int64_t group);
+
 static inline strides4 dense_strides(int layout, int64_t c, int64_t h, int64_t w)
 {
     /* Not taken from the view: NumPy leaves the strides of axes of length 1 undefined. */
     return layout == FC_NHWC ? (strides4){h * w * c, 1, w * c, c} : (strides4){c * h * w, h * w, w, 1};
 }
 
-/* Elements between two packed rows of pixels: never a multiple of what would put them into the same sets of the L1. */
+/* Elements between two packed rows of pixels: not a multiple of what would put them into the same sets of the L1, nor of a
+ * cache line, which would put one column of them into the same bank (Zen 3: 2-4 % of a tile). */
 static inline int64_t pitch_of(int64_t depth)
 {
-    return ceil_div(depth, 32) * 32 + 16;
+    return ceil_div(depth, 32) * 32 + 17;
 }
 
 static inline int aliased(int64_t stride, int64_t size)

@@ -13,87 +13,6 @@ enum {
     DEEPEST = DEPTH_BYTES / 4 * 3 / 2 + 1, /* of a block: see depth_of in im2col.c */
 };
 
-typedef uint32_t words16 __attribute__((vector_size(16), aligned(4), may_alias)); /* a panel's row is a multiple */
-
-/* Columns q0 <= q < q0 + n of depth k0 <= k < k1 (k = c*taps + t) as dst[k - k0][nr], zero padded to nr.
- * Run by run: a run is the part of the panel that lies in one output row. */
-static void pack_runs(const gather *g, char *dst, int64_t q0, int64_t n, int64_t k0, int64_t k1, int64_t group)
-{
-    const int64_t size = g->size, nr = g->kernel.nr, taps = g->taps, lanes = (int64_t)sizeof(words16) / size;
-    int64_t j = q0 % g->out_w, row = q0 / g->out_w;
-    for (int64_t column = 0; column < n; row++, j = 0) {
-        const int64_t i = row % g->out_h, image = row / g->out_h, run = min64(n - column, g->out_w - j);
-        for (int64_t t = 0; t < taps; t++) {
-            const int64_t y = i * g->sh + g->th[t / g->taps_w], x0 = j * g->sw + g->tw[t % g->taps_w];
-            int64_t lo = x0 < 0 ? min64(run, ceil_div(-x0, g->sw)) : 0;
-            int64_t hi = x0 < g->in_w ? min64(run, (g->in_w - 1 - x0) / g->sw + 1) : 0;
-            if (y < 0 || y >= g->in_h || hi <= lo)
-                lo = hi = run;
-            const int64_t c_first = k0 > t ? ceil_div(k0 - t, taps) : 0;
-            char *d = dst + ((c_first * taps + t - k0) * nr + column) * size;
-            const char *s = g->in + (image * g->x.n + (group * g->icg + c_first) * g->x.c + y * g->x.h + x0 * g->x.w) * size;
-            const int64_t last = (k1 - 1 - c_first * taps - t) / taps * g->x.c; /* of s, in elements, from the first */
-            const int64_t vectors = ceil_div((hi - lo) * size, (int64_t)sizeof(words16)), covered = vectors * lanes;
-            /* Whole vectors where they end inside the panel's row (later runs overwrite) and inside the array. */
-            const int whole = g->sw == 1 && column + lo + covered <= nr &&
-                              (s - g->in) / size + last + lo + covered <= g->in_elements;
-            for (int64_t k = c_first * taps + t; k < k1; k += taps, d += taps * nr * size, s += g->x.c * size) {
-                zero_run(d, lo, (int)size);
-                if (whole)
-                    for (int64_t v = 0; v < vectors; v++)
-                        ((words16 *)(d + lo * size))[v] = ((const words16 *)(s + lo * size))[v];
-                else
-                    copy_words(d + lo * size, s + lo * g->sw * size, hi - lo, 1, g->sw, (int)size);
-                zero_run(d + hi * size, run - hi, (int)size);
-            }
-        }
-        column += run;
-    }
-    if (n < nr)
-        for (int64_t k = 0; k < k1 - k0; k++)
-            zero_run(dst + (k * nr + n) * size, nr - n, (int)size);
-}
-
-/* The same for a full panel inside one image when in and out are equally wide and the stride is 1: in flat coordinates
- * a tap is one shift, and what falls over the rim is masked away. 0 if it would read outside the array. */
-static int pack_shifted(const gather *g, char *dst, int64_t q0, int64_t k0, int64_t k1, int64_t group)
-{
-    const int64_t size = g->size, nr = g->kernel.nr, taps = g->taps, plane = g->out_h * g->out_w;
-    const int64_t image = q0 / plane, p0 = q0 % plane, i0 = p0 / g->out_w, j0 = p0 % g->out_w;
-    const int64_t first = image * g->x.n + group * g->icg * g->x.c + p0;
-    if (p0 + nr > plane)
-        return 0;
-    for (int64_t t = 0; t < taps; t++) {
-        const int64_t th = g->th[t / g->taps_w], tw = g->tw[t % g->taps_w], shift = first + th * g->in_w + tw;
-        const int64_t c_first = k0 > t ? ceil_div(k0 - t, taps) : 0, c_end = k1 > t ? ceil_div(k1 - t, taps) : 0;
-        if (c_end > c_first && (shift + c_first * g->x.c < 0 || shift + (c_end - 1) * g->x.c + nr > g->in_elements))
-            return 0;
-    }
-    for (int64_t t = 0; t < taps; t++) {
-        const int64_t th = g->th[t / g->taps_w], tw = g->tw[t % g->taps_w], shift = first + th * g->in_w + tw;
-        const int64_t c_first = k0 > t ? ceil_div(k0 - t, taps) : 0;
-        word64 mask[FC_NR_MAX];
-        for (int64_t column = 0, i = i0 + th, j = j0; column < nr; column++) {
-            const int inside = i >= 0 && i < g->in_h && j + tw >= 0 && j + tw < g->in_w;
-            if (size == 4)
-                ((word32 *)mask)[column] = inside ? ~(word32)0 : 0;
-            else
-                mask[column] = inside ? ~(word64)0 : 0;
-            if (++j == g->out_w) {
-                j = 0;
-                i++;
-            }
-        }
-        const int64_t vectors = nr * size / (int64_t)sizeof(words16);
-        char *d = dst + (c_first * taps + t - k0) * nr * size;
-        const char *s = g->in + (shift + c_first * g->x.c) * size;
-        for (int64_t k = c_first * taps + t; k < k1; k += taps, d += taps * nr * size, s += g->x.c * size)
-            for (int64_t v = 0; v < vectors; v++)
-                ((words16 *)d)[v] = ((const words16 *)s)[v] & ((const words16 *)mask)[v];
-    }
-    return 1;
-}
-
 /* A tile of C whose columns are not neighbours in memory: it passes through a stack tile. */
 static void run_scattered(const gather *g, fc_gemm_args *args, int64_t q0, int64_t channel)
 {
@@ -162,13 +81,18 @@ static void nchw_pixel(const gather *g, fc_gemm_args *args, char *column, int64_
     args->a_offset = NULL;
 }
 
+/* Input that is read next: `channels` rows of `cells` cells, a plane apart. */
+typedef struct coming {
+    const char *from; /* NULL: nothing is known */
+    int64_t channels, cells;
+} coming;
+
 /* What the microkernel brings near in one call, of the tile numbered `step` of `steps` and the panel numbered `panel` of
- * `panels`: in the first panel the weights of the next tile; in the others a share of the columns that are read in place
- * next, `pixels` of each depth from `columns` (NULL: none are). Batch 16 of 64 channels at 56x56: 1.2x. */
-static void name_next(const gather *g, fc_gemm_args *args, const char *weights, int64_t m, const char *columns,
-                      int64_t depth, int64_t pixels, int64_t step, int64_t steps, int64_t panel, int64_t panels)
+ * `panels`: in the first panel the weights of the next tile, in the others a share of the coming input. */
+static void name_next(const gather *g, fc_gemm_args *args, const char *weights, int64_t m, const coming *input,
+                      int64_t step, int64_t steps, int64_t panel, int64_t panels)
 {
-    const int64_t line = FC_ALIGNMENT / g->size;
+    const int64_t line = FC_ALIGNMENT / g->size, depth = args->kc;
     if (panel == 0) {
         const int by_rows = args->cs_a == 1;
         args->next = weights;
@@ -176,13 +100,26 @@ static void name_next(const gather *g, fc_gemm_args *args, const char *weights, 
         args->next_rows = by_rows ? m : 1;
         args->next_lines = weights ? ceil_div(by_rows ? depth : depth * args->cs_a, line) : 0;
     } else {
-        int64_t k, first;
-        const int64_t lines = split(ceil_div(pixels, line), panels - 1, panel - 1, &first);
-        args->next_rows = split(depth, steps, step, &k);
-        args->next = columns + (k * g->x.c + first * line) * g->size;
+        int64_t channel, first;
+        const int64_t lines = split(ceil_div(input->cells, line), panels - 1, panel - 1, &first);
+        args->next_rows = split(input->channels, steps, step, &channel);
+        args->next = input->from + (channel * g->x.c + first * line) * g->size;
         args->rs_next = g->x.c;
-        args->next_lines = columns && args->next_rows ? lines : 0;
+        args->next_lines = input->from && args->next_rows ? lines : 0;
     }
+}
+
+/* The cells that pixels q0 <= q < q1 read, from channel c of the group on, as far as they lie in one image. */
+static coming cells_of(const gather *g, int64_t q0, int64_t q1, int64_t group, int64_t c, int64_t depth)
+{
+    const int64_t plane = g->out_h * g->out_w, p0 = q0 % plane, p1 = min64(p0 + q1 - q0, plane);
+    if (q0 >= q1 || g->taps == 0)
+        return (coming){NULL, 0, 0};
+    const int64_t y0 = p0 / g->out_w * g->sh + g->th[0], y1 = (p1 - 1) / g->out_w * g->sh + g->th[g->taps_h - 1] + 1;
+    const int64_t first = g->pointwise ? p0 : min64(max64(y0, 0), g->in_h) * g->in_w;
+    const int64_t end = g->pointwise ? p1 : min64(y1, g->in_h) * g->in_w;
+    return (coming){g->in + (q0 / plane * g->x.n + (group * g->icg + c) * g->x.c + first) * g->size,
+                    ceil_div(depth, g->taps), max64(0, end - first)};
 }
 
 void fc_im2col_nchw_task(void *ctx, int64_t task, int worker)
@@ -213,14 +150,21 @@ void fc_im2col_nchw_task(void *ctx, int64_t task, int worker)
             }
             char *dst = panels + (panel - panel0) * nr * depth * size;
             b[panel - panel0] = dst;
-            if (!g->flat || n < nr || !pack_shifted(g, dst, q0, k0, k1, group))
-                pack_runs(g, dst, q0, n, k0, k1, group);
+            if (g->pointwise && n == nr && p0 + n <= plane) {
+                const int64_t adjoin = min64(panel1 - panel, (plane - p0) / nr);
+                fc_im2col_pack_planes(g, dst, q0, adjoin, k0, k1, group);
+                for (int64_t end = panel + adjoin - 1; panel < end;) {
+                    panel++;
+                    b[panel - panel0] = panels + (panel - panel0) * nr * depth * size;
+                }
+                continue;
+            }
+            fc_im2col_pack_columns(g, dst, q0, n, k0, k1, group);
         }
-        /* Columns that come next: of the next block of depth, else what the next task begins with. */
-        const int64_t q_next = last ? panel1 * nr : panel0 * nr, p_next = q_next % plane;
-        const int64_t pixels_next = min64(min64((panel1 - panel0) * nr, g->pixels - q_next), plane - p_next);
-        const char *const next = g->pointwise && q_next < g->pixels ?
-            g->in + (q_next / plane * g->x.n + (group * g->icg + (last ? 0 : k1)) * g->x.c + p_next) * size : NULL;
+        /* Of the next block of depth, else what the next task begins with. */
+        const int64_t q_next = (last ? panel1 : panel0) * nr;
+        const coming input = cells_of(g, q_next, min64(q_next + (panel1 - panel0) * nr, g->pixels), group,
+                                      last || g->taps == 0 ? 0 : k1 / g->taps, depth);
         for (int64_t tile = tile0; tile < tile1; tile++) {
             int64_t o;
             const int64_t m = split(g->ocg, g->channel_tiles, tile, &o);
@@ -261,7 +205,7 @@ void fc_im2col_nchw_task(void *ctx, int64_t task, int worker)
                 args.n = min64(nr, g->pixels - q0);
                 args.b = b[panel - panel0];
                 args.rs_b = b[panel - panel0] == packed ? nr : g->x.c;
-                name_next(g, &args, weights_next, m, next, depth, pixels_next, tile - tile0, tile1 - tile0, panel - panel0,
+                name_next(g, &args, weights_next, m, &input, tile - tile0, tile1 - tile0, panel - panel0,
                           panel1 - panel0);
                 if (!columns_adjoin(g, q0, args.n, &g->y) ||
                     (g->residual && !columns_adjoin(g, q0, args.n, &g->r))) {

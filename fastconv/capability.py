@@ -107,7 +107,7 @@ def no_workspace(p: ConvProblem | PoolProblem, threads: int) -> int:
 
 def im2col_workspace(p: ConvProblem, threads: int) -> int:
     """Bytes of im2col in C: mirrors workspace_bytes (im2col.c) and that of im2col_weight.c, for any ISA."""
-    mr, nr, depth_bytes, block_pixels = 14, 32, 2048, 256
+    mr, nr, depth_bytes, block_pixels = 14, 32, 2048, 128
     size, taps, target = p.itemsize, p.kh * p.kw, depth_bytes // p.itemsize
 
     def nbytes(elements: int) -> int:
@@ -123,7 +123,7 @@ def im2col_workspace(p: ConvProblem, threads: int) -> int:
         channels, outputs, pixels = p.ocg, p.icg, p.mb * p.ih * p.iw
     nchw = p.layout == "NCHW"
     depth = min(taps * channels, 3 * target // 2 + (1 if nchw else 17 * taps))
-    scratch = nbytes(mr * (-(-depth // 32) * 32 + 16))
+    scratch = nbytes(mr * (-(-depth // 32) * 32 + 17))
     if nchw:
         scratch += nbytes((min(pixels, block_pixels) + nr) * depth)
     tables = -(-2 * (p.kh + p.kw) * 8 // 64) * 64
