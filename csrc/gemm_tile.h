@@ -154,59 +154,38 @@ FC_INLINE void FC_JOIN(FC_GEMM_NAME, _step)(FC_V (*acc)[FC_GEMM_NV], const int m
     }
 }
 
-/* `steps` > 0 steps, FC_GEMM_UNROLL in a round. The first round enters the loop where only the odd ones are left: with one
- * loop the sums keep their registers. in_order: rows of A and of B are contiguous, cs_a = 1 and rs_b = nr. */
+/* `steps` steps, FC_GEMM_UNROLL in a round, the odd ones first. in_order: rows of A and of B are contiguous, cs_a = 1 and
+ * rs_b = nr. */
 FC_INLINE void FC_JOIN(FC_GEMM_NAME, _steps)(const fc_gemm_args *args, FC_V (*acc)[FC_GEMM_NV], const int m, const int nv,
                                              const int in_order, const FC_GEMM_TYPE *a, const FC_GEMM_TYPE *b, int64_t steps,
                                              FC_FETCH *fetch)
 {
     const int64_t cs_a = (in_order ? 1 : args->cs_a) * (int64_t)sizeof *a, rs_b = in_order ? nv * FC_LANES : args->rs_b;
-    const int64_t b_ahead = args->b_ahead, left_out = -steps & (FC_GEMM_UNROLL - 1);
-    const int64_t rs = args->rs_a * (int64_t)sizeof *a, rs3 = 3 * rs;
-    int64_t rounds = (steps + left_out) / FC_GEMM_UNROLL;
-    const FC_GEMM_TYPE *row = in_order ? b - left_out * rs_b : b;
+    const int64_t b_ahead = args->b_ahead, rs = args->rs_a * (int64_t)sizeof *a, rs3 = 3 * rs;
     const char *groups[3];
 #pragma GCC unroll 3
     for (int i = 0; i < 3; i++) {
-        groups[i] = (const char *)(a - (in_order ? left_out : 0)) + i * FC_GROUP * rs;
+        groups[i] = (const char *)a + i * FC_GROUP * rs;
 #if !defined(__FMA__)
         __asm__("" : "+r"(groups[i])); /* one pointer a group, or gcc makes one a row */
 #endif
     }
-#define FC_NUMBERED_STEP(u) \
-    if (in_order) { \
-        FC_JOIN(FC_GEMM_NAME, _step)(acc, m, nv, groups, (u) * (int)sizeof *a, rs, rs3, row, (u) * nv * FC_GEMM_BYTES, \
-                                     b_ahead); \
-    } else { \
-        FC_JOIN(FC_GEMM_NAME, _step)(acc, m, nv, groups, 0, rs, rs3, row, 0, b_ahead); \
-        groups[0] += cs_a, groups[1] += cs_a, groups[2] += cs_a, row += rs_b; \
+    for (; steps & (FC_GEMM_UNROLL - 1); steps--) {
+        FC_JOIN(FC_GEMM_NAME, _step)(acc, m, nv, groups, 0, rs, rs3, b, 0, b_ahead);
+        groups[0] += cs_a, groups[1] += cs_a, groups[2] += cs_a, b += rs_b;
     }
-    switch (left_out) {
-        do {
-            __attribute__((fallthrough));
-        default:
-            FC_JOIN(FC_GEMM_NAME, _fetch)(args, fetch);
-            FC_NUMBERED_STEP(0)
-#if FC_GEMM_UNROLL > 1
-            __attribute__((fallthrough));
-        case 1:
-            FC_NUMBERED_STEP(1)
-#endif
-#if FC_GEMM_UNROLL > 2
-            __attribute__((fallthrough));
-        case 2:
-            FC_NUMBERED_STEP(2)
-            __attribute__((fallthrough));
-        case 3:
-            FC_NUMBERED_STEP(3)
-#endif
-            if (in_order) {
-                groups[0] += FC_GEMM_UNROLL * cs_a, groups[1] += FC_GEMM_UNROLL * cs_a, groups[2] += FC_GEMM_UNROLL * cs_a;
-                row += FC_GEMM_UNROLL * rs_b;
+    for (; steps > 0; steps -= FC_GEMM_UNROLL) {
+        FC_JOIN(FC_GEMM_NAME, _fetch)(args, fetch);
+#pragma GCC unroll 4
+        for (int u = 0; u < FC_GEMM_UNROLL; u++) {
+            const int at = in_order ? u : 0;
+            FC_JOIN(FC_GEMM_NAME, _step)(acc, m, nv, groups, at * (int)sizeof *a, rs, rs3, b, at * nv * FC_GEMM_BYTES, b_ahead);
+            if (!in_order || u == FC_GEMM_UNROLL - 1) {
+                const int64_t done = in_order ? FC_GEMM_UNROLL : 1;
+                groups[0] += done * cs_a, groups[1] += done * cs_a, groups[2] += done * cs_a, b += done * rs_b;
             }
-        } while (--rounds > 0);
+        }
     }
-#undef FC_NUMBERED_STEP
 }
 
 /* m rows of nv vectors; rows of n < nr go through a stack tile. */
@@ -261,7 +240,9 @@ FC_INLINE void FC_JOIN(FC_GEMM_NAME, _body)(const fc_gemm_args *args, const int 
                     }
                 const int64_t terms = args->terms ? args->terms : FC_SUM_TERMS;
                 partial = 1;
-                at.end = at.step - at.step % terms + terms;
+                do
+                    at.end += terms;
+                while (at.end <= at.step);
             }
             const int64_t steps = at.left < at.end - at.step ? at.left : at.end - at.step;
             const FC_GEMM_TYPE *const a = at.a, *const b = at.b;
