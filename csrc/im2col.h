@@ -73,10 +73,9 @@ typedef struct gather {
 void fc_im2col_nhwc_task(void *ctx, int64_t task, int worker); /* im2col_nhwc.c */
 void fc_im2col_nchw_task(void *ctx, int64_t task, int worker); /* im2col_nchw.c */
 
-/* im2col_columns.c: columns q0 <= q < q0 + n of depth k0 <= k < k1 as dst[k - k0][nr], zero padded to nr; and the same for
- * `panels` full panels of neighbouring pixels of one image under a 1x1 filter, one after the other. */
-void fc_im2col_pack_columns(const gather *g, char *dst, int64_t q0, int64_t n, int64_t k0, int64_t k1, int64_t group);
-void fc_im2col_pack_planes(const gather *g, char *dst, int64_t q0, int64_t panels, int64_t k0, int64_t k1, int64_t group);
+/* im2col_columns.c: `panels` panels of the pixels from q0 on, of depth k0 <= k < k1, as dst[panel][k - k0][nr], zero padded
+ * to nr after the last pixel. */
+void fc_im2col_pack_columns(const gather *g, char *dst, int64_t q0, int64_t panels, int64_t k0, int64_t k1, int64_t group);
 
 static inline strides4 dense_strides(int layout, int64_t c, int64_t h, int64_t w)
 {

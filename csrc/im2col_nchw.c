@@ -140,26 +140,17 @@ void fc_im2col_nchw_task(void *ctx, int64_t task, int worker)
     for (int64_t block = 0; block < g->blocks; block++) {
         const int64_t k0 = block * g->depth, k1 = min64(k0 + g->depth, depth_all), depth = k1 - k0;
         const int last = block == g->blocks - 1;
-        for (int64_t panel = panel0; panel < panel1 && !g->nonfinite; panel++) {
-            const int64_t q0 = panel * nr, n = min64(nr, g->pixels - q0), image = q0 / plane, p0 = q0 % plane;
-            const int64_t first = image * g->x.n + (group * g->icg + k0) * g->x.c + p0;
-            if (tile1 - tile0 < PACKED_TILES && g->pointwise && p0 + n <= plane &&
-                first + (depth - 1) * g->x.c + nr <= g->in_elements) {
-                b[panel - panel0] = g->in + first * size;
-                continue;
+        for (int64_t panel = panel0, packed = panel0; panel < panel1 && !g->nonfinite; panel++) {
+            const int64_t q0 = panel * nr, n = min64(nr, g->pixels - q0), p0 = q0 % plane;
+            const int64_t first = q0 / plane * g->x.n + (group * g->icg + k0) * g->x.c + p0;
+            const int in_place = tile1 - tile0 < PACKED_TILES && g->pointwise && p0 + n <= plane &&
+                                 first + (depth - 1) * g->x.c + nr <= g->in_elements;
+            char *const dst = panels + (packed - panel0) * nr * depth * size;
+            b[panel - panel0] = in_place ? g->in + first * size : panels + (panel - panel0) * nr * depth * size;
+            if (in_place || panel + 1 == panel1) {
+                fc_im2col_pack_columns(g, dst, packed * nr, panel + !in_place - packed, k0, k1, group);
+                packed = panel + 1;
             }
-            char *dst = panels + (panel - panel0) * nr * depth * size;
-            b[panel - panel0] = dst;
-            if (g->pointwise && n == nr && p0 + n <= plane) {
-                const int64_t adjoin = min64(panel1 - panel, (plane - p0) / nr);
-                fc_im2col_pack_planes(g, dst, q0, adjoin, k0, k1, group);
-                for (int64_t end = panel + adjoin - 1; panel < end;) {
-                    panel++;
-                    b[panel - panel0] = panels + (panel - panel0) * nr * depth * size;
-                }
-                continue;
-            }
-            fc_im2col_pack_columns(g, dst, q0, n, k0, k1, group);
         }
         /* Of the next block of depth, else what the next task begins with. */
         const int64_t q_next = (last ? panel1 : panel0) * nr;

@@ -151,18 +151,14 @@ def im2col_f64_workspace(p: ConvProblem, threads: int) -> int:
     )
 
 
-def direct_workspace(p: ConvProblem, threads: int) -> int:
-    """Bytes of the direct convolution in C: mirrors lay_out in csrc/direct.c, for any ISA."""
+def direct_task(p: ConvProblem) -> tuple[int, int]:
+    """Output rows of a task of the direct convolution in C on one thread; elements of the strip that it reads (0: the
+    image itself); mirrors lay_out in csrc/direct.c, for any ISA."""
     if p.mb * p.oh * p.ow * p.oc <= 0:
-        return 0
+        return 1, 0
     size, nhwc, lanes = p.itemsize, p.layout == "NHWC", 64 // p.itemsize
     strip_bytes, flat_bytes, flat_pixels, flat_share, flat_depth = 64 << 10, 384 << 10, 256, 32, 640
     width, under, depth = (p.kw - 1) * p.dw, (p.kh - 1) * p.dh + 1, p.icg * p.kh * p.kw
-
-    def nbytes(elements: int, size: int = size) -> int:
-        return -(-elements * size // 64) * 64
-
-    fixed = nbytes(depth, 4) + nbytes(p.g * depth * (-(-p.ocg // lanes) * lanes if nhwc else p.ocg))
     vectors = -(-p.ow // lanes) * lanes
     if not nhwc and (vectors - p.ow) * flat_share > p.ow:
         residues, span = p.sh if p.kh > 1 else 1, (p.kh - 1) * p.dh // p.sh
@@ -174,17 +170,29 @@ def direct_workspace(p: ConvProblem, threads: int) -> int:
             return p.oh // rows * -(-rows * p.ow // lanes) + -(-(p.oh % rows) * p.ow // lanes)
 
         rows = min(range(most, most // 2, -1), key=vectors_of)
-        return fixed + threads * (nbytes((rows + span) * row) + 64)
+        return rows, (rows + span) * row + lanes
     inside = p.ph == p.pw == 0 and (p.oh - 1) * p.sh + under <= p.ih and (p.ow - 1) * p.sw + width < p.iw
-    if inside and (nhwc or p.sw == 1):
-        return fixed
+    inside = inside and (nhwc or p.sw == 1)
     if nhwc:
-        row = ((p.ow - 1) * p.sw + width + 1) * p.ic
+        row = p.iw * p.ic if inside else ((p.ow - 1) * p.sw + width + 1) * p.ic
     else:
-        row = (vectors + width // p.sw) * (p.sw if p.kw > 1 else 1) * p.icg
+        row = (p.iw if inside else (vectors + width // p.sw) * (p.sw if p.kw > 1 else 1)) * p.icg
     most = int((strip_bytes // (row * size) - under) / p.sh) + 1  # rounded as C divides
     rows = min(p.oh, max(1, most))
-    return fixed + threads * nbytes(((rows - 1) * p.sh + under) * row)
+    return rows, 0 if inside else ((rows - 1) * p.sh + under) * row
+
+
+def direct_workspace(p: ConvProblem, threads: int) -> int:
+    """Bytes of the direct convolution in C, for any ISA."""
+    if p.mb * p.oh * p.ow * p.oc <= 0:
+        return 0
+    lanes, depth = 64 // p.itemsize, p.icg * p.kh * p.kw
+
+    def nbytes(elements: int, size: int = p.itemsize) -> int:
+        return -(-elements * size // 64) * 64
+
+    fixed = nbytes(depth, 4) + nbytes(p.g * depth * (-(-p.ocg // lanes) * lanes if p.layout == "NHWC" else p.ocg))
+    return fixed + threads * nbytes(direct_task(p)[1])
 
 
 def depthwise_workspace(p: ConvProblem, threads: int) -> int:

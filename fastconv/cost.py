@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fastconv import host, rates
+from fastconv.capability import direct_task
 from fastconv.problem import ConvProblem, PoolProblem
 
 # Kinds of work. Those in WEIGHT_KINDS fall away where a plan holds packed weights.
 Work = dict[str, float]
-WEIGHT_KINDS = ("weights",)
+WEIGHT_KINDS = ("weights", "far_weights")
 
 # Rates of a row that nobody has measured yet: right within a factor of a few on any machine of this decade.
 # A python call: a row whose loops are entered through Python (measured: 3.5 us, and no compiled entry serves it).
@@ -42,6 +43,12 @@ FAR_BYTES = 16 << 20
 TILES = {"avx512": (14, 32, 16), "avx2": (6, 16, 8), "neon": (8, 12, 4)}
 # Tiles of weights from which NCHW columns are packed that could be read in place (csrc/im2col_nchw.c).
 PACKED_TILES = 8
+# Multiply-adds and additions that hide the transfer of a byte.
+HIDDEN_FLOPS = 16
+# Weights larger than this are far away when they are packed.
+NEAR_WEIGHTS = 1 << 20
+# Pixels that go through the loop nest at a time (csrc/im2col.h).
+BLOCK_PIXELS = {"NHWC": 256, "NCHW": 128}
 # HWIO weights up to so many bytes are read in place by the direct kernel (csrc/direct.c).
 IN_PLACE_BYTES = 192 << 10
 # Bytes of weights with which the direct kernel takes all panels of a tile in turn (csrc/direct_tile.h).
@@ -79,6 +86,18 @@ def _ceil(n: int, unit: int) -> int:
 def _compute(p: ConvProblem | PoolProblem) -> float:
     """Vector operations for each that float32 would take."""
     return p.itemsize / 4
+
+
+def _traffic(p: ConvProblem) -> Work:
+    """Bytes that come from memory: all, those that no work hides, and those of which a group reads parts of lines."""
+    weights = float(p.oc * p.icg * p.kh * p.kw * p.itemsize)
+    return {
+        "image": float(p.bytes),
+        "bare": max(0.0, p.bytes - p.flops / HIDDEN_FLOPS),
+        "parted": float(p.bytes) if p.g > 1 and p.layout == "NHWC" else 0.0,
+        "weights": weights,
+        "far_weights": weights if weights > NEAR_WEIGHTS else 0.0,
+    }
 
 
 def naive(p: ConvProblem) -> Work:
@@ -120,15 +139,22 @@ def im2col(p: ConvProblem) -> Work:
     pointwise = taps == p.sh == p.sw == 1 and p.ph == p.pw == p.ph_r == p.pw_r == 0 and p.pass_ != "backward_weight"
     if pointwise and (p.layout == "NHWC" or column_tiles < PACKED_TILES):
         gathered = 0.0  # read in place
+    moves = 0.0
+    if p.layout == "NCHW" and p.pass_ != "backward_weight" and gathered:
+        # Each row of a panel is written in runs: the pixels of one output row.
+        flat = p.sh == p.sw == 1 and (p.oh, p.ow) == (p.ih, p.iw)
+        moves = float(p.g * row_tiles * depth * (1 if flat else 1 + nr / w))
     return {
         "calls": 1.0,
+        "tasks": float(p.g * _ceil(rows, BLOCK_PIXELS[p.layout])),
+        "moves": moves,
+        "strided": gathered if p.sw > 1 else 0.0,
         "flops": 2.0 * p.g * padded * depth * _compute(p),
         "tile_steps": tiles * depth * _compute(p),
         "tiles": float(tiles),
         "gathered": gathered,
-        "image": float(p.bytes),
-        "weights": float(p.oc * p.icg * taps * p.itemsize),
-        "streamed": float(p.oc * p.icg * taps * p.itemsize * _ceil(rows, 256)),
+        **_traffic(p),
+        "streamed": float(p.oc * p.icg * taps * p.itemsize * _ceil(rows, BLOCK_PIXELS[p.layout])),
     }
 
 
@@ -155,17 +181,31 @@ def direct(p: ConvProblem) -> Work:
     weights = kept = float(p.oc * depth * p.itemsize)
     if p.layout == "NHWC" and p.ocg >= lanes and weights <= IN_PLACE_BYTES:
         weights = 0.0
-    # Weights that do not stay in the L1 are read again for each row, and the pixels under a row for each panel of them.
-    again = p.layout == "NHWC" and kept > DIRECT_WEIGHTS
+    # Weights that do not stay in the L1 are read again for each row in NHWC, for each task in NCHW; and the pixels
+    # under it for each panel of them, for each tile.
+    task_rows, strip = direct_task(p)
+    tasks = again_tasks = images * _ceil(p.oh, task_rows)
+    panels = _ceil(p.ocg, mr)
+    if p.layout == "NHWC":
+        again_tasks, panels = count, _ceil(columns, nr)
+    again = kept / p.g > DIRECT_WEIGHTS
+    under = (_ceil(p.oh * images, max(1, again_tasks)) - 1) * p.sh + p.kh
+    rows_copied = 0.0
+    if strip:
+        rows_copied = float(tasks * ((task_rows - 1) * p.sh + p.kh))
+        if p.layout == "NCHW":
+            rows_copied *= p.icg * (p.kw if copied else p.sw if p.kw > 1 else 1)
     return {
         "calls": 1.0,
-        "streamed": kept * p.mb * p.oh if again else 0.0,
-        "rows_again": float(count * p.kh * p.iw * p.icg * p.itemsize * _ceil(columns, nr)) if again else 0.0,
+        "tasks": float(tasks),
+        "moves": rows_copied,
+        "streamed": kept / p.g * again_tasks if again else 0.0,
+        "rows_again": float(again_tasks * under * p.iw * p.icg * p.itemsize * panels) if again else 0.0,
         "flops": 2.0 * count * rows * _ceil(columns, lanes) * lanes * depth * _compute(p),
         "tile_steps": tiles * depth * _compute(p),
         "tiles": float(tiles),
         "gathered": copied,
-        "image": float(p.bytes),
+        **_traffic(p),
         "weights": weights,
     }
 
@@ -182,6 +222,7 @@ def depthwise(p: ConvProblem) -> Work:
     forward = p.pass_ != "backward_input"
     fast = p.kh == p.kw and p.kw in (3, 5, 7) and p.sh == p.sw and p.sw <= 2 and p.dh == p.dw == 1
     fast = fast and (forward or p.sw == 1 or p.layout == "NHWC")
+    special = fast or p.layout == "NHWC"
     width = (p.oc if forward else p.ic) if p.layout == "NHWC" else (p.ow if forward else p.iw)
     lanes = _register_tile()[2]
     flops = p.flops * _compute(p) * _ceil(width, lanes) * lanes / max(width, 1)
@@ -191,9 +232,10 @@ def depthwise(p: ConvProblem) -> Work:
     if p.layout == "NHWC" and p.ocg > 1:  # channels under a vector are repeated, or summed
         fast = fast and forward and p.kw == 3
         gathered = not forward and p.ocg > 2
+    rate = "gathered_flops" if gathered else "flops" if fast else "single_flops" if special else "any_flops"
     return {
         "calls": 1.0,
-        "gathered_flops" if gathered else "flops" if fast else "single_flops": flops,
+        rate: flops,
         "tiles": _blocks(p, p.ocg if p.pass_ == "backward_input" else 1),
         "image": float(p.bytes),
         "weights": float(p.oc * p.kh * p.kw * p.itemsize),

@@ -22,7 +22,7 @@ ALLOWED = {
     "reference": {"problem"},
     "capability": {"problem", "winograd"},
     "rates": {"host"},
-    "cost": {"host", "problem", "rates", "winograd"},
+    "cost": {"capability", "host", "problem", "rates", "winograd"},
     "_cython": {"problem", "winograd", "threads", "host"},
     "_numba": {"problem", "winograd", "threads", "host"},
     "_cuda": {"problem", "winograd", "host"},

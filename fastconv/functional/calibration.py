@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ WIDE_FILTERS = ((1, 1), (1, 1), (3, 3), (3, 3), (5, 5))
 WIDE_CHANNELS = (32, 64, 64, 96, 128, 128, 192, 256, 256, 512, 512, 1024, 2048)
 WIDE_SIZES = (7, 10, 14, 20, 28, 56, 112)
 BATCHES = (1, 1, 1, 1, 2, 4, 8, 16, 64)
+# One in so many problems beside them is tiny: what a call costs.
+TINY_SHARE, TINY_CHANNELS, TINY_SIZES = 10, (1, 2, 3, 4, 8), (3, 4, 5, 6, 8)
 # A call is repeated for this long and the least time counts; rows of plain loops are not worth it.
 SECONDS_A_CALL = 0.02
 # Arrays rotate among so many sets, or as many as exceed the caches: in a network they were not used a moment ago.
@@ -42,21 +45,28 @@ REWEIGHTINGS, SWEEPS = 12, 400
 NO_SHARE = 0.01
 # What a fit hangs on: a kernel that takes twice the time of the best counts a quarter, but not less than this.
 LEAST_IMPORTANCE = 0.2
-# Scaling the rates of kernels against each other: which factors are tried, what one costs, what a choice costs at most.
-SHIFTS = tuple(0.01 * step for step in range(-15, 16))
-SHIFT_COST, WORST_LOSS, SETTLE_ROUNDS = 1e-4, 0.7, 4
+# Of the refinement of the fit, which learns from choices: how near two predictions are that both may be chosen (in log
+# seconds), what a wrong prediction costs beside a wrong choice, and the most that one costs (log of the loss).
+NEARNESS, FIDELITY, WORST_LOSS = 0.05, 0.1, 1.5
+# ... from where an outlier counts linearly; the share of the time that a kind of work without a rate starts from; the
+# steps of the descent and their size; digits that are kept.
+OUTLIER, UNSEEN_SHARE, STEPS, STEP, DIGITS = 0.3, 1e-3, 1000, 0.02, 4
 SLOW = ("naive", "reference")
 
 
-def draw_problems(count: int, pass_: str, layout: str, seed: int = SEED) -> Iterator[ConvProblem]:
+def draw_problems(
+    count: int, pass_: str, layout: str, seed: int = SEED, tiny: bool = False
+) -> Iterator[ConvProblem]:
     """Random convolutions as networks have them: channels and sizes log-uniform, filters mostly 3x3 and 1x1."""
-    rng = random.Random(f"{seed}{pass_}{layout}")
+    rng = random.Random(f"{seed}{pass_}{layout}{'tiny' if tiny else ''}")
+    fewest, most = (1.0, FEWEST_FLOPS) if tiny else (FEWEST_FLOPS, MOST_FLOPS)
     while count > 0:
-        wide = rng.random() < 0.4  # what most of a deep network is
+        wide = not tiny and rng.random() < 0.4  # what most of a deep network is
         kh, kw = rng.choice(WIDE_FILTERS if wide else FILTERS)
-        ic, oc = (rng.choice(WIDE_CHANNELS if wide else CHANNELS) for _ in range(2))
-        ih = rng.choice(WIDE_SIZES if wide else SIZES)
-        iw = ih if rng.random() < 0.8 else rng.choice(SIZES)
+        channels, sizes = (TINY_CHANNELS, TINY_SIZES) if tiny else (CHANNELS, SIZES)
+        ic, oc = (rng.choice(WIDE_CHANNELS if wide else channels) for _ in range(2))
+        ih = rng.choice(WIDE_SIZES if wide else sizes)
+        iw = ih if rng.random() < 0.8 else rng.choice(sizes)
         stride = 2 if rng.random() < 0.2 else 1
         padded = rng.random() < 0.8
         groups = 1
@@ -75,7 +85,7 @@ def draw_problems(count: int, pass_: str, layout: str, seed: int = SEED) -> Iter
         text = f"g{groups}mb{rng.choice(BATCHES)}ic{ic}ih{ih}iw{iw}oc{oc}kh{kh}kw{kw}sh{stride}"
         text += f"ph{kh // 2 if padded else 0}pw{kw // 2 if padded else 0}"
         problem = ConvProblem.parse(text, pass_=pass_, layout=layout)
-        if FEWEST_FLOPS <= problem.flops <= MOST_FLOPS and problem.bytes <= MOST_BYTES:
+        if fewest <= problem.flops <= most and problem.bytes <= MOST_BYTES:
             count -= 1
             yield problem
 
@@ -180,7 +190,10 @@ def measure(backend: str, count: int, seed: int = SEED) -> Races:
     for op, pass_ in dict.fromkeys((k.op, k.pass_) for k in rows):
         for layout in ("NCHW", "NHWC"):
             if op == "conv2d":
-                draws: Iterator[Any] = draw_problems(count, pass_, layout, seed)
+                draws: Iterator[Any] = chain(
+                    draw_problems(count, pass_, layout, seed),
+                    draw_problems(max(1, count // TINY_SHARE), pass_, layout, seed, tiny=True),
+                )
             else:
                 draws = draw_pools(max(8, count // 8), op, pass_, layout, seed)
             for problem in draws:
@@ -207,7 +220,7 @@ def measure(backend: str, count: int, seed: int = SEED) -> Races:
 
 
 def fit_races(races: list[Race]) -> dict[str, dict[str, float]]:
-    """The rates of each kernel: fitted where it is near the best, then scaled so that choices by them cost least."""
+    """The rates of each kernel: fitted where it is near the best, then refined so that choices by them cost least."""
     works: dict[str, list[cost.Work]] = {}
     measured: dict[str, list[float]] = {}
     importance: dict[str, list[float]] = {}
@@ -217,9 +230,7 @@ def fit_races(races: list[Race]) -> dict[str, dict[str, float]]:
             works.setdefault(name, []).append(work)
             measured.setdefault(name, []).append(seconds)
             importance.setdefault(name, []).append(max(LEAST_IMPORTANCE, (best / seconds) ** 2))
-    found = {name: fit(works[name], measured[name], importance[name]) for name in works}
-    scales = _settle(races, found)
-    return {name: {kind: rate * scales[name] for kind, rate in rates_.items()} for name, rates_ in found.items()}
+    return _refined(races, {name: fit(works[name], measured[name], importance[name]) for name in works})
 
 
 def predicted(rates_: Mapping[str, float], work: cost.Work) -> float:
@@ -227,32 +238,58 @@ def predicted(rates_: Mapping[str, float], work: cost.Work) -> float:
     return max(cost.LEAST_SECONDS, sum(rates_.get(kind, 0.0) * amount for kind, amount in work.items()))
 
 
-def _settle(races: list[Race], found: dict[str, dict[str, float]]) -> dict[str, float]:
-    """A factor near 1 for each kernel, so that the sum over the problems of log(chosen / best) is small."""
+def _refined(races: list[Race], found: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """`found`, changed so that choices by it lose least: the expected log(chosen / best) where a kernel is chosen with
+    the probability softmax(-log(predicted) / NEARNESS), plus FIDELITY times how wrong predictions are.
+
+    Gradient descent (Adam, Kingma & Ba 2015) on the logarithms of all rates.
+    """
     names = sorted(found)
-    guess = np.full((len(races), len(names)), np.inf)
-    loss = np.zeros_like(guess)
+    shape = len(races), len(names)
+    able, loss, measured = np.zeros(shape, bool), np.zeros(shape), np.zeros(shape)
     for i, race in enumerate(races):
         best = min(seconds for _, seconds in race.values())
-        for name, (work, seconds) in race.items():
+        for name, (_, seconds) in race.items():
             j = names.index(name)
-            guess[i, j] = np.log(predicted(found[name], work))
-            loss[i, j] = min(WORST_LOSS, np.log(seconds / best))
-    shift = np.zeros(len(names))
-    rows = np.arange(len(races))
+            able[i, j], loss[i, j], measured[i, j] = True, np.log(seconds / best), np.log(seconds)
+    importance = np.where(able, np.exp(-2 * loss), 0.0)
+    loss = np.minimum(loss, WORST_LOSS)
 
-    def total() -> float:
-        return float(loss[rows, (guess + shift).argmin(axis=1)].sum() + SHIFT_COST * len(races) * np.abs(shift).sum())
+    kinds, amounts, logs = [], [], []
+    for j, name in enumerate(names):
+        of_name = [race[name][0] if name in race else {} for race in races]
+        kinds.append(sorted({kind for work in of_name for kind, amount in work.items() if amount > 0}))
+        amounts.append(np.array([[work.get(kind, 0.0) for kind in kinds[j]] for work in of_name]))
+        start = [
+            found[name].get(kind)
+            or UNSEEN_SHARE * np.exp(np.median(measured[able[:, j], j])) / np.median(column[column > 0])
+            for kind, column in zip(kinds[j], amounts[j].T)
+        ]
+        logs.append(np.log(np.array(start)))
+    mean, spread = [np.zeros_like(x) for x in logs], [np.zeros_like(x) for x in logs]
 
-    for _ in range(SETTLE_ROUNDS):
+    for step in range(STEPS):
+        guess, shares = np.full(shape, np.inf), []
         for j in range(len(names)):
-            before = shift[j]
-            tried = []
-            for step in SHIFTS:
-                shift[j] = step
-                tried.append((total(), abs(step - before), step))
-            shift[j] = min(tried)[2]
-    return dict(zip(names, (float(np.exp(s)) for s in shift)))
+            parts = amounts[j] * np.exp(logs[j])
+            total = np.maximum(parts.sum(axis=1), cost.LEAST_SECONDS)
+            shares.append(parts / total[:, None])
+            guess[able[:, j], j] = np.log(total[able[:, j]])
+        chance = np.exp(-(guess - guess.min(axis=1, keepdims=True)) / NEARNESS)
+        chance /= chance.sum(axis=1, keepdims=True)
+        expected = (chance * loss).sum(axis=1, keepdims=True)
+        wrong = np.clip(np.where(able, guess - measured, 0.0), -OUTLIER, OUTLIER)
+        slope = (-chance * (loss - expected) / NEARNESS + 2 * FIDELITY * importance * wrong) / len(races)
+        for j in range(len(names)):
+            gradient = slope[:, j] @ shares[j]
+            mean[j] += 0.1 * (gradient - mean[j])
+            spread[j] += 0.01 * (gradient**2 - spread[j])
+            scaled = mean[j] / (1 - 0.9 ** (step + 1)) / (np.sqrt(spread[j] / (1 - 0.99 ** (step + 1))) + 1e-9)
+            logs[j] -= STEP * (1 - step / STEPS) * scaled
+    return {
+        name: {kind: float(f"{rate:.{DIGITS}g}") for kind, rate in zip(kinds[j], np.exp(logs[j]))}
+        for j, name in enumerate(names)
+    }
 
 
 def chosen_well(races: list[Race], rates_: Mapping[str, Mapping[str, float]], near: float = 1.05) -> float:
