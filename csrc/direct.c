@@ -68,7 +68,7 @@ static int64_t flat_task(const fc_conv2d_shape *s, int64_t most, int64_t lanes)
     return best;
 }
 
-/* Mirrored by direct_workspace in fastconv/capability.py, as are the functions around it. */
+/* Mirrored by direct_task in fastconv/capability.py, as are the functions around it. */
 static void lay_out(direct *d, const fc_conv2d_shape *s)
 {
     const int64_t size = element_size(s->dtype), lanes = VECTOR_BYTES / size, width = (s->kw - 1) * s->dw;

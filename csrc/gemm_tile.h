@@ -6,7 +6,7 @@
  *   FC_GEMM_NV        vectors in a row: nr = FC_GEMM_NV * FC_GEMM_BYTES / sizeof(FC_GEMM_TYPE)
  *   FC_GEMM_UNROLL    steps of k that share the work on pointers and fetches: 1, 2 or 4
  * All accumulators stay in registers over a partial sum; each m has its own body with m constant, in a version for
- * full rows of vectors and one for rows that a single vector holds.
+ * operands in order, one for any, and one for rows that a single vector holds.
  * The tile follows Goto & van de Geijn, "Anatomy of high-performance matrix multiplication" (2008), and the taps
  * BRGEMM (Georganas et al. 2020, arXiv 1906.06440). */
 #include "fastconv.h"

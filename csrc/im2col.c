@@ -169,7 +169,7 @@ static void cut_work(gather *g)
         }
     }
     g->channel_tiles = ceil_div(g->ocg, channel_width);
-    g->pixel_block = min64(g->pixel_tiles, max64(1, BLOCK_PIXELS / pixel_width));
+    g->pixel_block = min64(g->pixel_tiles, max64(1, (nhwc ? BLOCK_PIXELS_NHWC : BLOCK_PIXELS_NCHW) / pixel_width));
     /* NCHW packs its columns for every block of channels: one block, unless threads want more. */
     g->channel_block = nhwc ? min64(g->channel_tiles, ceil_div(BLOCK_CHANNELS, channel_width)) : g->channel_tiles;
     while (g->pixel_block > 1 &&
@@ -306,7 +306,7 @@ static int64_t scratch_bytes(const fc_conv2d_shape *s)
     const int64_t pixels = s->mb * (forward ? s->oh * s->ow : s->ih * s->iw);
     const int64_t deepest = min64(taps * channels, 3 * target / 2 + (nchw ? 1 : (CHANNEL_GRAIN + 1) * taps));
     const int64_t rows = align_up(FC_MR_MAX * pitch_of(deepest) * size);
-    return nchw ? rows + align_up((min64(pixels, BLOCK_PIXELS) + FC_NR_MAX) * deepest * size) : rows;
+    return nchw ? rows + align_up((min64(pixels, BLOCK_PIXELS_NCHW) + FC_NR_MAX) * deepest * size) : rows;
 }
 
 static void forward(const fc_conv2d_shape *s, const fc_view *x, const fc_view *w, char *kept, int stage,

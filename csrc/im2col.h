@@ -8,7 +8,9 @@
 
 enum {
     DEPTH_BYTES = 2048, /* depth of a block: 14 rows of it stay in a 32 KB L1 (measured on Zen 4: 1536-3072 alike) */
-    BLOCK_PIXELS = 128, /* pixels a task takes through the loop nest: packed NCHW panels stay in a 512 KB L2 */
+    /* Pixels a task takes through the loop nest. NCHW: packed panels stay in a 512 KB L2 (Zen 3: 1.05 times 256). */
+    BLOCK_PIXELS_NHWC = 256,
+    BLOCK_PIXELS_NCHW = 128,
     AHEAD_BYTES = 2048, /* of packed weights, fetched past those in use (measured on Zen 4: 2048-4096 alike, 0 is 0.97x) */
     TAPS_IN_PLACE = 64, /* offsets kept on the stack: an 8x8 filter, or 64 filter rows */
     ALIAS_BYTES = 4096, /* rows at a multiple of this fall into one set of the L1 */
@@ -59,7 +61,8 @@ typedef struct gather {
     int64_t channel_tiles, channel_block, channel_blocks;
     region regions[MAX_REGIONS];                 /* NHWC: tiles by region, which leave out taps in the padding */
     int region_count;                            /* 0: all taps of all pixels */
-    int flat;                                    /* NHWC: tiles of pixels may cross output rows and images */
+    int flat;                                    /* NHWC: tiles of pixels may cross output rows and images;
+                                                  * NCHW: planes in and out are alike and the stride is 1 */
     int pointwise;                               /* in and out pixels correspond one to one */
     int merged;                                  /* NHWC: the taps of a filter row read consecutive elements */
     int adjoint;                                 /* backward_input: cells outside of dy are no zeros, they are nothing */
@@ -121,6 +124,7 @@ static inline void common_arguments(const gather *g, fc_gemm_args *args)
 
 typedef uint32_t word32 __attribute__((may_alias));
 typedef uint64_t word64 __attribute__((may_alias));
+typedef uint32_t words16 __attribute__((vector_size(16), aligned(4), may_alias)); /* 16 bytes of them */
 
 FC_INLINE void copy_words(void *dst, const void *src, int64_t n, int64_t dst_stride, int64_t src_stride, int size)
 {

@@ -3,16 +3,14 @@
  * Channel after channel: all taps of all panels read one small part of its plane while the L1 has it, and every panel is
  * written from its first byte to its last (tap after tap took 16 % of a convolution on Zen 3). */
 #include "im2col.h"
-#include "template.h"
 
-typedef uint32_t words16 __attribute__((vector_size(16), aligned(4), may_alias)); /* a panel's row is a multiple */
 typedef uint32_t four32 __attribute__((vector_size(16)));
 typedef uint64_t two64 __attribute__((vector_size(16)));
 
 enum {
     ROWS = 96,           /* of panels that are worked out at a time: some taps of some panels */
     ROW_BYTES = 128,     /* the longest row of a panel of any ISA */
-    MOVES = 512,         /* ... their moves: FC_NR_MAX at least, a row of as many output rows */
+    MOVES = 512,         /* of all those rows: at least FC_NR_MAX, which one has if output rows are one pixel wide */
 };
 
 /* Cells of one output row for neighbouring columns of the panel: n of them, from and to counted in elements. */
@@ -24,8 +22,8 @@ typedef struct move {
  * rim of the image is in between; or moves, among holes where some columns are padding. */
 typedef struct source {
     enum { WHOLE, MASKED, MOVED, HOLES } how;
-    int64_t from;     /* WHOLE, MASKED: elements after the channel's plane of image 0 */
-    int64_t first, end; /* moves */
+    int64_t from;       /* WHOLE, MASKED: elements after the channel's plane of image 0 */
+    int64_t first, end; /* MOVED, HOLES: moves */
 } source;
 
 typedef struct sources {
@@ -76,7 +74,7 @@ FC_INLINE void move_every_second(char *d, const char *s, int64_t n, const int si
 
 /* A full panel inside one image when in and out are equally wide and the stride is 1: in flat coordinates a tap is one
  * shift, and what falls over the rim is masked away. 0 if it would read outside the array. */
-static int shifted(const gather *g, sources *all, int64_t row, int64_t q0, int64_t t0, int64_t t1, int64_t c0, int64_t c1)
+static int list_shifts(const gather *g, sources *all, int64_t row, int64_t q0, int64_t t0, int64_t t1, int64_t c0, int64_t c1)
 {
     const int64_t nr = g->kernel.nr, plane = g->out_h * g->out_w, image = q0 / plane, p0 = q0 - image * plane;
     const int64_t first = image * g->x.n + p0, i0 = p0 / g->out_w, j0 = p0 - i0 * g->out_w;
@@ -108,7 +106,7 @@ static int shifted(const gather *g, sources *all, int64_t row, int64_t q0, int64
 }
 
 /* Columns q0 <= q < q0 + n as runs, the parts of the panel in one output row. */
-static void runs(const gather *g, sources *all, int64_t row, int64_t q0, int64_t n, int64_t t0, int64_t t1)
+static void list_runs(const gather *g, sources *all, int64_t row, int64_t q0, int64_t n, int64_t t0, int64_t t1)
 {
     const int64_t line = q0 / g->out_w, j0 = q0 - line * g->out_w, image0 = line / g->out_h, i0 = line - image0 * g->out_h;
     for (int64_t t = t0, a = t0 / g->taps_w, b = t0 % g->taps_w; t < t1; t++, row++) {
@@ -161,14 +159,14 @@ FC_INLINE void fill_row(const sources *all, int64_t row, char *d, const char *pl
         for (int64_t v = 0; v < vectors; v++)
             to[v] = (words16){0};
     for (const move *m = all->moves + s->first; m < all->moves + s->end; m++) {
-        char *const cells = d + m->to * size;
-        const char *const source = plane + m->from * size;
+        char *const to_cells = d + m->to * size;
+        const char *const cell = plane + m->from * size;
         if (sw == 1)
-            move_adjoining(cells, source, m->n, size);
+            move_adjoining(to_cells, cell, m->n, size);
         else if (sw == 2)
-            move_every_second(cells, source, m->n, size);
+            move_every_second(to_cells, cell, m->n, size);
         else
-            copy_words(cells, source, m->n, 1, sw, size);
+            copy_words(to_cells, cell, m->n, 1, sw, size);
     }
 }
 
@@ -212,8 +210,8 @@ void fc_im2col_pack_columns(const gather *g, char *dst, int64_t q0, int64_t pane
             all.count = 0;
             for (int64_t p = 0; p < some; p++) {
                 const int64_t q = q0 + (panel + p) * nr, n = min64(nr, g->pixels - q);
-                if (n < nr || !shifted(g, &all, p * (t1 - t0), q, t0, t1, c0, c1))
-                    runs(g, &all, p * (t1 - t0), q, n, t0, t1);
+                if (n < nr || !list_shifts(g, &all, p * (t1 - t0), q, t0, t1, c0, c1))
+                    list_runs(g, &all, p * (t1 - t0), q, n, t0, t1);
             }
             if (g->size == 8)
                 fill_rows(g, &all, to, some, t0, t1, k0, k1, group, row / 16, 8);

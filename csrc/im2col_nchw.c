@@ -1,7 +1,7 @@
 /* The gather of im2col.c in NCHW: rows of the microkernel are output channels, columns are pixels.
  *
- * A block of pixels is packed as panels of columns, by runs of an output row or by one shift of the plane for each tap;
- * pixels of a 1x1 filter are read in place. */
+ * A block of pixels is packed as panels of columns (im2col_columns.c); under a 1x1 filter and few output channels they are
+ * read in place. */
 #include "im2col.h"
 
 #include <stddef.h>
@@ -110,7 +110,7 @@ static void name_next(const gather *g, fc_gemm_args *args, const char *weights, 
 }
 
 /* The cells that pixels q0 <= q < q1 read, from channel c of the group on, as far as they lie in one image. */
-static coming cells_of(const gather *g, int64_t q0, int64_t q1, int64_t group, int64_t c, int64_t depth)
+static coming coming_of(const gather *g, int64_t q0, int64_t q1, int64_t group, int64_t c, int64_t depth)
 {
     const int64_t plane = g->out_h * g->out_w, p0 = q0 % plane, p1 = min64(p0 + q1 - q0, plane);
     if (q0 >= q1 || g->taps == 0)
@@ -133,7 +133,7 @@ void fc_im2col_nchw_task(void *ctx, int64_t task, int worker)
     const int64_t depth_all = g->icg * g->taps, plane = g->out_h * g->out_w;
     char *const rows = g->scratch + worker * g->scratch_bytes;
     char *const panels = rows + align_up(FC_MR_MAX * pitch_of(g->depth) * size);
-    const char *b[BLOCK_PIXELS];
+    const char *b[BLOCK_PIXELS_NCHW];
     fc_gemm_args args;
 
     common_arguments(g, &args);
@@ -154,8 +154,8 @@ void fc_im2col_nchw_task(void *ctx, int64_t task, int worker)
         }
         /* Of the next block of depth, else what the next task begins with. */
         const int64_t q_next = (last ? panel1 : panel0) * nr;
-        const coming input = cells_of(g, q_next, min64(q_next + (panel1 - panel0) * nr, g->pixels), group,
-                                      last || g->taps == 0 ? 0 : k1 / g->taps, depth);
+        const coming input = coming_of(g, q_next, min64(q_next + (panel1 - panel0) * nr, g->pixels), group,
+                                      last ? 0 : k1 / g->taps, depth);
         for (int64_t tile = tile0; tile < tile1; tile++) {
             int64_t o;
             const int64_t m = split(g->ocg, g->channel_tiles, tile, &o);

@@ -183,8 +183,6 @@ static void pack_region(const gather *g, const region *r, char *dst, int64_t pit
     }
 }
 
-typedef uint32_t words16 __attribute__((vector_size(16), aligned(4), may_alias));
-
 /* One row of a tile, mostly 64 or 128 bytes: a call of memcpy for each costs 7 % of a whole 3x3 convolution. */
 static inline void copy_row(char *dst, const char *src, int64_t bytes)
 {

@@ -27,6 +27,8 @@ UNMEASURED = {
     "numpy_flops": 1 / 9e9,
 }
 UNMEASURED_BYTES = 1 / 20e9
+# What a kind costs that may be missing in rates fitted to problems without it, though it is all that some others do.
+UNSEEN = {"any_flops": 3e-10}
 # No call takes less, not even one without work.
 LEAST_SECONDS = 1e-7
 
@@ -43,7 +45,7 @@ FAR_BYTES = 16 << 20
 TILES = {"avx512": (14, 32, 16), "avx2": (6, 16, 8), "neon": (8, 12, 4)}
 # Tiles of weights from which NCHW columns are packed that could be read in place (csrc/im2col_nchw.c).
 PACKED_TILES = 8
-# Multiply-adds and additions that hide the transfer of a byte.
+# Floating-point operations that hide the transfer of a byte.
 HIDDEN_FLOPS = 16
 # Weights larger than this are far away when they are packed.
 NEAR_WEIGHTS = 1 << 20
@@ -73,7 +75,7 @@ def seconds(kernel: str, layout: str, work: Work, packed: bool = False) -> float
     total = 0.0
     for kind, amount in counted(work, packed).items():
         if known is not None:
-            total += known.get(kind, 0.0) * amount
+            total += known.get(kind, UNSEEN.get(kind, 0.0)) * amount
         else:
             total += UNMEASURED.get(kind, UNMEASURED_BYTES) * amount
     return max(total, LEAST_SECONDS)
@@ -89,7 +91,8 @@ def _compute(p: ConvProblem | PoolProblem) -> float:
 
 
 def _traffic(p: ConvProblem) -> Work:
-    """Bytes that come from memory: all, those that no work hides, and those of which a group reads parts of lines."""
+    """Bytes that come from memory: all, those that no work hides, those of which a group reads parts of lines; and the
+    weights, which are packed, from nearby or from far away."""
     weights = float(p.oc * p.icg * p.kh * p.kw * p.itemsize)
     return {
         "image": float(p.bytes),
@@ -146,9 +149,9 @@ def im2col(p: ConvProblem) -> Work:
         moves = float(p.g * row_tiles * depth * (1 if flat else 1 + nr / w))
     return {
         "calls": 1.0,
-        "tasks": float(p.g * _ceil(rows, BLOCK_PIXELS[p.layout])),
+        "tasks": float(p.g * _ceil(rows, BLOCK_PIXELS[p.layout])) if p.pass_ != "backward_weight" else 0.0,
         "moves": moves,
-        "strided": gathered if p.sw > 1 else 0.0,
+        "strided": gathered if p.sw > 1 and p.pass_ == "forward" else 0.0,  # cells that are not neighbours
         "flops": 2.0 * p.g * padded * depth * _compute(p),
         "tile_steps": tiles * depth * _compute(p),
         "tiles": float(tiles),
@@ -184,23 +187,19 @@ def direct(p: ConvProblem) -> Work:
     # Weights that do not stay in the L1 are read again for each row in NHWC, for each task in NCHW; and the pixels
     # under it for each panel of them, for each tile.
     task_rows, strip = direct_task(p)
-    tasks = again_tasks = images * _ceil(p.oh, task_rows)
-    panels = _ceil(p.ocg, mr)
-    if p.layout == "NHWC":
-        again_tasks, panels = count, _ceil(columns, nr)
-    again = kept / p.g > DIRECT_WEIGHTS
-    under = (_ceil(p.oh * images, max(1, again_tasks)) - 1) * p.sh + p.kh
-    rows_copied = 0.0
-    if strip:
-        rows_copied = float(tasks * ((task_rows - 1) * p.sh + p.kh))
-        if p.layout == "NCHW":
-            rows_copied *= p.icg * (p.kw if copied else p.sw if p.kw > 1 else 1)
+    window, tasks = (p.kh - 1) * p.dh + 1, images * _ceil(p.oh, task_rows)
+    rows_again, panels = (1, _ceil(columns, nr)) if p.layout == "NHWC" else (task_rows, _ceil(p.ocg, mr))
+    times_again = images * _ceil(p.oh, rows_again) if kept / p.g > DIRECT_WEIGHTS else 0
+    bytes_again = ((rows_again - 1) * p.sh + window) * p.iw * p.icg * p.itemsize * panels
+    rows_copied = tasks * ((task_rows - 1) * p.sh + window) if strip else 0
+    if p.layout == "NCHW":
+        rows_copied *= p.icg * (p.kw if copied else p.sw if p.kw > 1 else 1)
     return {
         "calls": 1.0,
         "tasks": float(tasks),
-        "moves": rows_copied,
-        "streamed": kept / p.g * again_tasks if again else 0.0,
-        "rows_again": float(again_tasks * under * p.iw * p.icg * p.itemsize * panels) if again else 0.0,
+        "moves": float(rows_copied),
+        "streamed": kept / p.g * times_again,
+        "rows_again": float(times_again * bytes_again),
         "flops": 2.0 * count * rows * _ceil(columns, lanes) * lanes * depth * _compute(p),
         "tile_steps": tiles * depth * _compute(p),
         "tiles": float(tiles),
@@ -220,22 +219,22 @@ def _blocks(p: ConvProblem, depth: int) -> float:
 def depthwise(p: ConvProblem) -> Work:
     """Multiply-adds on whole vectors: of channels in NHWC, of columns in NCHW."""
     forward = p.pass_ != "backward_input"
-    fast = p.kh == p.kw and p.kw in (3, 5, 7) and p.sh == p.sw and p.sw <= 2 and p.dh == p.dw == 1
-    fast = fast and (forward or p.sw == 1 or p.layout == "NHWC")
-    special = fast or p.layout == "NHWC"
-    width = (p.oc if forward else p.ic) if p.layout == "NHWC" else (p.ow if forward else p.iw)
     lanes = _register_tile()[2]
-    flops = p.flops * _compute(p) * _ceil(width, lanes) * lanes / max(width, 1)
-    if p.pass_ == "forward":
-        fast = fast and p.ocg <= 4  # one channel into many outputs is loaded for each: the direct kernel's work
-    gathered = False
-    if p.layout == "NHWC" and p.ocg > 1:  # channels under a vector are repeated, or summed
-        fast = fast and forward and p.kw == 3
-        gathered = not forward and p.ocg > 2
-    rate = "gathered_flops" if gathered else "flops" if fast else "single_flops" if special else "any_flops"
+    width = (p.oc if forward else p.ic) if p.layout == "NHWC" else (p.ow if forward else p.iw)
+    own_loop = p.kh == p.kw and p.kw in (3, 5, 7) and p.sh == p.sw and p.sw <= 2 and p.dh == p.dw == 1
+    own_loop = own_loop and (forward or p.sw == 1 or p.layout == "NHWC")
+    repeated = p.layout == "NHWC" and p.ocg > 1  # channels under a vector are, or they are summed
+    if repeated and not forward and p.ocg > 2:
+        rate = "gathered_flops"
+    elif p.layout == "NCHW" and not own_loop:
+        rate = "any_flops"
+    elif not own_loop or (repeated and (not forward or p.kw != 3)) or (p.pass_ == "forward" and p.ocg > 4):
+        rate = "single_flops"  # the last: one channel is loaded for each of many outputs, the direct kernel's work
+    else:
+        rate = "flops"
     return {
         "calls": 1.0,
-        rate: flops,
+        rate: p.flops * _compute(p) * _ceil(width, lanes) * lanes / max(width, 1),
         "tiles": _blocks(p, p.ocg if p.pass_ == "backward_input" else 1),
         "image": float(p.bytes),
         "weights": float(p.oc * p.kh * p.kw * p.itemsize),

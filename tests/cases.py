@@ -83,6 +83,8 @@ BASIC = (
     "mb1ic130ih3iw4oc5kh3ph1",
     "mb1ic257ih2iw3oc3kh1",
     "mb1ic2ih17iw19oc3kh11kw9ph5pw4",
+    "mb2ic9ih12iw5oc3kh11kw9ph5pw4",
+    "mb2ic30ih40iw1oc3kh31kw1ph15pw0",
     "mb1ic1ih40iw37oc2kh3",
     "mb2ic3ih3iw70oc2kh3kw5ph1pw2",
     "mb1ic3ih5iw4oc100kh3ph1",

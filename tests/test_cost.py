@@ -162,8 +162,21 @@ def test_weights_count_only_where_they_are_packed_in_the_call():
     assert cost.seconds("conv2d_forward_unheard_of__cython", "NCHW", work) > cost.UNMEASURED["calls"]
 
 
+def test_tiny_problems_are_drawn_apart():
+    tiny = list(calibration.draw_problems(20, "forward", "NHWC", seed=3, tiny=True))
+    usual = list(calibration.draw_problems(20, "forward", "NHWC", seed=3))
+    assert all(0 < p.flops <= calibration.FEWEST_FLOPS for p in tiny)
+    assert all(p.flops >= calibration.FEWEST_FLOPS for p in usual)
+
+
+def test_filters_that_no_calibration_met_are_not_free(monkeypatch):
+    """Rates from before the kind was counted, or from few problems, know no time for any filter's loop."""
+    monkeypatch.setattr(rates, "rates_of", lambda kernel, layout: {"calls": 1e-6, "flops": 1e-11})
+    assert cost.seconds("conv2d_forward_depthwise__cython", "NCHW", {"calls": 1.0, "any_flops": 1e7}) > 1e-3
+
+
 def test_fitted_rates_choose_well_between_kernels_that_no_rates_describe():
-    """One kernel's time bends where its data leave a cache; the factors put the crossing where it costs least."""
+    """One kernel's time bends where its data leave a cache; the refinement puts the crossing where it costs least."""
     rng = random.Random(11)
     races = []
     for _ in range(200):

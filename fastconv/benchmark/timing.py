@@ -14,6 +14,7 @@ REST_SECONDS = 3e-3
 # A call longer than this is a turn by itself, and a rival that makes a race too long gets fewer turns, but so many.
 SLOW_SECONDS = 30e-3
 FEWEST_TURNS = 3
+MOST_TURNS = 6
 
 Calls = Callable[[], Any] | Sequence[Callable[[], Any]]
 
@@ -26,7 +27,7 @@ def _once(calls: Sequence[Callable[[], Any]]) -> float:
 
 
 def race(
-    rivals: Mapping[str, Calls], seconds: float = 0.4, rounds: int = 6, rest: float = 0.0
+    rivals: Mapping[str, Calls], seconds: float = 0.4, rounds: int | None = None, rest: float = 0.0
 ) -> dict[str, dict[str, float]]:
     """Seconds of one call of each rival; they alternate within each round.
 
@@ -34,13 +35,16 @@ def race(
     ----------
     rivals : name -> a callable, or several that are called in rotation (one for each set of arrays)
     seconds : for each rival in all, about
-    rounds : turns of each rival; fewer, but FEWEST_TURNS, where a single call is long
+    rounds : turns of each rival (default: MOST_TURNS, more in a race of over half a second); fewer, but FEWEST_TURNS,
+        where a single call is long
     rest : seconds of sleep before each turn
 
     Returns
     -------
     name -> {"min", "median", "calls"}
     """
+    if rounds is None:
+        rounds = max(MOST_TURNS, round(2 * MOST_TURNS * seconds))
     found: dict[str, dict[str, float]] = {}
     blocks: dict[str, list[Callable[[], Any]]] = {}
     turns: dict[str, int] = {}

@@ -42,22 +42,24 @@ WINDOWS = ("kh2sh2", "kh2sh2", "kh3sh2ph1", "kh3sh2", "kh3sh1ph1", "kh5sh1ph2", 
 FEWEST_POOL_BYTES = 2e4
 # Steps of the fit: more change no rate by a percent.
 REWEIGHTINGS, SWEEPS = 12, 400
-NO_SHARE = 0.01
+# Digits of a rate; of a kind that never takes this share of a problem's time there is none.
+DIGITS, NO_SHARE = 4, 0.01
 # What a fit hangs on: a kernel that takes twice the time of the best counts a quarter, but not less than this.
 LEAST_IMPORTANCE = 0.2
 # Of the refinement of the fit, which learns from choices: how near two predictions are that both may be chosen (in log
 # seconds), what a wrong prediction costs beside a wrong choice, and the most that one costs (log of the loss).
 NEARNESS, FIDELITY, WORST_LOSS = 0.05, 0.1, 1.5
 # ... from where an outlier counts linearly; the share of the time that a kind of work without a rate starts from; the
-# steps of the descent and their size; digits that are kept.
-OUTLIER, UNSEEN_SHARE, STEPS, STEP, DIGITS = 0.3, 1e-3, 1000, 0.02, 4
+# steps of the descent and their size.
+OUTLIER, UNSEEN_SHARE, STEPS, STEP = 0.3, 1e-3, 1000, 0.02
 SLOW = ("naive", "reference")
 
 
 def draw_problems(
     count: int, pass_: str, layout: str, seed: int = SEED, tiny: bool = False
 ) -> Iterator[ConvProblem]:
-    """Random convolutions as networks have them: channels and sizes log-uniform, filters mostly 3x3 and 1x1."""
+    """Random convolutions as networks have them: channels and sizes log-uniform, filters mostly 3x3 and 1x1. Tiny ones
+    have at most FEWEST_FLOPS, the others at least."""
     rng = random.Random(f"{seed}{pass_}{layout}{'tiny' if tiny else ''}")
     fewest, most = (1.0, FEWEST_FLOPS) if tiny else (FEWEST_FLOPS, MOST_FLOPS)
     while count > 0:
@@ -268,6 +270,7 @@ def _refined(races: list[Race], found: dict[str, dict[str, float]]) -> dict[str,
         logs.append(np.log(np.array(start)))
     mean, spread = [np.zeros_like(x) for x in logs], [np.zeros_like(x) for x in logs]
 
+    shares: list[Any] = []  # of each kind in the time of each problem
     for step in range(STEPS):
         guess, shares = np.full(shape, np.inf), []
         for j in range(len(names)):
@@ -287,7 +290,11 @@ def _refined(races: list[Race], found: dict[str, dict[str, float]]) -> dict[str,
             scaled = mean[j] / (1 - 0.9 ** (step + 1)) / (np.sqrt(spread[j] / (1 - 0.99 ** (step + 1))) + 1e-9)
             logs[j] -= STEP * (1 - step / STEPS) * scaled
     return {
-        name: {kind: float(f"{rate:.{DIGITS}g}") for kind, rate in zip(kinds[j], np.exp(logs[j]))}
+        name: {
+            kind: float(f"{rate:.{DIGITS}g}")
+            for kind, rate, share in zip(kinds[j], np.exp(logs[j]), shares[j].max(axis=0))
+            if share > NO_SHARE
+        }
         for j, name in enumerate(names)
     }
 
@@ -312,7 +319,7 @@ def calibrate(
 
     Parameters
     ----------
-    problems : int, convolutions drawn for each pass and layout
+    problems : int, convolutions drawn for each pass and layout; a tenth more are tiny ones
     backend : "cython" or "numba"
     file : write the rates to this file, as they ship with the package, instead of using them here
 
