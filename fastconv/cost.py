@@ -37,6 +37,9 @@ EPS = {"float32": 2.0**-24, "float64": 2.0**-53, "int64": 0.0}
 # Terms of a partial sum of the plain kernels: FC_SUM_TERMS in csrc/fastconv.h.
 SUM_TERMS = 256
 
+# Weights that are read again and again come from the L3 above this size, from memory above that (of what a core has to
+# itself).
+L2_BYTES, L3_BYTES = 1 << 20, 6 << 20
 # Transformed weights larger than this come from memory: half of a common last-level cache.
 FAR_BYTES = 16 << 20
 
@@ -279,6 +282,8 @@ def winograd(p: ConvProblem, tile: int) -> Work:
         "image": float(p.bytes),
         "weights": u,
         "streamed": u * _ceil(tiles, 42),
+        "streamed_l3": u * _ceil(tiles, 42) if u > L2_BYTES else 0.0,
+        "streamed_far": u * _ceil(tiles, 42) if u > L3_BYTES else 0.0,
         "far": u if u > FAR_BYTES else 0.0,
     }
 

@@ -162,11 +162,12 @@ def test_weights_count_only_where_they_are_packed_in_the_call():
     assert cost.seconds("conv2d_forward_unheard_of__cython", "NCHW", work) > cost.UNMEASURED["calls"]
 
 
-def test_tiny_problems_are_drawn_apart():
-    tiny = list(calibration.draw_problems(20, "forward", "NHWC", seed=3, tiny=True))
-    usual = list(calibration.draw_problems(20, "forward", "NHWC", seed=3))
-    assert all(0 < p.flops <= calibration.FEWEST_FLOPS for p in tiny)
-    assert all(p.flops >= calibration.FEWEST_FLOPS for p in usual)
+def test_tiny_and_large_problems_are_drawn_apart():
+    drawn = {s: list(calibration.draw_problems(20, "forward", "NHWC", 3, s)) for s in ("tiny", "usual", "large")}
+    assert all(0 < p.flops <= calibration.FEWEST_FLOPS for p in drawn["tiny"])
+    assert all(calibration.FEWEST_FLOPS <= p.flops <= calibration.MOST_FLOPS for p in drawn["usual"])
+    assert all((p.kh, p.kw, p.sh, p.g) == (3, 3, 1, 1) for p in drawn["large"])
+    assert max(p.flops for p in drawn["large"]) > calibration.MOST_FLOPS
 
 
 def test_filters_that_no_calibration_met_are_not_free(monkeypatch):

@@ -31,8 +31,11 @@ WIDE_FILTERS = ((1, 1), (1, 1), (3, 3), (3, 3), (5, 5))
 WIDE_CHANNELS = (32, 64, 64, 96, 128, 128, 192, 256, 256, 512, 512, 1024, 2048)
 WIDE_SIZES = (7, 10, 14, 20, 28, 56, 112)
 BATCHES = (1, 1, 1, 1, 2, 4, 8, 16, 64)
-# One in so many problems beside them is tiny: what a call costs.
-TINY_SHARE, TINY_CHANNELS, TINY_SIZES = 10, (1, 2, 3, 4, 8), (3, 4, 5, 6, 8)
+# One in so many beside them is tiny, which shows what a call costs, and one is large, 3x3 at stride 1, where Winograd's
+# tiles are close to each other and choices cost most.
+OTHER_SHARE, TINY_CHANNELS, TINY_SIZES = 10, (1, 2, 3, 4, 8), (3, 4, 5, 6, 8)
+LARGE_CHANNELS = (4, 8, 16, 32, 32, 48, 64, 64, 96, 128, 128, 192, 256, 256, 512)
+LARGE_FLOPS, LARGE_BYTES = (1e7, 6e9), 2e8
 # A call is repeated for this long and the least time counts; rows of plain loops are not worth it.
 SECONDS_A_CALL = 0.02
 # Arrays rotate among so many sets, or as many as exceed the caches: in a network they were not used a moment ago.
@@ -49,6 +52,8 @@ LEAST_IMPORTANCE = 0.2
 # Of the refinement of the fit, which learns from choices: how near two predictions are that both may be chosen (in log
 # seconds), what a wrong prediction costs beside a wrong choice, and the most that one costs (log of the loss).
 NEARNESS, FIDELITY, WORST_LOSS = 0.05, 0.1, 1.5
+# A wrong choice counts by this power of the time that the problem takes.
+WEIGHT_OF_TIME = 0.25
 # ... from where an outlier counts linearly; the share of the time that a kind of work without a rate starts from; the
 # steps of the descent and their size.
 OUTLIER, UNSEEN_SHARE, STEPS, STEP = 0.3, 1e-3, 1000, 0.02
@@ -56,23 +61,26 @@ SLOW = ("naive", "reference")
 
 
 def draw_problems(
-    count: int, pass_: str, layout: str, seed: int = SEED, tiny: bool = False
+    count: int, pass_: str, layout: str, seed: int = SEED, scale: str = "usual"
 ) -> Iterator[ConvProblem]:
-    """Random convolutions as networks have them: channels and sizes log-uniform, filters mostly 3x3 and 1x1. Tiny ones
-    have at most FEWEST_FLOPS, the others at least."""
-    rng = random.Random(f"{seed}{pass_}{layout}{'tiny' if tiny else ''}")
-    fewest, most = (1.0, FEWEST_FLOPS) if tiny else (FEWEST_FLOPS, MOST_FLOPS)
+    """Random convolutions as networks have them: channels and sizes log-uniform, filters mostly 3x3 and 1x1.
+
+    scale "tiny": of at most FEWEST_FLOPS, the usual ones of at least so many; "large": 3x3 at stride 1 of LARGE_FLOPS.
+    """
+    rng = random.Random(f"{seed}{pass_}{layout}{'' if scale == 'usual' else scale}")
+    tiny, large = scale == "tiny", scale == "large"
+    fewest, most = LARGE_FLOPS if large else (1.0, FEWEST_FLOPS) if tiny else (FEWEST_FLOPS, MOST_FLOPS)
+    channels, sizes = (TINY_CHANNELS, TINY_SIZES) if tiny else (LARGE_CHANNELS if large else CHANNELS, SIZES)
     while count > 0:
-        wide = not tiny and rng.random() < 0.4  # what most of a deep network is
-        kh, kw = rng.choice(WIDE_FILTERS if wide else FILTERS)
-        channels, sizes = (TINY_CHANNELS, TINY_SIZES) if tiny else (CHANNELS, SIZES)
+        wide = scale == "usual" and rng.random() < 0.4  # what most of a deep network is
+        kh, kw = (3, 3) if large else rng.choice(WIDE_FILTERS if wide else FILTERS)
         ic, oc = (rng.choice(WIDE_CHANNELS if wide else channels) for _ in range(2))
         ih = rng.choice(WIDE_SIZES if wide else sizes)
         iw = ih if rng.random() < 0.8 else rng.choice(sizes)
-        stride = 2 if rng.random() < 0.2 else 1
+        stride = 2 if not large and rng.random() < 0.2 else 1
         padded = rng.random() < 0.8
         groups = 1
-        if not wide and rng.random() < 0.4:
+        if not wide and not large and rng.random() < 0.4:
             # depthwise, with a multiplier now and then; small groups as in ResNeXt; any others
             kind = rng.random()
             if kind < 0.55:
@@ -87,7 +95,7 @@ def draw_problems(
         text = f"g{groups}mb{rng.choice(BATCHES)}ic{ic}ih{ih}iw{iw}oc{oc}kh{kh}kw{kw}sh{stride}"
         text += f"ph{kh // 2 if padded else 0}pw{kw // 2 if padded else 0}"
         problem = ConvProblem.parse(text, pass_=pass_, layout=layout)
-        if fewest <= problem.flops <= most and problem.bytes <= MOST_BYTES:
+        if fewest <= problem.flops <= most and problem.bytes <= (LARGE_BYTES if large else MOST_BYTES):
             count -= 1
             yield problem
 
@@ -194,7 +202,8 @@ def measure(backend: str, count: int, seed: int = SEED) -> Races:
             if op == "conv2d":
                 draws: Iterator[Any] = chain(
                     draw_problems(count, pass_, layout, seed),
-                    draw_problems(max(1, count // TINY_SHARE), pass_, layout, seed, tiny=True),
+                    draw_problems(max(1, count // OTHER_SHARE), pass_, layout, seed, "tiny"),
+                    draw_problems(max(1, count // OTHER_SHARE), pass_, layout, seed, "large"),
                 )
             else:
                 draws = draw_pools(max(8, count // 8), op, pass_, layout, seed)
@@ -242,7 +251,8 @@ def predicted(rates_: Mapping[str, float], work: cost.Work) -> float:
 
 def _refined(races: list[Race], found: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
     """`found`, changed so that choices by it lose least: the expected log(chosen / best) where a kernel is chosen with
-    the probability softmax(-log(predicted) / NEARNESS), plus FIDELITY times how wrong predictions are.
+    the probability softmax(-log(predicted) / NEARNESS), plus FIDELITY times how wrong predictions are; all
+    problems weighted by WEIGHT_OF_TIME.
 
     Gradient descent (Adam, Kingma & Ba 2015) on the logarithms of all rates.
     """
@@ -254,6 +264,8 @@ def _refined(races: list[Race], found: dict[str, dict[str, float]]) -> dict[str,
         for name, (_, seconds) in race.items():
             j = names.index(name)
             able[i, j], loss[i, j], measured[i, j] = True, np.log(seconds / best), np.log(seconds)
+    weight = np.exp(np.where(able, measured, np.inf).min(axis=1, keepdims=True)) ** WEIGHT_OF_TIME
+    weight /= weight.mean()
     importance = np.where(able, np.exp(-2 * loss), 0.0)
     loss = np.minimum(loss, WORST_LOSS)
 
@@ -282,7 +294,7 @@ def _refined(races: list[Race], found: dict[str, dict[str, float]]) -> dict[str,
         chance /= chance.sum(axis=1, keepdims=True)
         expected = (chance * loss).sum(axis=1, keepdims=True)
         wrong = np.clip(np.where(able, guess - measured, 0.0), -OUTLIER, OUTLIER)
-        slope = (-chance * (loss - expected) / NEARNESS + 2 * FIDELITY * importance * wrong) / len(races)
+        slope = weight * (-chance * (loss - expected) / NEARNESS + 2 * FIDELITY * importance * wrong) / len(races)
         for j in range(len(names)):
             gradient = slope[:, j] @ shares[j]
             mean[j] += 0.1 * (gradient - mean[j])
@@ -319,7 +331,7 @@ def calibrate(
 
     Parameters
     ----------
-    problems : int, convolutions drawn for each pass and layout; a tenth more are tiny ones
+    problems : int, convolutions drawn for each pass and layout; a tenth more are tiny ones, and a tenth large ones
     backend : "cython" or "numba"
     file : write the rates to this file, as they ship with the package, instead of using them here
 
