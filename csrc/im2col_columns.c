@@ -38,19 +38,6 @@ static inline words16 load16(const char *s)
     return *(const words16 *)s;
 }
 
-/* n contiguous elements; the last vector ends where they end. */
-FC_INLINE void move_adjoining(char *d, const char *s, int64_t n, const int size)
-{
-    const int64_t lanes = 16 / size;
-    if (n < lanes) {
-        copy_words(d, s, n, 1, 1, size);
-        return;
-    }
-    for (int64_t j = 0; j < n - lanes; j += lanes)
-        *(words16 *)(d + j * size) = load16(s + j * size);
-    *(words16 *)(d + (n - lanes) * size) = load16(s + (n - lanes) * size);
-}
-
 /* The first element of `lanes`, the third and so on, nothing read past the last of them. */
 FC_INLINE words16 load_every_second(const char *s, const int size)
 {
@@ -60,16 +47,19 @@ FC_INLINE words16 load_every_second(const char *s, const int size)
     return (words16)__builtin_shuffle((two64)low, (two64)high, (two64){0, 3});
 }
 
-FC_INLINE void move_every_second(char *d, const char *s, int64_t n, const int size)
+/* n elements that are `step`, 1 or 2, apart; the last vector ends where they end. */
+FC_INLINE void move_by_vectors(char *d, const char *s, int64_t n, const int step, const int size)
 {
     const int64_t lanes = 16 / size;
     if (n < lanes) {
-        copy_words(d, s, n, 1, 2, size);
+        copy_words(d, s, n, 1, step, size);
         return;
     }
-    for (int64_t j = 0; j < n - lanes; j += lanes)
-        *(words16 *)(d + j * size) = load_every_second(s + 2 * j * size, size);
-    *(words16 *)(d + (n - lanes) * size) = load_every_second(s + 2 * (n - lanes) * size, size);
+    for (int64_t j = 0; j < n; j += lanes) {
+        const int64_t at = min64(j, n - lanes);
+        const char *const from = s + step * at * size;
+        *(words16 *)(d + at * size) = step == 1 ? load16(from) : load_every_second(from, size);
+    }
 }
 
 /* A full panel inside one image when in and out are equally wide and the stride is 1: in flat coordinates a tap is one
@@ -162,9 +152,9 @@ FC_INLINE void fill_row(const sources *all, int64_t row, char *d, const char *pl
         char *const to_cells = d + m->to * size;
         const char *const cell = plane + m->from * size;
         if (sw == 1)
-            move_adjoining(to_cells, cell, m->n, size);
+            move_by_vectors(to_cells, cell, m->n, 1, size);
         else if (sw == 2)
-            move_every_second(to_cells, cell, m->n, size);
+            move_by_vectors(to_cells, cell, m->n, 2, size);
         else
             copy_words(to_cells, cell, m->n, 1, sw, size);
     }

@@ -52,11 +52,11 @@ LEAST_IMPORTANCE = 0.2
 # Of the refinement of the fit, which learns from choices: how near two predictions are that both may be chosen (in log
 # seconds), what a wrong prediction costs beside a wrong choice, and the most that one costs (log of the loss).
 NEARNESS, FIDELITY, WORST_LOSS = 0.05, 0.1, 1.5
-# A wrong choice counts by this power of the time that the problem takes.
-WEIGHT_OF_TIME = 0.25
 # ... from where an outlier counts linearly; the share of the time that a kind of work without a rate starts from; the
 # steps of the descent and their size.
 OUTLIER, UNSEEN_SHARE, STEPS, STEP = 0.3, 1e-3, 1000, 0.02
+# A wrong choice counts by this power of the time that the problem takes.
+WEIGHT_OF_TIME = 0.25
 SLOW = ("naive", "reference")
 
 
@@ -327,7 +327,7 @@ def calibrate(
 
     Times every kernel of a backend on random convolutions, one thread, and fits seconds for each kind of work that
     cost.py counts. The rates are kept on disk by CPU and instruction set (JSON, in the user's cache folder or
-    FASTCONV_CACHE). About a quarter of an hour; leave the machine alone meanwhile.
+    FASTCONV_CACHE). A quarter to half an hour; leave the machine alone meanwhile.
 
     Parameters
     ----------
