@@ -38,16 +38,18 @@ static inline words16 load16(const char *s)
     return *(const words16 *)s;
 }
 
-/* The first element of `lanes`, the third and so on, nothing read past the last of them. */
-FC_INLINE words16 load_every_second(const char *s, const int size)
+/* A vector of elements that are `step`, 1 or 2, apart, nothing read past the last of them. */
+FC_INLINE words16 load_apart(const char *s, const int step, const int size)
 {
     const words16 low = load16(s), high = load16(s + (16 / size - 1) * size);
+    if (step == 1)
+        return low;
     if (size == 4)
         return (words16)__builtin_shuffle((four32)low, (four32)high, (four32){0, 2, 5, 7});
     return (words16)__builtin_shuffle((two64)low, (two64)high, (two64){0, 3});
 }
 
-/* n elements that are `step`, 1 or 2, apart; the last vector ends where they end. */
+/* n of them; the last vector ends where they end. */
 FC_INLINE void move_by_vectors(char *d, const char *s, int64_t n, const int step, const int size)
 {
     const int64_t lanes = 16 / size;
@@ -55,11 +57,9 @@ FC_INLINE void move_by_vectors(char *d, const char *s, int64_t n, const int step
         copy_words(d, s, n, 1, step, size);
         return;
     }
-    for (int64_t j = 0; j < n; j += lanes) {
-        const int64_t at = min64(j, n - lanes);
-        const char *const from = s + step * at * size;
-        *(words16 *)(d + at * size) = step == 1 ? load16(from) : load_every_second(from, size);
-    }
+    for (int64_t j = 0; j < n - lanes; j += lanes)
+        *(words16 *)(d + j * size) = load_apart(s + step * j * size, step, size);
+    *(words16 *)(d + (n - lanes) * size) = load_apart(s + step * (n - lanes) * size, step, size);
 }
 
 /* A full panel inside one image when in and out are equally wide and the stride is 1: in flat coordinates a tap is one
