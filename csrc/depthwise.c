@@ -297,7 +297,7 @@ static void add_blocks_task(void *ctx, int64_t tap, int worker)
     copy_words((char *)j->dw->data + at * size, (const char *)j->args.sums + tap * s->oc * size, s->oc, step, 1, size);
 }
 
-int64_t fc_conv2d_backward_weight_depthwise_workspace(const fc_conv2d_shape *s, int threads)
+static int64_t weight_workspace(const fc_conv2d_shape *s, int threads)
 {
     int64_t rows;
     const int64_t blocks = s->layout == FC_NHWC ? row_blocks(s, &rows) : 1;
@@ -305,8 +305,8 @@ int64_t fc_conv2d_backward_weight_depthwise_workspace(const fc_conv2d_shape *s, 
     return align_up(blocks * s->kh * s->kw * s->oc * element_size(s->dtype));
 }
 
-void fc_conv2d_backward_weight_depthwise(const fc_conv2d_shape *s, const fc_view *x, const fc_view *dy,
-                                         const fc_view *dw, void *scratch, int threads)
+static void weight_run(const fc_conv2d_shape *s, const fc_view *x, const fc_view *dy, const fc_view *dw, void *scratch,
+                       int threads)
 {
     const int64_t taps = s->kh * s->kw;
     const int size = (int)element_size(s->dtype);
@@ -331,3 +331,6 @@ void fc_conv2d_backward_weight_depthwise(const fc_conv2d_shape *s, const fc_view
         copy_words((char *)dw->data + (tap / s->kw * dw->strides[2] + tap % s->kw * dw->strides[3]) * size,
                    (const char *)scratch + tap * size, s->oc, dw->strides[0], taps, size);
 }
+
+const fc_conv2d_weight_kernel fc_conv2d_backward_weight_depthwise = {"conv2d_backward_weight_depthwise", weight_workspace,
+                                                                     weight_run};

@@ -14,23 +14,27 @@ void fc_add_direct__portable(fc_kernels_table *table);
 void fc_add_winograd__portable(fc_kernels_table *table);
 void fc_add_pooling__portable(fc_kernels_table *table);
 void fc_add_depthwise__portable(fc_kernels_table *table);
+void fc_add_conv_pool__portable(fc_kernels_table *table);
 #if FC_X86
 void fc_add_gemm__avx2(fc_kernels_table *table);
 void fc_add_direct__avx2(fc_kernels_table *table);
 void fc_add_winograd__avx2(fc_kernels_table *table);
 void fc_add_pooling__avx2(fc_kernels_table *table);
 void fc_add_depthwise__avx2(fc_kernels_table *table);
+void fc_add_conv_pool__avx2(fc_kernels_table *table);
 void fc_add_gemm__avx512(fc_kernels_table *table);
 void fc_add_direct__avx512(fc_kernels_table *table);
 void fc_add_winograd__avx512(fc_kernels_table *table);
 void fc_add_pooling__avx512(fc_kernels_table *table);
 void fc_add_depthwise__avx512(fc_kernels_table *table);
+void fc_add_conv_pool__avx512(fc_kernels_table *table);
 #elif FC_ARM
 void fc_add_gemm__neon(fc_kernels_table *table);
 void fc_add_direct__neon(fc_kernels_table *table);
 void fc_add_winograd__neon(fc_kernels_table *table);
 void fc_add_pooling__neon(fc_kernels_table *table);
 void fc_add_depthwise__neon(fc_kernels_table *table);
+void fc_add_conv_pool__neon(fc_kernels_table *table);
 #endif
 
 static void add_portable(fc_kernels_table *table)
@@ -40,6 +44,7 @@ static void add_portable(fc_kernels_table *table)
     fc_add_winograd__portable(table);
     fc_add_pooling__portable(table);
     fc_add_depthwise__portable(table);
+    fc_add_conv_pool__portable(table);
 }
 
 #if FC_X86
@@ -50,6 +55,7 @@ static void add_avx2(fc_kernels_table *table)
     fc_add_winograd__avx2(table);
     fc_add_pooling__avx2(table);
     fc_add_depthwise__avx2(table);
+    fc_add_conv_pool__avx2(table);
 }
 
 static void add_avx512(fc_kernels_table *table)
@@ -59,6 +65,7 @@ static void add_avx512(fc_kernels_table *table)
     fc_add_winograd__avx512(table);
     fc_add_pooling__avx512(table);
     fc_add_depthwise__avx512(table);
+    fc_add_conv_pool__avx512(table);
 }
 #elif FC_ARM
 static void add_neon(fc_kernels_table *table)
@@ -68,6 +75,7 @@ static void add_neon(fc_kernels_table *table)
     fc_add_winograd__neon(table);
     fc_add_pooling__neon(table);
     fc_add_depthwise__neon(table);
+    fc_add_conv_pool__neon(table);
 }
 #endif
 

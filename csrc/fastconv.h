@@ -100,7 +100,7 @@ typedef struct fc_gemm_kernel {
 } fc_gemm_kernel;
 
 /* No tile of any ISA is larger: sizes of stack tiles and of workspaces that must not depend on the ISA. */
-enum { FC_MR_MAX = 14, FC_NR_MAX = 32 };
+enum { FC_MR_MAX = 14, FC_NR_MAX = 32, FC_LANES_MAX = 16 };
 
 /* What a pooling kernel reads and writes, dense in shape->layout: in is x or dy, out is y or dx; indices are flat in a
  * plane (row * iw + column), written by the forward pass (NULL: not wanted) and read by the backward pass of a maximum.
@@ -137,6 +137,7 @@ struct fc_winograd_kernel; /* csrc/winograd.h */
 struct fc_winograd_move;
 struct fc_direct_kernel; /* csrc/direct.h */
 struct fc_depthwise_kernels; /* csrc/depthwise.h */
+struct fc_conv_pool_kernel; /* csrc/conv_pool.h */
 
 /* One table per ISA. Every slot is filled by portable, then overridden upwards (dispatch.c). */
 typedef struct fc_kernels_table {
@@ -147,6 +148,7 @@ typedef struct fc_kernels_table {
     const struct fc_winograd_move *winograd_move_f32, *winograd_move_f64;
     const fc_pool2d_kernels *pool2d_f32, *pool2d_f64;
     const struct fc_depthwise_kernels *depthwise_f32, *depthwise_f64;
+    const struct fc_conv_pool_kernel *conv_pool_f32, *conv_pool_f64;
 } fc_kernels_table;
 
 enum { FC_PORTABLE = 0, FC_AVX2 = 1, FC_AVX512 = 2, FC_NEON = 3, FC_ISA_COUNT = 4 };
@@ -213,15 +215,56 @@ extern const fc_conv2d_kernel fc_conv2d_forward_winograd_f4x7_1d, fc_conv2d_back
 extern const fc_conv2d_kernel fc_conv2d_forward_depthwise, fc_conv2d_backward_input_depthwise;
 extern const fc_conv2d_kernel fc_conv2d_forward_grouped, fc_conv2d_backward_input_grouped;
 
-/* im2col_weight.c: arrays as above; dw with any strides. */
-int64_t fc_conv2d_backward_weight_im2col_workspace(const fc_conv2d_shape *shape, int threads);
-void fc_conv2d_backward_weight_im2col(const fc_conv2d_shape *shape, const fc_view *x, const fc_view *dy,
-                                      const fc_view *dw, void *workspace, int threads);
+/* The call shape of every kernel of backward_weight: arrays and workspace as above, dw with any strides. */
+typedef struct fc_conv2d_weight_kernel {
+    const char *name;
+    int64_t (*workspace)(const fc_conv2d_shape *shape, int threads);
+    void (*run)(const fc_conv2d_shape *shape, const fc_view *x, const fc_view *dy, const fc_view *dw, void *workspace,
+                int threads);
+} fc_conv2d_weight_kernel;
 
-/* depthwise.c: the same, one input channel a group. */
-int64_t fc_conv2d_backward_weight_depthwise_workspace(const fc_conv2d_shape *shape, int threads);
-void fc_conv2d_backward_weight_depthwise(const fc_conv2d_shape *shape, const fc_view *x, const fc_view *dy,
-                                         const fc_view *dw, void *workspace, int threads);
+/* im2col_weight.c */
+extern const fc_conv2d_weight_kernel fc_conv2d_backward_weight_im2col;
+
+/* depthwise.c: one input channel a group. */
+extern const fc_conv2d_weight_kernel fc_conv2d_backward_weight_depthwise;
+
+/* winograd_weight.c: stride 1, no dilation. */
+extern const fc_conv2d_weight_kernel fc_conv2d_backward_weight_winograd_f2x3;
+extern const fc_conv2d_weight_kernel fc_conv2d_backward_weight_winograd_f4x3;
+extern const fc_conv2d_weight_kernel fc_conv2d_backward_weight_winograd_f6x3;
+extern const fc_conv2d_weight_kernel fc_conv2d_backward_weight_winograd_f2x5;
+extern const fc_conv2d_weight_kernel fc_conv2d_backward_weight_winograd_f4x5;
+extern const fc_conv2d_weight_kernel fc_conv2d_backward_weight_winograd_f4x3_1d;
+extern const fc_conv2d_weight_kernel fc_conv2d_backward_weight_winograd_f6x3_1d;
+extern const fc_conv2d_weight_kernel fc_conv2d_backward_weight_winograd_f4x5_1d;
+extern const fc_conv2d_weight_kernel fc_conv2d_backward_weight_winograd_f4x7_1d;
+
+/* ---- Convolution, ReLU and 2x2 maximum pooling as one ------------------------------------------------------------- */
+
+/* The shape is the convolution's; its outputs are pooled two by two, a last odd row or column is left out: y, its gradient
+ * and the codes are oh/2 x ow/2. codes: which output of a window is its maximum (0 to 3, row by row, the first of equal
+ * ones), or 4 where none is positive: nothing passes there.
+ *   forward           reads x, w and bias (or NULL), writes y and codes
+ *   backward_weight   reads x, y (the gradient) and codes, writes w (the gradient) and bias (its gradient, or NULL)
+ *   backward_input    reads y (the gradient), codes and w, writes x (the gradient)
+ * x, y and codes dense in shape->layout, w of any strides. */
+typedef struct fc_conv_pool_operands {
+    void *x;
+    fc_view w;
+    void *bias, *y;
+    uint8_t *codes;
+} fc_conv_pool_operands;
+
+typedef struct fc_conv_pool_row {
+    const char *name;
+    int64_t (*workspace)(const fc_conv2d_shape *shape, int threads);
+    void (*run)(const fc_conv2d_shape *shape, const fc_conv_pool_operands *arrays, void *workspace, int threads);
+} fc_conv_pool_row;
+
+/* conv_pool.c: 3x3, stride 1, no groups, NHWC, at least FC_LANES_MAX output channels. */
+extern const fc_conv_pool_row fc_conv2d_relu_max_pool2d_forward_direct;
+extern const fc_conv_pool_row fc_conv2d_relu_max_pool2d_backward_weight_direct;
 
 /* ---- Pooling (pooling.c) --------------------------------------------------------------------------------------- */
 

@@ -142,8 +142,7 @@ static void weight_gradient_blocks(const fc_conv2d_shape *s, int64_t *rows, int6
     *rows = max64(1, min64(min64(target / *columns, MAX_TAP_ROWS), s->mb * s->oh));
 }
 
-void fc_conv2d_backward_weight_im2col(const fc_conv2d_shape *s, const fc_view *x, const fc_view *dy, const fc_view *dw,
-                                      void *workspace, int threads)
+static void run(const fc_conv2d_shape *s, const fc_view *x, const fc_view *dy, const fc_view *dw, void *workspace, int threads)
 {
     weight_gradient g;
     const fc_kernels_table *table = fc_kernels();
@@ -173,7 +172,7 @@ void fc_conv2d_backward_weight_im2col(const fc_conv2d_shape *s, const fc_view *x
     fc_parallel_for(tasks * g.splits, threads, weight_gradient_task, &g);
 }
 
-int64_t fc_conv2d_backward_weight_im2col_workspace(const fc_conv2d_shape *s, int threads)
+static int64_t workspace_bytes(const fc_conv2d_shape *s, int threads)
 {
     const int64_t size = element_size(s->dtype);
     int64_t rows, columns;
@@ -181,3 +180,5 @@ int64_t fc_conv2d_backward_weight_im2col_workspace(const fc_conv2d_shape *s, int
     return align_up(s->g * (s->oc / s->g + FC_NR_MAX - 1) * (s->ic / s->g) * s->kh * s->kw * size) +
            threads * align_up(rows * columns * FC_NR_MAX * size);
 }
+
+const fc_conv2d_weight_kernel fc_conv2d_backward_weight_im2col = {"conv2d_backward_weight_im2col", workspace_bytes, run};

@@ -27,19 +27,12 @@ enum {
     FEW_TILES = 98,       /* by channel up to here: V of 98 tiles and 512 channels takes 7 MB, */
     MANY_CHANNELS = 128,  /* from here: enough panels for the threads, */
     LARGE_U = 4 << 20,    /* and from here: a smaller U stays in cache beside one block (Zen 4, L2 1 MB, L3 32 MB) */
-    BAND_PIXELS = 256,    /* of NCHW taken at once: as vectors of channels they take half of L1 */
-    PATCH_CHANNELS = 64,  /* input channels gathered at a time for a tile on the rim, NHWC */
     AHEAD_BYTES = 2048,   /* how early U is fetched: 1.03x on 512 channels, Zen 4 */
     PACK_CHANNELS = 8,    /* input channels of one packing task */
-    LANES_MAX = 16,
     TAPS_MAX = 25,
 };
 
-/* m, r and whether in one dimension, of each tile, the same for every ISA; and how many input channels a partial sum has:
- * fewer where A^T magnifies errors more, else as everywhere. */
-static const struct {
-    int m, r, line, terms;
-} tiles_of[FC_WINOGRAD_TILES] = {
+const fc_winograd_tile fc_winograd_tiles[FC_WINOGRAD_TILES] = {
     [FC_WINOGRAD_F2X3] = {2, 3, 0, FC_SUM_TERMS},    [FC_WINOGRAD_F4X3] = {4, 3, 0, FC_SUM_TERMS},
     [FC_WINOGRAD_F6X3] = {6, 3, 0, 64},              [FC_WINOGRAD_F2X5] = {2, 5, 0, FC_SUM_TERMS},
     [FC_WINOGRAD_F4X5] = {4, 5, 0, 128},             [FC_WINOGRAD_F4X3_1D] = {4, 3, 1, FC_SUM_TERMS},
@@ -53,12 +46,12 @@ typedef struct plan {
     const fc_winograd_move *move;
     const fc_gemm_kernel *gemm;
     int64_t size;                     /* bytes of an element */
-    int64_t tile_h, tile_w, alpha_h, alpha_w, points; /* of outputs and of inputs: 1 across a line */
+    fc_winograd_grid grid;
+    fc_winograd_source source;        /* the input */
+    int64_t alpha_h, alpha_w, points; /* of a tile's inputs: 1 across a line */
     int64_t terms;                    /* most input channels of a partial sum */
-    int64_t tiles_h, tiles_w, tiles;  /* tiles of the batch */
     int64_t blocks, block_tiles;      /* blocks of at most block_tiles, whatever the ISA */
     int by_channel;
-    int64_t band_rows;                /* rows of tiles that NCHW takes at once */
     int64_t panels;                   /* of nr output channels, in one group */
     int64_t u_point, v_row, v_point, m_point; /* elements */
     int64_t bias_bytes, u_bytes, v_bytes, m_bytes, scratch_bytes;
@@ -73,6 +66,7 @@ static plan make_plan(const fc_conv2d_shape *shape, int tile)
 {
     plan s = {0};
     fc_winograd_problem *p = &s.problem;
+    fc_winograd_grid *grid = &s.grid;
     const int backward = shape->pass == FC_BACKWARD_INPUT;
     p->mb = shape->mb;
     p->g = shape->g;
@@ -90,32 +84,33 @@ static plan make_plan(const fc_conv2d_shape *shape, int tile)
 
     s.size = element_size(shape->dtype);
     s.nchw = shape->layout == FC_NCHW;
-    s.tile_h = p->kh == 1 ? 1 : tiles_of[tile].m;
-    s.tile_w = p->kw == 1 ? 1 : tiles_of[tile].m;
-    s.alpha_h = s.tile_h + p->kh - 1;
-    s.alpha_w = s.tile_w + p->kw - 1;
+    grid->tile_h = p->kh == 1 ? 1 : fc_winograd_tiles[tile].m;
+    grid->tile_w = p->kw == 1 ? 1 : fc_winograd_tiles[tile].m;
+    s.alpha_h = grid->tile_h + p->kh - 1;
+    s.alpha_w = grid->tile_w + p->kw - 1;
     s.points = s.alpha_h * s.alpha_w;
-    s.terms = tiles_of[tile].terms;
-    s.tiles_h = ceil_div(p->oh, s.tile_h);
-    s.tiles_w = ceil_div(p->ow, s.tile_w);
-    s.tiles = p->mb * s.tiles_h * s.tiles_w;
+    s.terms = fc_winograd_tiles[tile].terms;
+    grid->tiles_h = ceil_div(p->oh, grid->tile_h);
+    grid->tiles_w = ceil_div(p->ow, grid->tile_w);
+    grid->tiles = p->mb * grid->tiles_h * grid->tiles_w;
 
     /* By tile there are four blocks at least, for the threads. */
     s.by_channel =
-        s.tiles <= FEW_TILES && p->k >= MANY_CHANNELS && s.points * p->c * p->k * s.size >= LARGE_U;
-    const int64_t most = tiles_of[tile].line ? LINE_TILES : BLOCK_TILES;
-    const int64_t wanted = s.by_channel ? most : max64(14, min64(most, ceil_div(s.tiles, 4)));
-    s.blocks = max64(1, ceil_div(s.tiles, wanted));
-    s.block_tiles = min64(s.tiles, ceil_div(s.tiles, s.blocks) + FC_MR_MAX); /* see block_start */
+        grid->tiles <= FEW_TILES && p->k >= MANY_CHANNELS && s.points * p->c * p->k * s.size >= LARGE_U;
+    const int64_t most = fc_winograd_tiles[tile].line ? LINE_TILES : BLOCK_TILES;
+    const int64_t wanted = s.by_channel ? most : max64(14, min64(most, ceil_div(grid->tiles, 4)));
+    s.blocks = max64(1, ceil_div(grid->tiles, wanted));
+    s.block_tiles = min64(grid->tiles, ceil_div(grid->tiles, s.blocks) + FC_MR_MAX); /* see block_start */
 
-    s.v_row = ceil_div(p->c, LANES_MAX) * LANES_MAX + PAD;
-    s.v_point = (s.by_channel ? s.tiles : s.block_tiles) * s.v_row + PAD;
+    s.v_row = ceil_div(p->c, FC_LANES_MAX) * FC_LANES_MAX + PAD;
+    s.v_point = (s.by_channel ? grid->tiles : s.block_tiles) * s.v_row + PAD;
     s.m_point = s.block_tiles * CHANNEL_BLOCK + PAD;
-    const int64_t strip = min64(max64(s.block_tiles, INPUT_TILES), s.tiles_w) * s.tile_w + p->kw - 1;
-    s.band_rows = max64(1, min64(s.tiles_h, BAND_PIXELS / max64(1, s.tile_h * s.tiles_w * s.tile_w)));
-    int64_t scratch = s.points * PATCH_CHANNELS;
-    scratch = max64(scratch, (s.band_rows * s.tile_h + p->kh - 1) * strip * LANES_MAX);
-    scratch = max64(scratch, s.band_rows * s.tile_h * (strip + LANES_MAX) * LANES_MAX);
+    grid->band_rows = max64(
+        1, min64(grid->tiles_h, FC_WINOGRAD_BAND_PIXELS / max64(1, grid->tile_h * grid->tiles_w * grid->tile_w)));
+    const int64_t most_tiles = max64(s.block_tiles, INPUT_TILES), strip = min64(most_tiles, grid->tiles_w) * grid->tile_w;
+    const int64_t scratch =
+        max64(fc_winograd_scratch(grid, s.alpha_h, s.alpha_w, most_tiles),
+              grid->band_rows * grid->tile_h * (strip + FC_LANES_MAX) * FC_LANES_MAX);
     s.bias_bytes = align_up(p->g * (p->k + FC_NR_MAX - 1) * s.size);
     s.u_bytes = align_up(p->g * s.points * (p->c * (p->k + FC_NR_MAX - 1) + PAD) * s.size);
     s.v_bytes = align_up(s.points * s.v_point * s.size);
@@ -146,7 +141,7 @@ static int64_t worker_bytes(const plan *s, int packed)
 static int64_t workspace_bytes(const fc_conv2d_shape *shape, int tile, int packed, int threads)
 {
     const plan s = make_plan(shape, tile);
-    return s.tiles ? shared_bytes(&s, packed) + threads * worker_bytes(&s, packed) : 0;
+    return s.grid.tiles ? shared_bytes(&s, packed) + threads * worker_bytes(&s, packed) : 0;
 }
 
 static int64_t packed_bytes(const fc_conv2d_shape *shape, int tile)
@@ -194,7 +189,7 @@ static void pack_channels(const plan *s, int64_t g, int64_t panel, int64_t c, in
     const int64_t nr = s->gemm->nr, lanes = s->move->lanes, o = panel * nr, filled = min64(nr, p->k - o);
     const char *w = p->w + (g * p->w_g + o * p->w_o + c * p->w_c) * s->size;
     const int64_t cells = p->kh * p->kw;
-    double taps[TAPS_MAX * PACK_CHANNELS * LANES_MAX];
+    double taps[TAPS_MAX * PACK_CHANNELS * FC_LANES_MAX];
     /* dense OIHW: channels and cells are one run, transposed by vectors */
     if (p->w_c == cells && (p->w_a == p->kw || p->kh == 1) && (p->w_b == 1 || p->kw == 1)) {
         for (int64_t j = 0; j < nr; j += lanes) {
@@ -238,125 +233,17 @@ static void pack_weights(const fc_conv2d_shape *shape, int tile, const fc_view *
 
 /* ---- Tiles --------------------------------------------------------------------------------------------------- */
 
-/* Tiles t .. t + count of one row of tiles of image n: output rows from i, columns from j. */
-typedef struct segment {
-    int64_t n, i, j, count;
-} segment;
-
-static segment segment_at(const plan *s, int64_t t, int64_t end)
-{
-    const int64_t tj = t % s->tiles_w, row = t / s->tiles_w;
-    return (segment){row / s->tiles_h, row % s->tiles_h * s->tile_h, tj * s->tile_w, min64(s->tiles_w - tj, end - t)};
-}
-
-/* Tiles from t on: rows x count of image n; one row of tiles, or several whole ones. */
-typedef struct band {
-    int64_t n, i, j, rows, count;
-} band;
-
-static band band_at(const plan *s, int64_t t, int64_t end)
-{
-    const segment seg = segment_at(s, t, end);
-    const int64_t below = s->tiles_h - seg.i / s->tile_h;
-    const int64_t rows = seg.count < s->tiles_w ? 1 : min64(min64(s->band_rows, below), (end - t) / s->tiles_w);
-    return (band){seg.n, seg.i, seg.j, rows, seg.count};
-}
-
-static const char *in_at(const plan *s, int64_t n, int64_t g, int64_t c, int64_t i, int64_t j)
-{
-    const fc_winograd_problem *p = &s->problem;
-    return p->in + (n * p->in_n + (g * p->c + c) * p->in_c + i * p->in_h + j * p->in_w) * s->size;
-}
-
 static int64_t out_at(const plan *s, int64_t n, int64_t g, int64_t o, int64_t i, int64_t j)
 {
     const fc_winograd_problem *p = &s->problem;
     return (n * p->out_n + (g * p->k + o) * p->out_c + i * p->out_h + j * p->out_w) * s->size;
 }
 
-/* The transforms of one tile (csrc/winograd.h); a line of cells runs along the rows or along the columns. */
-static void input_tile(const plan *s, const char *d, int64_t row, int64_t col, int64_t n, char *v)
-{
-    s->kernel->input(d, s->alpha_h == 1 ? col : row, col, n, v, s->v_point);
-}
-
+/* The transform of one tile (csrc/winograd.h); a line of cells runs along the rows or along the columns. */
 static int output_tile(const plan *s, const char *m, int64_t n, const char *bias, const char *residual, int clamp,
                        char *y, int64_t row, int64_t col)
 {
     return s->kernel->output(&s->problem, m, s->m_point, n, bias, residual, clamp, y, s->alpha_h == 1 ? col : row, col);
-}
-
-/* NCHW: what some tiles read, one vector of channels at a time, with zeros around. */
-static void input_nchw(const plan *s, int64_t g, int64_t start, int64_t end, char *v, char *strip)
-{
-    const fc_winograd_problem *p = &s->problem;
-    const int64_t lanes = s->move->lanes, pixel = lanes * s->size;
-    band b;
-    for (int64_t t = start; t < end; t += b.rows * b.count) {
-        b = band_at(s, t, end);
-        const int64_t height = b.rows * s->tile_h + p->kh - 1, width = b.count * s->tile_w + p->kw - 1;
-        const int64_t row = b.i - p->top, col = b.j - p->left;
-        const int64_t top = min64(max64(-row, 0), height), bottom = max64(top, min64(height, p->ih - row));
-        const int64_t left = min64(max64(-col, 0), width), right = max64(left, min64(width, p->iw - col));
-        if (top > 0 || bottom < height || left > 0 || right < width)
-            memset(strip, 0, (size_t)(height * width * pixel));
-        for (int64_t c = 0; c < p->c; c += lanes) {
-            const int64_t channels = min64(lanes, p->c - c);
-            const int whole = right - left == p->iw; /* the rows follow each other */
-            for (int64_t r = top; r < bottom && left < right; r = whole ? bottom : r + 1) {
-                const char *const src = in_at(s, b.n, g, c, row + r, col + left);
-                const int64_t after = (p->in + p->mb * p->in_n * s->size - src) / s->size;
-                s->move->gather(src, p->in_c, channels, (whole ? bottom - top : 1) * (right - left),
-                                after - (channels - 1) * p->in_c, right - left, width - (right - left),
-                                strip + (r * width + left) * pixel);
-            }
-            for (int64_t q = 0; q < b.rows * b.count; q++)
-                input_tile(s, strip + (q / b.count * s->tile_h * width + q % b.count * s->tile_w) * pixel,
-                           width * lanes, lanes, lanes, v + ((t - start + q) * s->v_row + c) * s->size);
-        }
-    }
-}
-
-/* NHWC, channels [c, end) of one tile whose input starts at (row, col): through a zero-filled patch. */
-static void input_patch(const plan *s, int64_t n, int64_t g, int64_t c, int64_t end, int64_t row, int64_t col, char *v,
-                        char *patch)
-{
-    const fc_winograd_problem *p = &s->problem;
-    const int64_t lanes = s->move->lanes;
-    for (; c < end; c += PATCH_CHANNELS) {
-        const int64_t count = min64(PATCH_CHANNELS, end - c), padded = ceil_div(count, lanes) * lanes;
-        for (int64_t r = 0; r < s->alpha_h; r++)
-            for (int64_t q = 0; q < s->alpha_w; q++) {
-                char *const cell = patch + (r * s->alpha_w + q) * padded * s->size;
-                const int inside = row + r >= 0 && row + r < p->ih && col + q >= 0 && col + q < p->iw;
-                const int64_t bytes = inside ? count * s->size : 0;
-                if (inside)
-                    memcpy(cell, in_at(s, n, g, c, row + r, col + q), (size_t)bytes);
-                memset(cell + bytes, 0, (size_t)(padded * s->size - bytes));
-            }
-        input_tile(s, patch, s->alpha_w * padded, padded, padded, v + c * s->size);
-    }
-}
-
-static void input_nhwc(const plan *s, int64_t g, int64_t start, int64_t end, char *v, char *patch)
-{
-    const fc_winograd_problem *p = &s->problem;
-    const int64_t vectors = p->c / s->move->lanes * s->move->lanes;
-    segment seg;
-    for (int64_t t = start; t < end; t += seg.count) {
-        seg = segment_at(s, t, end);
-        const int64_t row = seg.i - p->top;
-        for (int64_t q = 0; q < seg.count; q++) {
-            const int64_t col = seg.j + q * s->tile_w - p->left;
-            char *const to = v + (t - start + q) * s->v_row * s->size;
-            int64_t c = 0;
-            if (row >= 0 && row + s->alpha_h <= p->ih && col >= 0 && col + s->alpha_w <= p->iw) {
-                input_tile(s, in_at(s, seg.n, g, 0, row, col), p->in_h, p->in_w, vectors, to);
-                c = vectors;
-            }
-            input_patch(s, seg.n, g, c, p->c, row, col, to, patch);
-        }
-    }
 }
 
 /* Output channels [o, o + count) of the block, M starts at o. NCHW: the outputs of some tiles, one vector of channels
@@ -366,10 +253,10 @@ static void output_nchw(const plan *s, int64_t g, int64_t o, int64_t count, int6
 {
     const fc_winograd_problem *p = &s->problem;
     const int64_t lanes = s->move->lanes, pixel = lanes * s->size;
-    band b;
+    fc_winograd_band b;
     for (int64_t t = start; t < end; t += b.rows * b.count) {
-        b = band_at(s, t, end);
-        const int64_t rows = min64(b.rows * s->tile_h, p->oh - b.i), width = min64(b.count * s->tile_w, p->ow - b.j);
+        b = fc_winograd_band_at(&s->grid, t, end);
+        const int64_t rows = min64(b.rows * s->grid.tile_h, p->oh - b.i), width = min64(b.count * s->grid.tile_w, p->ow - b.j);
         const int whole = width == p->ow; /* the rows follow each other */
         for (int64_t k = 0; k < count; k += lanes) {
             const char *bias = s->bias + (g * (p->k + FC_NR_MAX - 1) + o + k) * s->size;
@@ -377,7 +264,7 @@ static void output_nchw(const plan *s, int64_t g, int64_t o, int64_t count, int6
                 for (int64_t q = b.count - 1; q >= 0; q--) {
                     const int64_t tile = t - start + r * b.count + q;
                     bad[tile] |= (char)output_tile(s, m + (tile * CHANNEL_BLOCK + k) * s->size, lanes, bias, NULL, 0,
-                                                   strip + (r * s->tile_h * width + q * s->tile_w) * pixel,
+                                                   strip + (r * s->grid.tile_h * width + q * s->grid.tile_w) * pixel,
                                                    width * lanes, lanes);
                 }
             for (int64_t r = 0; r < rows; r = whole ? rows : r + 1) {
@@ -395,15 +282,15 @@ static void output_nhwc(const plan *s, int64_t g, int64_t o, int64_t count, int6
     const fc_winograd_problem *p = &s->problem;
     const int64_t lanes = s->move->lanes;
     const char *bias = s->bias + (g * (p->k + FC_NR_MAX - 1) + o) * s->size;
-    segment seg;
+    fc_winograd_band seg;
     for (int64_t t = start; t < end; t += seg.count) {
-        seg = segment_at(s, t, end);
+        seg = fc_winograd_segment(&s->grid, t, end);
         for (int64_t q = 0; q < seg.count; q++) {
             const char *from = m + (t - start + q) * CHANNEL_BLOCK * s->size;
-            const int64_t col = seg.j + q * s->tile_w;
+            const int64_t col = seg.j + q * s->grid.tile_w;
             const int64_t at = out_at(s, seg.n, g, o, seg.i, col);
-            const int64_t rows = min64(s->tile_h, p->oh - seg.i), cols = min64(s->tile_w, p->ow - col);
-            const int whole = rows == s->tile_h && cols == s->tile_w;
+            const int64_t rows = min64(s->grid.tile_h, p->oh - seg.i), cols = min64(s->grid.tile_w, p->ow - col);
+            const int whole = rows == s->grid.tile_h && cols == s->grid.tile_w;
             const int64_t vectors = whole ? count / lanes * lanes : 0;
             const int64_t padded = ceil_div(count - vectors, lanes) * lanes;
             int flag = 0;
@@ -412,11 +299,11 @@ static void output_nhwc(const plan *s, int64_t g, int64_t o, int64_t count, int6
                                     p->out + at, p->out_h, p->out_w);
             if (padded) {
                 flag |= output_tile(s, from + vectors * s->size, padded, bias + vectors * s->size, NULL, 0, patch,
-                                    s->tile_w * padded, padded);
+                                    s->grid.tile_w * padded, padded);
                 for (int64_t r = 0; r < rows; r++)
                     for (int64_t b = 0; b < cols; b++) {
                         const int64_t to = at + (r * p->out_h + b * p->out_w + vectors) * s->size;
-                        s->move->finish(p, patch + (r * s->tile_w + b) * padded * s->size, count - vectors,
+                        s->move->finish(p, patch + (r * s->grid.tile_w + b) * padded * s->size, count - vectors,
                                           p->residual ? p->residual + to : NULL, p->out + to);
                     }
             }
@@ -429,18 +316,18 @@ static void output_nhwc(const plan *s, int64_t g, int64_t o, int64_t count, int6
 static void recompute(const plan *s, int64_t g, int64_t o, int64_t count, int64_t t)
 {
     const fc_winograd_problem *p = &s->problem;
-    const segment seg = segment_at(s, t, t + 1);
+    const fc_winograd_band seg = fc_winograd_segment(&s->grid, t, t + 1);
     for (int64_t k = o; k < o + count; k++)
-        for (int64_t i = seg.i; i < min64(seg.i + s->tile_h, p->oh); i++)
-            for (int64_t j = seg.j; j < min64(seg.j + s->tile_w, p->ow); j++)
+        for (int64_t i = seg.i; i < min64(seg.i + s->grid.tile_h, p->oh); i++)
+            for (int64_t j = seg.j; j < min64(seg.j + s->grid.tile_w, p->ow); j++)
                 s->move->plain(p, seg.n, g, k, i, j);
 }
 
 /* The first tile of a block: blocks are whole register tiles of rows, as many in each as in the others or one more. */
 static int64_t block_start(const plan *s, int64_t block)
 {
-    const int64_t pieces = ceil_div(s->tiles, s->gemm->mr);
-    return min64(s->tiles, pieces * block / s->blocks * s->gemm->mr);
+    const int64_t pieces = ceil_div(s->grid.tiles, s->gemm->mr);
+    return min64(s->grid.tiles, pieces * block / s->blocks * s->gemm->mr);
 }
 
 /* M of `channels` output channels from rows of V. Rows split evenly: 16 are 8 + 8, not 14 + 2, so that no register tile
@@ -490,7 +377,7 @@ static void block_task(void *ctx, int64_t task, int worker)
     char *const v = scratch + s->scratch_bytes;
     const int64_t nr = s->gemm->nr, step = CHANNEL_BLOCK / nr;
 
-    (s->nchw ? input_nchw : input_nhwc)(s, g, start, end, v, scratch);
+    fc_winograd_transform(&s->source, g, start, end, v, scratch);
     for (int64_t panel = 0; panel < s->panels; panel += step)
         channels_of_block(s, g, panel, min64(step, s->panels - panel),
                           s->u + (g * s->points * s->u_point + panel * s->problem.c * nr) * s->size, s->u_point, start,
@@ -501,10 +388,10 @@ static void block_task(void *ctx, int64_t task, int worker)
 static void input_task(void *ctx, int64_t task, int worker)
 {
     const plan *s = ctx;
-    const int64_t chunks = ceil_div(s->tiles, INPUT_TILES), g = task / chunks, chunk = task % chunks;
-    const int64_t start = s->tiles * chunk / chunks, end = s->tiles * (chunk + 1) / chunks;
+    const int64_t chunks = ceil_div(s->grid.tiles, INPUT_TILES), g = task / chunks, chunk = task % chunks;
+    const int64_t start = s->grid.tiles * chunk / chunks, end = s->grid.tiles * (chunk + 1) / chunks;
     char *const scratch = s->workers + worker * s->worker_bytes + s->m_bytes;
-    (s->nchw ? input_nchw : input_nhwc)(s, g, start, end, s->v + g * s->v_bytes + start * s->v_row * s->size, scratch);
+    fc_winograd_transform(&s->source, g, start, end, s->v + g * s->v_bytes + start * s->v_row * s->size, scratch);
 }
 
 /* By channel, second: one panel of output channels of one group, all tiles. */
@@ -530,7 +417,7 @@ static void run(const fc_conv2d_shape *shape, int tile, const fc_view *in, const
 {
     plan s = make_plan(shape, tile);
     fc_winograd_problem *p = &s.problem;
-    if (s.tiles == 0)
+    if (s.grid.tiles == 0)
         return;
     choose_kernels(&s, tile);
     set_weights(&s, shape, w);
@@ -550,6 +437,12 @@ static void run(const fc_conv2d_shape *shape, int tile, const fc_view *in, const
     p->lo = epilogue->lo;
     p->hi = epilogue->hi;
 
+    s.source = (fc_winograd_source){
+        .grid = &s.grid, .move = s.move, .transform = s.kernel->input, .size = s.size, .nchw = s.nchw, .data = p->in,
+        .mb = p->mb, .channels = p->c, .height = p->ih, .width = p->iw, .stride_n = p->in_n, .stride_c = p->in_c,
+        .stride_h = p->in_h, .stride_w = p->in_w, .top = p->top, .left = p->left, .patch_h = s.alpha_h,
+        .patch_w = s.alpha_w, .row = s.v_row, .point = s.v_point};
+
     /* The bias of each group, zero padded to whole vectors. */
     s.bias = workspace;
     memset(s.bias, 0, (size_t)s.bias_bytes);
@@ -561,7 +454,7 @@ static void run(const fc_conv2d_shape *shape, int tile, const fc_view *in, const
     s.worker_bytes = worker_bytes(&s, u != NULL);
     if (s.by_channel) {
         s.v = s.bias + s.bias_bytes;
-        fc_parallel_for(p->g * ceil_div(s.tiles, INPUT_TILES), threads, input_task, &s);
+        fc_parallel_for(p->g * ceil_div(s.grid.tiles, INPUT_TILES), threads, input_task, &s);
         fc_parallel_for(p->g * s.panels, threads, panel_task, &s);
         return;
     }

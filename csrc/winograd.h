@@ -32,6 +32,11 @@ typedef struct fc_winograd_kernel {
      * value before bias, residual and clamp is not finite, else 0. problem is read only if clamp. Vectors. */
     int (*output)(const fc_winograd_problem *problem, const void *m, int64_t stride, int64_t n, const void *bias,
                   const void *residual, int clamp, void *y, int64_t row, int64_t col);
+    /* The adjoints, for gradients: dm[p * stride + j] = (A dy_j A^T)_p, dy_j's cell (r, s) = dy[r * row + s * col + j]. */
+    void (*output_adjoint)(const void *dy, int64_t row, int64_t col, int64_t n, void *dm, int64_t stride);
+    /* taps[t * n + j] = (G^T du_j G)_t with du_j's point p = du[p * stride + j], in double, rounded once. Returns 1 if any of
+     * them is not finite, else 0. Vectors. */
+    int (*weights_adjoint)(const void *du, int64_t stride, int64_t n, void *taps);
 } fc_winograd_kernel;
 
 /* What moves data around the transforms, the same for every tile. */
@@ -52,5 +57,72 @@ typedef struct fc_winograd_move {
     /* The plain sum of one output. */
     void (*plain)(const fc_winograd_problem *problem, int64_t n, int64_t g, int64_t o, int64_t i, int64_t j);
 } fc_winograd_move;
+
+/* How a batch of images is cut: tiles_h x tiles_w tiles of tile_h x tile_w outputs an image, the last ones of a row or
+ * column beyond the edge in part. */
+typedef struct fc_winograd_grid {
+    int64_t tile_h, tile_w, tiles_h, tiles_w, tiles;
+    int64_t band_rows; /* rows of tiles that NCHW takes at once */
+} fc_winograd_grid;
+
+/* Tiles t .. t + rows * count of image n, rows of `count` each: output rows from i, columns from j. */
+typedef struct fc_winograd_band {
+    int64_t n, i, j, rows, count;
+} fc_winograd_band;
+
+/* The first tiles of [t, end) that lie in one row of tiles. */
+static inline fc_winograd_band fc_winograd_segment(const fc_winograd_grid *grid, int64_t t, int64_t end)
+{
+    const int64_t tj = t % grid->tiles_w, row = t / grid->tiles_w, left = grid->tiles_w - tj;
+    return (fc_winograd_band){row / grid->tiles_h, row % grid->tiles_h * grid->tile_h, tj * grid->tile_w, 1,
+                              left < end - t ? left : end - t};
+}
+
+/* The first tiles of [t, end) that lie in one row of tiles, or in several whole ones. */
+static inline fc_winograd_band fc_winograd_band_at(const fc_winograd_grid *grid, int64_t t, int64_t end)
+{
+    fc_winograd_band band = fc_winograd_segment(grid, t, end);
+    if (band.count == grid->tiles_w) {
+        const int64_t below = grid->tiles_h - band.i / grid->tile_h, whole = (end - t) / grid->tiles_w;
+        band.rows = grid->band_rows < below ? grid->band_rows : below;
+        band.rows = band.rows < whole ? band.rows : whole;
+    }
+    return band;
+}
+
+/* What is transformed tile by tile: images of any strides, of which a tile of the grid reads a patch that starts at (i - top,
+ * j - left), with zeros around the image. */
+typedef struct fc_winograd_source {
+    const fc_winograd_grid *grid;
+    const fc_winograd_move *move;
+    void (*transform)(const void *d, int64_t row, int64_t col, int64_t n, void *v, int64_t stride);
+    int64_t size; /* bytes of an element */
+    int nchw;
+    const char *data;
+    int64_t mb, channels, height, width;           /* channels of one group */
+    int64_t stride_n, stride_c, stride_h, stride_w; /* elements; a group is channels * stride_c further */
+    int64_t top, left, patch_h, patch_w;
+    int64_t row, point; /* elements of the result between tiles and between points */
+} fc_winograd_source;
+
+enum {
+    FC_WINOGRAD_PATCH = 64,        /* channels gathered at a time for a tile on the rim, NHWC */
+    FC_WINOGRAD_BAND_PIXELS = 256, /* of NCHW taken at once: as vectors of channels they take half of L1 */
+};
+
+/* winograd_input.c: result[point][tile - start][channel] of tiles [start, end) of group g. The scratch holds
+ * fc_winograd_scratch() elements. */
+void fc_winograd_transform(const fc_winograd_source *source, int64_t g, int64_t start, int64_t end, char *result,
+                           char *scratch);
+/* ... for at most `most` tiles at once. */
+int64_t fc_winograd_scratch(const fc_winograd_grid *grid, int64_t patch_h, int64_t patch_w, int64_t most);
+
+/* winograd.c: m, r and whether in one dimension, of each tile, the same for every ISA; and how many input channels a partial
+ * sum has: fewer where A^T magnifies errors more, else as everywhere. */
+typedef struct fc_winograd_tile {
+    int m, r, line, terms;
+} fc_winograd_tile;
+
+extern const fc_winograd_tile fc_winograd_tiles[FC_WINOGRAD_TILES];
 
 #endif

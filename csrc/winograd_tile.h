@@ -137,6 +137,47 @@ FC_INLINE void FC_NAMED(_at)(const FC_V *m, FC_V *y) /* A^T m */
     }
 }
 
+FC_INLINE void FC_NAMED(_a)(const FC_V *y, FC_V *m) /* A y */
+{
+    m[0] = y[0];
+    m[FC_ALPHA - 1] = y[FC_M - 1];
+#pragma GCC unroll 8
+    for (int j = 0; j < FC_PAIRS; j++) {
+        const double p = FC_CONSTANT(points)[j];
+        double power = p * p;
+        FC_V even = y[0], odd = (FC_T)p * y[1];
+#pragma GCC unroll 8
+        for (int i = 2; i < FC_M; i += 2) {
+            even += (FC_T)power * y[i];
+            odd += (FC_T)(power * p) * y[i + 1];
+            power *= p * p;
+        }
+        m[2 * j + 1] = even + odd;
+        m[2 * j + 2] = even - odd;
+    }
+}
+
+FC_INLINE void FC_NAMED(_gt)(const FC_D *u, FC_D *w) /* G^T u */
+{
+#pragma GCC unroll 8
+    for (int k = 0; k < FC_R; k++) {
+        FC_D sum = {0};
+#pragma GCC unroll 8
+        for (int j = 0; j < FC_PAIRS; j++) {
+            double power = FC_CONSTANT(norms)[j];
+#pragma GCC unroll 8
+            for (int i = 0; i < k; i++)
+                power *= FC_CONSTANT(points)[j];
+            sum += power * (k % 2 ? u[2 * j + 1] - u[2 * j + 2] : u[2 * j + 1] + u[2 * j + 2]);
+        }
+        if (k == 0)
+            sum += FC_CONSTANT(zero_norm) * u[0];
+        if (k == FC_R - 1)
+            sum += u[FC_ALPHA - 1];
+        w[k] = sum;
+    }
+}
+
 static void FC_NAMED(_weights)(const void *taps, int64_t n, void *u, int64_t stride)
 {
     for (int64_t j = 0; j < n; j += FC_HALF) {
@@ -171,15 +212,18 @@ static void FC_NAMED(_weights)(const void *taps, int64_t n, void *u, int64_t str
     }
 }
 
-/* to[i] = B^T applied to the alpha vectors at from, step bytes apart. */
-FC_INLINE void FC_NAMED(_load)(const char *from, int64_t step, FC_V *to)
+/* to[i] = B^T, or A if adjoint, applied to the `count` vectors at from, step bytes apart. */
+FC_INLINE void FC_NAMED(_load)(const char *from, int64_t step, FC_V *to, const int count, const int adjoint)
 {
-    const fc_winograd_bases bases = fc_winograd_bases_of(from, step, FC_ALPHA);
+    const fc_winograd_bases bases = fc_winograd_bases_of(from, step, count);
     FC_V cells[FC_ALPHA];
 #pragma GCC unroll 10
-    for (int i = 0; i < FC_ALPHA; i++)
+    for (int i = 0; i < count; i++)
         cells[i] = *(const FC_V *)FC_WINOGRAD_AT(bases, i, step);
-    FC_NAMED(_bt)(cells, to);
+    if (adjoint)
+        FC_NAMED(_a)(cells, to);
+    else
+        FC_NAMED(_bt)(cells, to);
 }
 
 FC_INLINE void FC_NAMED(_store)(char *to, int64_t step, const FC_V *values, const int count)
@@ -190,7 +234,9 @@ FC_INLINE void FC_NAMED(_store)(char *to, int64_t step, const FC_V *values, cons
         *(FC_V *)FC_WINOGRAD_AT(bases, i, step) = values[i];
 }
 
-static void FC_NAMED(_input)(const void *d, int64_t row, int64_t col, int64_t n, void *v, int64_t stride)
+/* B^T d B of alpha x alpha cells, or A d A^T of m x m. */
+FC_INLINE void FC_NAMED(_spread)(const void *d, int64_t row, int64_t col, int64_t n, void *v, int64_t stride,
+                                 const int count, const int adjoint)
 {
     row *= sizeof(FC_T);
     col *= sizeof(FC_T);
@@ -200,13 +246,13 @@ static void FC_NAMED(_input)(const void *d, int64_t row, int64_t col, int64_t n,
         char *out = (char *)v + j * sizeof(FC_T);
 #if FC_WINOGRAD_LINE
         FC_V result[FC_ALPHA];
-        FC_NAMED(_load)(in, row, result);
+        FC_NAMED(_load)(in, row, result, count, adjoint);
         FC_NAMED(_store)(out, stride, result, FC_ALPHA);
 #else
-        FC_V columns[FC_ALPHA][FC_ALPHA]; /* [s][r]: B^T applied to column s */
+        FC_V columns[FC_ALPHA][FC_ALPHA]; /* [s][r]: the transform of column s */
         FC_OUTER_UNROLL
-        for (int s = 0; s < FC_ALPHA; s++) {
-            FC_NAMED(_load)(in, row, columns[s]);
+        for (int s = 0; s < count; s++) {
+            FC_NAMED(_load)(in, row, columns[s], count, adjoint);
             in += col;
             FC_WINOGRAD_OPAQUE(in);
         }
@@ -214,9 +260,12 @@ static void FC_NAMED(_input)(const void *d, int64_t row, int64_t col, int64_t n,
         for (int r = 0; r < FC_ALPHA; r++) {
             FC_V cells[FC_ALPHA], result[FC_ALPHA];
 #pragma GCC unroll 8
-            for (int s = 0; s < FC_ALPHA; s++)
+            for (int s = 0; s < count; s++)
                 cells[s] = columns[s][r];
-            FC_NAMED(_bt)(cells, result);
+            if (adjoint)
+                FC_NAMED(_a)(cells, result);
+            else
+                FC_NAMED(_bt)(cells, result);
             FC_NAMED(_store)(out, stride, result, FC_ALPHA);
             out += FC_ALPHA * stride;
             FC_WINOGRAD_OPAQUE(out);
@@ -224,6 +273,70 @@ static void FC_NAMED(_input)(const void *d, int64_t row, int64_t col, int64_t n,
 #endif
     }
     (void)col;
+}
+
+static void FC_NAMED(_input)(const void *d, int64_t row, int64_t col, int64_t n, void *v, int64_t stride)
+{
+    FC_NAMED(_spread)(d, row, col, n, v, stride, FC_ALPHA, 0);
+}
+
+static void FC_NAMED(_output_adjoint)(const void *dy, int64_t row, int64_t col, int64_t n, void *dm, int64_t stride)
+{
+    FC_NAMED(_spread)(dy, row, col, n, dm, stride, FC_M, 1);
+}
+
+/* Whether any lane is not 0: a probe stays 0 while all values times 0 are, else it is NaN. */
+FC_INLINE int FC_NAMED(_any)(FC_V probe)
+{
+    __typeof__(probe != probe) bad = probe != probe;
+    int64_t words[FC_WINOGRAD_LANES * sizeof(FC_T) / 8], any = 0;
+    memcpy(words, &bad, sizeof words);
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        any |= words[i];
+    return any != 0;
+}
+
+static int FC_NAMED(_weights_adjoint)(const void *du, int64_t stride, int64_t n, void *taps)
+{
+    FC_V probe = {0};
+    for (int64_t j = 0; j < n; j += FC_WINOGRAD_LANES) {
+        FC_T *const out = (FC_T *)taps + j;
+#pragma GCC unroll 2
+        for (int half = 0; half < FC_WINOGRAD_LANES; half += FC_HALF) {
+            const FC_T *u = (const FC_T *)du + j + half;
+            FC_D columns[FC_WINOGRAD_LINE ? 1 : FC_ALPHA][FC_R]; /* [s][a]: G^T applied to column s */
+            FC_OUTER_UNROLL
+            for (int s = 0; s < (FC_WINOGRAD_LINE ? 1 : FC_ALPHA); s++) {
+                FC_D cells[FC_ALPHA];
+#pragma GCC unroll 10
+                for (int r = 0; r < FC_ALPHA; r++)
+                    cells[r] = __builtin_convertvector(
+                        *(const FC_N *)(u + (FC_WINOGRAD_LINE ? r : r * FC_ALPHA + s) * stride), FC_D);
+                FC_NAMED(_gt)(cells, columns[s]);
+            }
+#if FC_WINOGRAD_LINE
+#pragma GCC unroll 8
+            for (int b = 0; b < FC_R; b++)
+                *(FC_N *)(out + b * n + half) = __builtin_convertvector(columns[0][b], FC_N);
+#else
+#pragma GCC unroll 8
+            for (int a = 0; a < FC_R; a++) {
+                FC_D cells[FC_ALPHA], row[FC_R];
+#pragma GCC unroll 8
+                for (int s = 0; s < FC_ALPHA; s++)
+                    cells[s] = columns[s][a];
+                FC_NAMED(_gt)(cells, row);
+#pragma GCC unroll 8
+                for (int b = 0; b < FC_R; b++)
+                    *(FC_N *)(out + (FC_R * a + b) * n + half) = __builtin_convertvector(row[b], FC_N);
+            }
+#endif
+        }
+#pragma GCC unroll 1
+        for (int t = 0; t < (FC_WINOGRAD_LINE ? FC_R : FC_R * FC_R); t++)
+            probe += *(const FC_V *)(out + t * n) * (FC_T)0;
+    }
+    return FC_NAMED(_any)(probe);
 }
 
 /* Stores m outputs, col bytes apart; what follows is the epilogue of all. */
@@ -254,7 +367,7 @@ FC_INLINE int FC_NAMED(_inverse)(const fc_winograd_problem *problem, const void 
                                  const int epilogue)
 {
     const FC_V lo = (FC_T)(clamp ? problem->lo : 0) - (FC_V){0}, hi = (FC_T)(clamp ? problem->hi : 0) - (FC_V){0};
-    FC_V probe = {0}; /* stays 0 while all values are finite, else NaN */
+    FC_V probe = {0};
     stride *= sizeof(FC_T);
     row *= sizeof(FC_T);
     col *= sizeof(FC_T);
@@ -298,12 +411,7 @@ FC_INLINE int FC_NAMED(_inverse)(const fc_winograd_problem *problem, const void 
         }
 #endif
     }
-    __typeof__(probe != probe) bad = probe != probe;
-    int64_t words[FC_WINOGRAD_LANES * sizeof(FC_T) / 8], any = 0;
-    memcpy(words, &bad, sizeof words);
-    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
-        any |= words[i];
-    return any != 0;
+    return FC_NAMED(_any)(probe);
 }
 
 static int FC_NAMED(_output)(const fc_winograd_problem *problem, const void *m, int64_t stride, int64_t n,
@@ -321,6 +429,8 @@ static const fc_winograd_kernel FC_WINOGRAD_NAME = {
     .weights = FC_NAMED(_weights),
     .input = FC_NAMED(_input),
     .output = FC_NAMED(_output),
+    .output_adjoint = FC_NAMED(_output_adjoint),
+    .weights_adjoint = FC_NAMED(_weights_adjoint),
 };
 
 #undef FC_T

@@ -4,6 +4,7 @@
     y = fastconv.conv2d(x, weight, bias, padding="same", activation="relu")      # NCHW, OIHW; or layout="NHWC"
 
 Convolution: conv2d, conv1d, conv_transpose2d, conv_transpose1d; gradients conv2d_backward, conv2d_input, conv2d_weight.
+Fused with ReLU and 2x2 max pooling: conv2d_relu_max_pool2d; gradients conv2d_relu_max_pool2d_input, ..._weight.
 Pooling: max_pool2d, avg_pool2d, adaptive_max_pool2d, adaptive_avg_pool2d and their *_backward; lp_pool2d, max_unpool2d.
 Choice: explain, plan_conv2d, tune, calibrate, config, info, set_num_threads. A training loop: fastconv.nn.
 
@@ -39,6 +40,9 @@ from fastconv.functional import (
     conv2d,
     conv2d_backward,
     conv2d_input,
+    conv2d_relu_max_pool2d,
+    conv2d_relu_max_pool2d_input,
+    conv2d_relu_max_pool2d_weight,
     conv2d_weight,
     conv_transpose1d,
     conv_transpose2d,
@@ -75,6 +79,9 @@ __all__ = [
     "conv2d",
     "conv2d_backward",
     "conv2d_input",
+    "conv2d_relu_max_pool2d",
+    "conv2d_relu_max_pool2d_input",
+    "conv2d_relu_max_pool2d_weight",
     "conv2d_weight",
     "conv_transpose1d",
     "conv_transpose2d",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fastconv.problem import ConvProblem, PoolProblem
+from fastconv.problem import ConvPoolProblem, ConvProblem, PoolProblem
 
 # Most terms of a sum of the direct kernel, whose table of offsets has an entry for each.
 DIRECT_DEPTH = 4608
+# Most input channels of the pooled sum: more are better transformed.
+CONV_POOL_CHANNELS = 16
 
 # ---------------------------------------------------------------------------------------------------------------
 # What a family cannot do: None, or a sentence
@@ -43,6 +45,29 @@ def direct(p: ConvProblem) -> str | None:
         return f"its sums have at most {DIRECT_DEPTH} terms, got {p.icg} x {p.kh} x {p.kw}"
     if p.ic * (p.ih + p.ph + p.ph_r) * (p.iw + p.pw + p.pw_r + 16 * p.sw) >= 2**31:
         return "it needs images of fewer than 2^31 padded cells"
+    return floating(p)
+
+
+def conv_pool_direct(p: ConvPoolProblem) -> str | None:
+    """Sums of few input channels, pooled in registers."""
+    if p.ic > CONV_POOL_CHANNELS:
+        return f"it sums at most {CONV_POOL_CHANNELS} input channels, got {p.ic}"
+    return _conv_pool(p)
+
+
+def _conv_pool(p: ConvPoolProblem) -> str | None:
+    if (p.kh, p.kw) != (3, 3):
+        return f"it needs a 3x3 filter, got {p.kh}x{p.kw}"
+    if (p.sh, p.sw) != (1, 1):
+        return f"it needs stride 1, got {p.sh}x{p.sw}"
+    if (p.dh, p.dw) != (1, 1):
+        return f"it needs dilation 1, got {p.dh}x{p.dw}"
+    if p.g > 1:
+        return f"it does no groups, got {p.g}"
+    if p.layout != "NHWC":
+        return "it needs the layout NHWC"
+    if p.oc < 16:
+        return f"it needs 16 output channels or more, got {p.oc}"
     return floating(p)
 
 
@@ -195,6 +220,21 @@ def direct_workspace(p: ConvProblem, threads: int) -> int:
     return fixed + threads * nbytes(direct_task(p)[1])
 
 
+def conv_pool_workspace(p: ConvPoolProblem, threads: int) -> int:
+    """Bytes of the pooled convolution in C: mirrors csrc/conv_pool.c, for any ISA."""
+    rows, columns = p.oh // 2, p.ow // 2
+    block = max(1, min(rows, (512 if p.pass_ == "forward" else 256) // max(1, columns)))
+    in_place = p.ic == 1 and p.ph == p.pw == p.ph_r == p.pw_r == 0
+
+    def nbytes(elements: int) -> int:
+        return -(-elements * p.itemsize // 64) * 64
+
+    strip = 0 if in_place else nbytes(p.ic * (2 * block + 2) * (2 * columns + 2))
+    if p.pass_ == "forward":
+        return nbytes(9 * p.ic * p.oc) + threads * strip
+    return min(p.mb, 16) * nbytes((9 * p.ic + 1) * (p.oc + 15)) + threads * strip
+
+
 def depthwise_workspace(p: ConvProblem, threads: int) -> int:
     """Bytes of the depthwise kernels in C: mirrors depthwise.c."""
     weights = p.kh * p.kw * p.oc * p.itemsize
@@ -208,8 +248,43 @@ def depthwise_workspace(p: ConvProblem, threads: int) -> int:
     return p.kh * p.kw * depth * (-(-channels // 16) * 16 + 16) * p.itemsize
 
 
+def _winograd_scratch(
+    oh: int, ow: int, tile_h: int, tile_w: int, kh: int, kw: int, most_tiles: int
+) -> tuple[int, int]:
+    """Rows of tiles that NCHW takes at once, and elements of scratch: mirrors fc_winograd_scratch."""
+    tiles_w, lanes = -(-ow // tile_w), 16
+    band = max(1, min(-(-oh // tile_h), 256 // max(1, tile_h * tiles_w * tile_w)))
+    width = (min(most_tiles, tiles_w) - 1) * tile_w + tile_w + kw - 1
+    return band, max((tile_h + kh - 1) * (tile_w + kw - 1) * 64, (band * tile_h + kh - 1) * width * lanes)
+
+
+def winograd_weight_workspace(p: ConvProblem, threads: int, tile: int) -> int:
+    """Bytes of the weight gradient by Winograd in C: mirrors make_plan in csrc/winograd_weight.c, any ISA."""
+    tile_h, tile_w = 1 if p.kh == 1 else tile, 1 if p.kw == 1 else tile
+    points = (tile_h + p.kh - 1) * (tile_w + p.kw - 1)
+    tiles = p.mb * -(-p.oh // tile_h) * -(-p.ow // tile_w)
+    lanes, nr, side = 16, 32, max(p.kh, p.kw)
+    v_row, m_row = ((-(-channels // lanes) | 1) * lanes for channels in (p.icg, p.ocg))
+    block = min(max(128, (2 << 20) // (points * (v_row + m_row) * p.itemsize)), max(1, tiles))
+    block = -(-tiles // -(-max(1, tiles) // block))
+
+    def nbytes(elements: int) -> int:
+        return -(-elements * p.itemsize // 64) * 64
+
+    _, scratch = _winograd_scratch(p.oh, p.ow, tile_h, tile_w, p.kh, p.kw, 14)
+    own = (
+        nbytes(points * (block * v_row + lanes))
+        + nbytes(points * (block * m_row + nr))
+        + nbytes(points * (p.icg * -(-p.ocg // nr) * nr + lanes))
+        + threads * (nbytes(max(scratch, side * side * lanes)) + 64)
+    )
+    return max(own, im2col_workspace(p, threads))
+
+
 def winograd_workspace(p: ConvProblem, threads: int, tile: int) -> int:
     """Bytes of Winograd in C with `tile` outputs a side of a tile: mirrors make_plan in csrc/winograd.c, any ISA."""
+    if p.pass_ == "backward_weight":
+        return winograd_weight_workspace(p, threads, tile)
     backward = p.pass_ == "backward_input"
     c, k, oh, ow = (p.ocg, p.icg, p.ih, p.iw) if backward else (p.icg, p.ocg, p.oh, p.ow)
     pad, lanes, mr, nr = 16, 16, 14, 32
@@ -232,9 +307,9 @@ def winograd_workspace(p: ConvProblem, threads: int, tile: int) -> int:
     v_row = -(-c // lanes) * lanes + pad
     v = nbytes(points * ((tiles if by_channel else block_tiles) * v_row + pad))
     m = nbytes(points * (block_tiles * 64 + pad))
-    strip = min(max(block_tiles, 14), tiles_w) * tile_w + p.kw - 1
-    band = max(1, min(-(-oh // tile_h), 256 // (tile_h * tiles_w * tile_w))) * tile_h
-    scratch = nbytes(max(points * 64, (band + p.kh - 1) * strip * lanes, band * (strip + lanes) * lanes))
+    most_tiles = max(block_tiles, 14)
+    band, scratch = _winograd_scratch(oh, ow, tile_h, tile_w, p.kh, p.kw, most_tiles)
+    scratch = nbytes(max(scratch, band * tile_h * (min(most_tiles, tiles_w) * tile_w + lanes) * lanes))
     bias = nbytes(p.g * (k + nr - 1))
     if by_channel:
         return bias + p.g * v + threads * (m + scratch + nbytes(points * (c * nr + pad)))

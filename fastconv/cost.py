@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from fastconv import host, rates
 from fastconv.capability import direct_task
-from fastconv.problem import ConvProblem, PoolProblem
+from fastconv.problem import ConvPoolProblem, ConvProblem, PoolProblem
 
 # Kinds of work. Those in WEIGHT_KINDS fall away where a plan holds packed weights.
 Work = dict[str, float]
@@ -59,6 +59,8 @@ BLOCK_PIXELS = {"NHWC": 256, "NCHW": 128}
 IN_PLACE_BYTES = 192 << 10
 # Bytes of weights with which the direct kernel takes all panels of a tile in turn (csrc/direct_tile.h).
 DIRECT_WEIGHTS = 16 << 10
+# Least tiles of a block of Winograd's weight gradient, and the bytes that more of them may take (winograd_weight.c).
+LEAST_TILES, BLOCK_BYTES = 128, 2 << 20
 # Rows of a block of the depthwise kernels in NCHW (csrc/depthwise_planes_tile.h).
 BLOCK_ROWS = 14
 
@@ -213,6 +215,19 @@ def direct(p: ConvProblem) -> Work:
     }
 
 
+def conv_pool_direct(p: ConvPoolProblem) -> Work:
+    """Four sums for each pooled output; of their gradients only the winner's."""
+    lanes = _register_tile()[2]
+    cells = float(p.mb * (p.oh // 2) * (p.ow // 2) * _ceil(p.oc, lanes) * lanes)
+    taps = cells * p.ic * p.kh * p.kw * _compute(p)
+    return {
+        "calls": 1.0,
+        "flops": 2 * taps * (4 if p.pass_ == "forward" else 1),
+        "cells": cells * _compute(p),
+        "image": float(p.bytes),
+    }
+
+
 def _blocks(p: ConvProblem, depth: int) -> float:
     """Blocks of rows and columns of a plane that kernels along the width take, for each plane summed over."""
     h, w, planes = (p.ih, p.iw, p.ic) if p.pass_ == "backward_input" else (p.oh, p.ow, p.oc)
@@ -264,6 +279,8 @@ def grouped(p: ConvProblem) -> Work:
 
 def winograd(p: ConvProblem, tile: int) -> Work:
     """F(tile, r) in the dimensions that the filter spans: GEMM of the points; transforms of images and weights."""
+    if p.pass_ == "backward_weight":
+        return winograd_weight(p, tile)
     forward = p.pass_ == "forward"
     h, w = (p.oh, p.ow) if forward else (p.ih, p.iw)
     ic, oc = (p.icg, p.ocg) if forward else (p.ocg, p.icg)
@@ -286,6 +303,32 @@ def winograd(p: ConvProblem, tile: int) -> Work:
         "streamed_l3": u * _ceil(tiles, 42) if u > L2_BYTES else 0.0,
         "streamed_far": u * _ceil(tiles, 42) if u > L3_BYTES else 0.0,
         "far": u if u > FAR_BYTES else 0.0,
+    }
+
+
+def winograd_weight(p: ConvProblem, tile: int) -> Work:
+    """The same, with the tiles summed over."""
+    tile_h, tile_w = 1 if p.kh == 1 else tile, 1 if p.kw == 1 else tile
+    points = (tile_h + p.kh - 1) * (tile_w + p.kw - 1)
+    tiles = p.mb * _ceil(p.oh, tile_h) * _ceil(p.ow, tile_w)
+    mr, nr, lanes = _register_tile()
+    rows, columns = _ceil(p.icg, mr), _ceil(p.ocg, nr)
+    held = BLOCK_BYTES // (points * (p.icg + p.ocg) * p.itemsize)
+    blocks = _ceil(tiles, max(LEAST_TILES, held))
+    u = float(p.g * points * p.icg * columns * nr * p.itemsize)
+    return {
+        "calls": 1.0,
+        "tasks": float(p.g * blocks),
+        "flops": 2.0 * p.g * tiles * points * p.icg * columns * nr * _compute(p),
+        "tile_steps": p.g * rows * columns * points * tiles * _compute(p),
+        "tiles": float(p.g * rows * columns * points * blocks),
+        "inputs": float(tiles * points * p.g * _ceil(p.icg, lanes) * lanes * p.itemsize),
+        "outputs": float(tiles * points * p.g * _ceil(p.ocg, lanes) * lanes * p.itemsize),
+        "image": float(p.bytes),
+        "weights": u,
+        "streamed": u * blocks,
+        "streamed_l3": u * blocks if u > L2_BYTES else 0.0,
+        "streamed_far": u * blocks if u > L3_BYTES else 0.0,
     }
 
 
@@ -346,7 +389,7 @@ def _winograd_error(p: ConvProblem, tile: str) -> float:
     """What winograd.py measured, by the channels summed over."""
     from fastconv.winograd import expected_error  # on use: its exact fractions cost 7 ms at import
 
-    return expected_error(tile, p.icg if p.pass_ == "forward" else p.ocg, p.dtype)
+    return expected_error(tile, p.icg if p.pass_ == "forward" else p.ocg, p.dtype, p.pass_ == "backward_weight")
 
 
 def winograd_f2x3_error(p: ConvProblem) -> float:

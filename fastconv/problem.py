@@ -1,4 +1,4 @@
-"""What is asked: ConvProblem and PoolProblem, frozen numbers without arrays, with their checks and their text form.
+"""What is asked: ConvProblem, ConvPoolProblem, PoolProblem: frozen numbers without arrays, their checks, their text form.
 
 Letters are those of oneDNN: mb ic ih iw input, oc oh ow output, kh kw filter, sh sw stride, ph pw padding at the top
 and left (ph_r pw_r at the bottom and right), dh dw dilation (1 means none, as in PyTorch), g groups.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 INT64_MAX = 2**63 - 1
@@ -431,6 +431,32 @@ def conv_problem(
 
 
 @dataclass(frozen=True, slots=True)
+class ConvPoolProblem(ConvProblem):
+    """A convolution whose outputs go through ReLU and a 2x2 maximum pooling of stride 2, or one of its gradients.
+
+    The sizes are the convolution's; an odd last row or column of its outputs is left out.
+    """
+
+    op: ClassVar[str] = "conv2d_relu_max_pool2d"
+
+    @classmethod
+    def of(cls, p: ConvProblem) -> ConvPoolProblem:
+        """The same convolution, pooled."""
+        return cls(*(getattr(p, field.name) for field in fields(p)))
+
+    @property
+    def output_shape(self) -> tuple[int, int, int, int]:
+        n, c, h, w = self.mb, self.oc, self.oh // 2, self.ow // 2
+        return (n, c, h, w) if self.layout == "NCHW" else (n, h, w, c)
+
+    @property
+    def bytes(self) -> int:
+        x = self.mb * self.ic * self.ih * self.iw
+        y = self.mb * self.oc * (self.oh // 2) * (self.ow // 2)
+        return (x + y + self.oc * self.icg * self.kh * self.kw) * self.itemsize + y
+
+
+@dataclass(frozen=True, slots=True)
 class PoolProblem:
     """One pooling, or its gradient. Cells at a padded coordinate of `count_h` / `count_w` or more are never counted.
 
@@ -630,4 +656,6 @@ def parse_problem(text: str, op: str = "conv2d", **options: Any) -> ConvProblem 
     """A problem from its text form; `op` says which."""
     if op == "conv2d":
         return ConvProblem.parse(text, **options)
+    if op == ConvPoolProblem.op:
+        return ConvPoolProblem.of(ConvProblem.parse(text, **options))
     return PoolProblem.parse(text, op, **options)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fastconv.problem import Activation, ConvProblem, PoolProblem
+from fastconv.problem import Activation, ConvPoolProblem, ConvProblem, PoolProblem
 
 Array = np.ndarray
 
@@ -104,6 +104,56 @@ def conv2d_backward_weight_reference__numpy(p, x, dy, dw, workspace, threads) ->
             ys = slice(k * p.ocg, (k + 1) * p.ocg)
             for i, j, rows, cols in _taps(p):
                 dw[ys, :, i, j] = np.einsum("nohw,nchw->oc", dy[:, ys], xp[:, xs, rows, cols], optimize=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Convolution, ReLU and 2x2 maximum pooling
+
+DEAD = 4  # the code of a window without a positive value
+
+
+def _quarters(z: Array) -> list[Array]:
+    """Views of the four cells of every 2x2 window."""
+    h, w = z.shape[2] // 2 * 2, z.shape[3] // 2 * 2
+    return [z[:, :, i:h:2, j:w:2] for i in (0, 1) for j in (0, 1)]
+
+
+def _spread(p: ConvPoolProblem, dy: Array, codes: Array) -> Array:
+    """The gradient of the convolution's outputs: each window's goes to its winner."""
+    dz = np.zeros((p.mb, p.oc, p.oh, p.ow), dy.dtype)
+    for code, quarter in enumerate(_quarters(dz)):
+        quarter[...] = np.where(codes == code, dy, 0)
+    return dz
+
+
+def conv2d_relu_max_pool2d_forward_reference__numpy(p, x, w, bias, y, codes, workspace, threads) -> None:
+    """y = the largest of max(z, 0) in each 2x2 window of z = conv(x, w) + bias; codes: the place of the first such z,
+    row by row, or DEAD where none is positive. A NaN is larger than any number, the last of several."""
+    z = np.empty((p.mb, p.oc, p.oh, p.ow), _accumulator(y.dtype))
+    conv2d_forward_reference__numpy(p, x, w, bias, None, z, workspace, threads)
+    z = z.astype(y.dtype)  # what is compared is rounded
+    best, *others = _quarters(z)
+    best, where = best.copy(), np.zeros(best.shape, np.uint8)
+    with np.errstate(invalid="ignore"):
+        for code, quarter in enumerate(others, 1):
+            larger = (quarter > best) | np.isnan(quarter)
+            best[larger] = quarter[larger]
+            where[larger] = code
+        codes[...] = np.where(best > 0, where, DEAD)
+    y[...] = activate(best, "relu")
+
+
+def conv2d_relu_max_pool2d_backward_input_reference__numpy(p, x, w, bias, y, codes, workspace, threads) -> None:
+    """x = the gradient of the input, from y, that of the pooled outputs."""
+    conv2d_backward_input_reference__numpy(p, _spread(p, y, codes), w, None, None, x, workspace, threads)
+
+
+def conv2d_relu_max_pool2d_backward_weight_reference__numpy(p, x, w, bias, y, codes, workspace, threads) -> None:
+    """w, bias = the gradients of weight and bias, from y, that of the pooled outputs."""
+    dz = _spread(p, y, codes)
+    conv2d_backward_weight_reference__numpy(p, x, dz, w, workspace, threads)
+    if bias is not None:
+        bias[...] = dz.sum(axis=(0, 2, 3), dtype=_accumulator(dz.dtype))
 
 
 # ---------------------------------------------------------------------------------------------------------------

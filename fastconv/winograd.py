@@ -4,6 +4,7 @@ A tile of m outputs of an r-tap correlation needs alpha = m + r - 1 products ins
 
     y = A^T [(G w) * (B^T d)]            one dimension,  d: (alpha,)  w: (r,)  y: (m,)
     Y = A^T [(G W G^T) * (B^T D B)] A    two dimensions
+    dW = G^T [(A dY A^T) * (B^T D B)] G  the gradient in W, summed over tiles: the adjoint of the map W -> Y
 
 The matrices are built by the Cook-Toom construction from alpha - 1 finite interpolation points and the point
 at infinity (Lavin & Gray 2016, arXiv 1509.09308). The points decide the rounding error (Barabasz et al. 2020,
@@ -254,44 +255,63 @@ _EXPECTED = {
     "f4x7_1d": (5.0e-6, 0.25, 256),
 }
 _EXPECTED_CHANNELS = 64
+# The same of weight gradients (measured_gradient_error; gradients N(0,1), half of them masked by a ReLU): errors and
+# outputs grow alike with the number of tiles, from one to some 16,000 of them.
+_EXPECTED_GRADIENT = {
+    "f2x3": 9e-7,
+    "f4x3": 2.4e-6,
+    "f6x3": 1.2e-5,
+    "f2x5": 5.5e-6,
+    "f4x5": 1.4e-5,
+    "f4x3_1d": 1.1e-6,
+    "f6x3_1d": 2.2e-6,
+    "f4x5_1d": 3.5e-6,
+    "f4x7_1d": 9.5e-6,
+}
 
 
 def _roundings(tile: str) -> tuple[int, int]:
-    """Roundings on the longest path through the 1-D input and output transforms, no fused multiply-add assumed.
+    """Roundings on the longest path through the 1-D input transform and through that of outputs or of their gradient
+    (the longer), no fused multiply-add assumed.
 
     With n +-pairs of points: a product, n - 1 sums, the product with the point and one sum; the sum of a pair, a
-    product, n - 1 sums and one more. F(2, 3) multiplies by nothing but one.
+    product, n - 1 sums and one more; a product and m / 2 sums. F(2, 3) multiplies by nothing but one.
     """
     m, r = TILES[tile]
     pairs = (m + r - 1) // 2 - 1
-    return (1, 2) if pairs == 1 else (pairs + 2, pairs + 2)
+    return (1, 2) if pairs == 1 else (pairs + 2, max(pairs + 2, m // 2 + 1))
 
 
-@lru_cache(maxsize=16)
-def amplification(tile: str) -> Fraction:
+@lru_cache(maxsize=32)
+def amplification(tile: str, gradient: bool = False) -> Fraction:
     """How far the absolute sums inside a tile can exceed the largest |x| * |w| convolution around it.
 
     In one dimension the absolute value of everything that is summed into output i is the sum over k, p of
     T_i[k][p] |w_k| |x_p| with T_i[k][p] = sum_j |A_ij| |G_jk| |B_jp|. The pairs (k, p) with p - k = o belong
     to one output o of the full convolution, which is at most S, so the total is at most
     S * sum_o max_k T_i[k][k + o]. Its square is the constant in two dimensions.
+
+    `gradient`: of weight gradients, where outputs i and taps k change places: what is summed into tap k belongs to
+    the lags p - i, each one output of the full correlation of |x| with |dy|.
     """
     at, g, bt = transforms(*TILES[tile])
-    m, alpha, r = len(at), len(bt), len(g[0])
+    taps = [list(column) for column in zip(*g, strict=True)]
+    summed, kept = (at, taps) if gradient else (taps, list(map(list, at)))
+    alpha = len(bt)
     worst = Fraction(0)
-    for i in range(m):
+    for result in kept:
         total = Fraction(0)
-        for offset in range(1 - r, alpha):
+        for lag in range(1 - len(summed), alpha):
             total += max(
-                sum((abs(at[i][j] * g[j][k] * bt[j][k + offset]) for j in range(alpha)), Fraction(0))
-                for k in range(r)
-                if 0 <= k + offset < alpha
+                sum((abs(result[j] * row[j] * bt[j][i + lag]) for j in range(alpha)), Fraction(0))
+                for i, row in enumerate(summed)
+                if 0 <= i + lag < alpha
             )
         worst = max(worst, total)
     return worst ** dimensions(tile)
 
 
-def error_bound(tile: str, c: int, dtype: Any = np.float32) -> float:
+def error_bound(tile: str, c: int, dtype: Any = np.float32, gradient: bool = False) -> float:
     """Forward error bound of a Winograd convolution that sums `c` channels per output.
 
     max |y - exact| <= error_bound * S for any finite data that neither overflow nor underflow, where S is the
@@ -300,16 +320,24 @@ def error_bound(tile: str, c: int, dtype: Any = np.float32) -> float:
     not hold for Winograd: the outputs of a tile share intermediate sums. Growth: one rounding of U (float64
     data: its transform as well), the 1-D input transforms, the sum over channels, the output transforms (Higham
     2002, section 3.1: gamma_n = n u / (1 - n u)).
+
+    `gradient`: of a weight gradient that sums over `c` tiles; S is the largest value of the full correlation of |x|
+    with |dy| for that pair of channels, over the lags from m - 1 before the filter to m - 1 after it.
     """
     unit = float(np.finfo(dtype).eps) / 2
     weight_roundings = 2 if np.dtype(dtype) == np.float32 else 2 * (TILES[tile][1] + 1)
     n = weight_roundings + dimensions(tile) * sum(_roundings(tile)) + (c + 1)
+    if gradient and np.dtype(dtype) != np.float32:
+        n += 2 * dimensions(tile) * sum(TILES[tile])  # the weights' transform sums over all points
     gamma = n * unit / (1 - n * unit) if n * unit < 1 else math.inf
-    return gamma * float(amplification(tile))
+    return gamma * float(amplification(tile, gradient))
 
 
-def expected_error(tile: str, c: int, dtype: Any = np.float32) -> float:
-    """Largest error to expect of sums over `c` channels, over the largest output: `precision` is compared with it."""
-    at_64, power, most = _EXPECTED[tile]
+def expected_error(tile: str, c: int, dtype: Any = np.float32, gradient: bool = False) -> float:
+    """Largest error to expect of sums over `c` channels, over the largest output: `precision` is compared with it.
+    `gradient`: of weight gradients, whatever `c`."""
     scale = float(np.finfo(dtype).eps) / float(np.finfo(np.float32).eps)
+    if gradient:
+        return _EXPECTED_GRADIENT[tile] * scale
+    at_64, power, most = _EXPECTED[tile]
     return float(at_64 * scale * (min(max(c, 1), most) / _EXPECTED_CHANNELS) ** power)

@@ -10,7 +10,7 @@ import random
 from dataclasses import replace
 from typing import Any
 
-from fastconv.problem import ConvProblem, PoolProblem
+from fastconv.problem import ConvPoolProblem, ConvProblem, PoolProblem
 
 SIZES = (1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 31, 32, 33)
 
@@ -306,6 +306,36 @@ def conv_problems(pass_: str) -> list[ConvProblem]:
     return found
 
 
+# Convolutions pooled two by two: odd outputs, padding of every side, vector tails, fewer channels than a vector, blocks
+# of rows, many images; and what only the reference serves.
+CONV_POOLS = (
+    "mb1ic1ih4oc16kh3",
+    "mb3ic1ih28oc32kh3",
+    "mb2ic1ih9iw12oc17kh3ph1",
+    "mb1ic3ih7iw8oc40kh3ph2pw0",
+    "mb2ic2ih6iw5oc33kh3ph1pw2ph_r0pw_r1",
+    "mb1ic1ih40iw67oc16kh3ph1",
+    "mb20ic1ih6oc24kh3",
+    "mb1ic16ih5oc16kh3",
+    "mb3ic32ih13oc64kh3",
+    "mb2ic17ih10iw14oc19kh3ph1",
+    "mb2ic40ih8iw9oc70kh3ph1pw0",
+    "g2mb2ic4ih9oc6kh3ph1",
+    "mb1ic3ih11iw13oc5kh2kw3sh2sw1",
+)
+
+
+def conv_pool_problems(pass_: str) -> list[ConvProblem]:
+    """Every pooled convolution of the suite in one pass, with a bias in every other one."""
+    found: list[ConvProblem] = []
+    for number, text in enumerate(CONV_POOLS):
+        for dtype, layout in (("float32", "NHWC"), ("float64", "NHWC"), ("float32", "NCHW"), ("int64", "NCHW")):
+            bias = pass_ == "forward" and number % 2 == 0
+            problem = ConvProblem.parse(text, pass_=pass_, dtype=dtype, layout=layout, bias=bias)
+            found.append(ConvPoolProblem.of(problem))
+    return found
+
+
 # Pools: window and stride alike and not, overlapping, padded, dilated, ceil_mode, one row or column, vector tails in
 # channels (NHWC) and in columns (NCHW).
 POOLS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -372,6 +402,8 @@ def _pool(text: str, op: str, **options: Any) -> PoolProblem:
 
 def problems(op: str, pass_: str) -> list[ConvProblem] | list[PoolProblem]:
     """Every problem of the suite for one op and pass."""
+    if op == ConvPoolProblem.op:
+        return conv_pool_problems(pass_)
     return conv_problems(pass_) if op == "conv2d" else pool_problems(op, pass_)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fastconv import dispatch, host, reference
-from fastconv.problem import ConvProblem, PoolProblem
+from fastconv.problem import ConvPoolProblem, ConvProblem, PoolProblem
 from fastconv.registry import KERNELS, Kernel
 from tests import cases, compare
 
@@ -193,9 +193,19 @@ def expected(problem: ConvProblem, kind: str) -> tuple[Array, Array]:
 
 
 def winograd_magnitude(problem: ConvProblem, kind: str) -> Array:
-    """For each output channel the largest cell of the full convolution of |x| with |w|, plus bias and residual."""
+    """For each output channel the largest cell of the full convolution of |x| with |w|, plus bias and residual; for
+    weight gradients see below."""
     p = replace(problem, layout="NCHW", bias=False, residual=False, activation=None)
     o = _absolute(operands(problem, kind))
+    if p.pass_ == "backward_weight":
+        # of each pair of channels the largest cell of the full correlation of |x| with |dy|, over every tile's lags
+        a, b = (5 if k > 1 else 0 for k in (p.kh, p.kw))
+        lags = replace(p, dtype="float64", kh=p.kh + 2 * a, kw=p.kw + 2 * b, ph=p.ph + a, pw=p.pw + b, ph_r=p.ph_r + a,
+                       pw_r=p.pw_r + b)  # fmt: skip
+        full = np.zeros(output_shape(lags))
+        x, y = o.x.astype(np.float64), o.y.astype(np.float64)
+        reference.conv2d_backward_weight_reference__numpy(lags, x, y, full, None, 1)
+        return full.max(axis=(2, 3), initial=0)[:, :, None, None]
     if p.pass_ == "forward":
         full = _full_forward(p, o)
     else:
@@ -385,6 +395,93 @@ def check_conv_rounding(run: Run, p: ConvProblem, algorithm: str, kind: str = "n
 
 
 # ---------------------------------------------------------------------------------------------------------------
+# Convolutions pooled two by two
+
+
+@dataclass(frozen=True)
+class PooledOperands:
+    """Logical arrays of a pooled convolution; y is its output, or in the gradients theirs."""
+
+    x: Array
+    w: Array
+    bias: Array | None
+    y: Array
+    codes: Array
+
+
+@functools.lru_cache(maxsize=1024)
+def pooled_operands(p: ConvPoolProblem) -> PooledOperands:
+    """Small integers; the codes are those of the forward pass."""
+    rng = np.random.default_rng(seed_of(p, "pooled"))
+    pooled = (p.mb, p.oc, p.oh // 2, p.ow // 2)
+    x = _values(rng, (p.mb, p.ic, p.ih, p.iw), "integers", p.dtype)
+    w = _values(rng, (p.oc, p.icg, p.kh, p.kw), "integers", p.dtype)
+    bias = _values(rng, (p.oc,), "integers", p.dtype)
+    y, codes = np.empty(pooled, p.dtype), np.empty(pooled, np.uint8)
+    reference.conv2d_relu_max_pool2d_forward_reference__numpy(p, x, w, bias if p.bias else None, y, codes, None, 1)
+    if p.pass_ != "forward":
+        y = _values(rng, pooled, "integers", p.dtype)
+    return PooledOperands(x, w, bias, y, codes)
+
+
+def pooled_expected(p: ConvPoolProblem, o: PooledOperands) -> dict[str, Array]:
+    """What the pass writes, by name, in float64 or int64."""
+    dtype = np.int64 if p.dtype == "int64" else np.float64
+    q = replace(p, dtype=np.dtype(dtype).name, layout="NCHW")
+    x, w, y = (a.astype(dtype) for a in (o.x, o.w, o.y))
+    run = getattr(reference, f"{p.op}_{p.pass_}_reference__numpy")
+    bias, codes = o.bias.astype(dtype) if p.bias or p.pass_ == "backward_weight" else None, o.codes.copy()
+    run(q, x, w, bias, y, codes, None, 1)
+    names = {"forward": ("y", "codes"), "backward_weight": ("w", "bias"), "backward_input": ("x",)}[p.pass_]
+    values = {"x": x, "w": w, "bias": bias, "y": y, "codes": codes}
+    return {name: values[name] for name in names}
+
+
+def pooled_call(
+    run: Run, p: ConvPoolProblem, o: PooledOperands, written: tuple[str, ...], how: Setting
+) -> dict[str, Array]:
+    """One call on guarded copies: what it wrote, by name."""
+    item = np.dtype(p.dtype).itemsize
+    inputs, outputs = Inputs(p.layout, how.offset * item), {}
+    arrays: dict[str, Array | None] = {}
+    for name in ("x", "w", "bias", "y", "codes"):
+        values: Array = getattr(o, name)
+        if name in written:
+            axes = (0,) if name == "bias" else _memory_axes(p.layout, name == "w")
+            offset = how.offset * values.itemsize
+            outputs[name] = guarded_like(values.shape, values.dtype, axes, offset, how.junk)
+            arrays[name] = outputs[name][1]
+        elif name == "bias" and not p.bias:
+            arrays[name] = None
+        else:
+            arrays[name] = inputs.add(name, values, how.weight_form if name == "w" else None)
+    need = run.workspace(how.threads)
+    workspace = Guarded((need,), np.uint8, 0, how.junk) if need else None
+    run.call(*arrays.values(), None if workspace is None else workspace.array, how.threads)
+    what = f"{p} {how}"
+    for name, (guarded, _) in outputs.items():
+        assert guarded.intact(), f"{what}: wrote outside {name}"
+    assert workspace is None or workspace.intact(), f"{what}: wrote outside its {need} bytes of workspace"
+    inputs.assert_untouched(what)
+    return {name: np.ascontiguousarray(view) for name, (_, view) in outputs.items()}
+
+
+def check_pooled(run: Run, p: ConvPoolProblem, algorithm: str) -> None:
+    """Rule 1, or rule 2 over the largest sum of each output channel; the same bits from two unlike calls."""
+    o = pooled_operands(p)
+    wanted = pooled_expected(p, o)
+    a, b = _settings(p)
+    found = pooled_call(run, p, o, tuple(wanted), a)
+    again = pooled_call(run, p, o, tuple(wanted), replace(b, weight_form=a.weight_form))
+    for name, values in found.items():
+        compare.assert_same_bits(again[name], values, f"{p} {name}: {b} against {a}")
+        if compare.is_exact(algorithm):
+            compare.assert_exact(values, wanted[name], f"{p} {name}")
+        else:  # far below one half
+            compare.assert_exact(np.rint(values), wanted[name], f"{p} {name}")
+
+
+# ---------------------------------------------------------------------------------------------------------------
 # Pools
 
 
@@ -467,6 +564,8 @@ def check(run: Run, p: Problem, algorithm: str) -> None:
     """THE check of a row on one of the suite's problems: exact where the algorithm can be, else rounding."""
     if isinstance(p, PoolProblem):
         check_pool(run, p, algorithm)
+    elif isinstance(p, ConvPoolProblem):
+        check_pooled(run, p, algorithm)
     elif not compare.is_exact(algorithm):
         check_conv_rounding(run, p, algorithm, "integers")
     else:

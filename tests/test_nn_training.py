@@ -599,12 +599,33 @@ def test_a_forced_algorithm_runs_where_it_can(few):
     model.fit(*few[0], verbose=0)
     ran = {name for layer in model.profile().layers for names in layer.kernels.values() for name in names}
     assert ran and all("_naive__" in name for name in ran)
-    with pytest.warns(UserWarning, match=r"kernels='winograd', backend='auto': the default .*: conv2d\w* back"):
-        mixed = Sequential([layers.Conv2D(4, 3, activation="relu", input_shape=(28, 28, 1)), layers.Flatten(),
+    with pytest.warns(UserWarning, match=r"kernels='winograd', backend='auto': the default .*: conv2d\w* forward"):
+        mixed = Sequential([layers.Conv2D(4, 3, activation="relu", input_shape=(28, 28, 1)),
+                            layers.Conv2D(4, 3, strides=2, activation="relu"), layers.Flatten(),
                             layers.Dense(10, activation="softmax")])
         mixed.compile("sgd", "sparse_categorical_crossentropy", kernels="winograd")
         mixed.fit(*few[0], verbose=0)
-    assert all("_winograd_" in name for name in mixed.profile().layers[0].kernels["forward"])
+    kernels = mixed.profile().layers[0].kernels
+    assert all("_winograd_" in name for names in kernels.values() for name in names) and "backward_weight" in kernels
+
+
+def test_fused_layers_train_to_the_same_numbers(few):
+    """Convolution, ReLU and pooling as one: the same weights within rounding, and one switch turns it off."""
+    weights = {}
+    for fuse in (True, False):
+        model = Sequential([
+            layers.Conv2D(16, 3, activation="relu", input_shape=(28, 28, 1)), layers.MaxPooling2D(2),
+            layers.Conv2D(16, 3, activation="relu", padding="same"), layers.MaxPooling2D(2),
+            layers.Flatten(), layers.Dense(10, activation="softmax")], seed=1)
+        model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"], fuse=fuse)
+        model.fit(*few[0], batch_size=16, epochs=2, verbose=0)
+        weights[fuse] = model.get_weights()
+        kernels = model.profile().layers[0].kernels
+        fused = fuse and fastconv.info()["cython rows"] == "ready"
+        assert any("relu_max_pool2d" in name for names in kernels.values() for name in names) == fused
+        assert model.evaluate(*few[0], batch_size=7) == pytest.approx(model.evaluate(*few[0]), rel=1e-5)
+    for a, b in zip(weights[True], weights[False]):
+        np.testing.assert_allclose(a, b, atol=2e-4 * np.abs(b).max())
 
 
 def test_a_forced_choice_that_nothing_can_serve_is_an_error(few):

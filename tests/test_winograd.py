@@ -121,10 +121,10 @@ def test_transform_weights_rounds_once() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("tile", TILES)
-@pytest.mark.parametrize("what", ["weights", "input", "output"])
+@pytest.mark.parametrize("what", ["weights", "input", "output", "weights_adjoint", "output_adjoint"])
 def test_c_transforms_are_the_matrices(isa: str, what: str, tile: str, dtype: str) -> None:
     at, g, bt = winograd.matrices(tile)
-    matrix = {"weights": g, "input": bt, "output": at}[what]
+    matrix = {"weights": g, "input": bt, "output": at, "weights_adjoint": g.T, "output_adjoint": at.T}[what]
     dimensions = winograd.dimensions(tile)
     n = 3 * kernels.transform_lanes(np.dtype(dtype))
     shape = (matrix.shape[1],) * dimensions + (n,)
@@ -139,7 +139,8 @@ def test_c_transforms_are_the_matrices(isa: str, what: str, tile: str, dtype: st
     for source in (integers, rng.standard_normal(shape).astype(dtype)):
         result = kernels.transform(what, tile, source)
         expected = product(matrix, source.astype(np.float64))
-        if source is integers and (tile == "f2x3" or (dtype == "float64" and what != "weights" and "x7" not in tile)):
+        exact = dtype == "float64" and not what.startswith("weights") and "x7" not in tile
+        if source is integers and (tile == "f2x3" or exact):
             np.testing.assert_array_equal(result, expected)  # every constant and every sum is exact
         # at most 6 roundings a dimension, of the sum of absolute values
         absolute = product(abs(matrix), abs(source.astype(np.float64)))
@@ -163,9 +164,16 @@ def logical(a: np.ndarray, layout: str) -> np.ndarray:
 
 
 def shapes(p: ConvProblem) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of the input and output of the problem's pass, NCHW."""
+    """Shapes of the input and output of the problem's pass, NCHW; of a weight gradient those of x and dw."""
     x, y = (p.mb, p.ic, p.ih, p.iw), (p.mb, p.oc, p.oh, p.ow)
+    if p.pass_ == "backward_weight":
+        return x, (p.oc, p.icg, p.kh, p.kw)
     return (x, y) if p.pass_ == "forward" else (y, x)
+
+
+def second_shape(p: ConvProblem) -> tuple[int, ...]:
+    """Shape of the second operand: the weights, or dy where they are wanted."""
+    return (p.mb, p.oc, p.oh, p.ow) if p.pass_ == "backward_weight" else (p.oc, p.icg, p.kh, p.kw)
 
 
 def convolve(
@@ -176,7 +184,10 @@ def convolve(
     x = logical(x, p.layout)
     residual = None if residual is None else logical(residual, p.layout)
     run = getattr(kernels, f"conv2d_{p.pass_}_winograd_{tile}__cython")
-    run(backend.lower(p), x, w, bias, residual, y, scratch, threads, **packed)
+    if p.pass_ == "backward_weight":
+        run(backend.lower(p), x, logical(w, p.layout), y, scratch, threads)
+    else:
+        run(backend.lower(p), x, w, bias, residual, y, scratch, threads, **packed)
     return y
 
 
@@ -184,19 +195,37 @@ def plain(p: ConvProblem, x: Any, w: Any, bias: Any = None, residual: Any = None
     """The reference, in `dtype` (float64 data are summed and returned in float64)."""
     y = np.empty(shapes(p)[1], dtype)
     run = getattr(reference, f"conv2d_{p.pass_}_reference__numpy")
-    run(replace(p, dtype=dtype), x, w, bias, residual, y, None, 1)
+    run(replace(p, dtype=dtype), x, w, *(() if p.pass_ == "backward_weight" else (bias, residual)), y, None, 1)
     return y
 
 
-def full_magnitude(p: ConvProblem, x: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """Per output channel the largest value of the full convolution of |x| with |w|."""
+def full_magnitude(p: ConvProblem, tile: str, x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """Per output channel (of a weight gradient: per pair of channels) the largest value of the full convolution of |x|
+    with |w| (correlation of |x| with |dy|)."""
     a, b = p.kh - 1, p.kw - 1
+    if p.pass_ == "backward_weight":
+        a, b = (winograd.TILES[tile][0] - 1 if k > 1 else 0 for k in (p.kh, p.kw))
+        lags = replace(p, kh=p.kh + 2 * a, kw=p.kw + 2 * b, ph=p.ph + a, pw=p.pw + b, ph_r=p.ph_r + a, pw_r=p.pw_r + b)
+        return plain(lags, abs(x.astype(np.float64)), abs(w.astype(np.float64))).max((2, 3))
     if p.pass_ == "forward":
         full = replace(p, ph=a, pw=b, ph_r=a, pw_r=b, oh=p.ih + a, ow=p.iw + b)
     else:
         full = replace(p, ph=0, pw=0, ph_r=0, pw_r=0, ih=p.oh + a, iw=p.ow + b)
     full = replace(full, bias=False, residual=False, activation=None)
     return plain(full, abs(x.astype(np.float64)), abs(w.astype(np.float64))).max((0, 2, 3))
+
+
+def bound_of(p: ConvProblem, tile: str) -> float:
+    """The published bound, over `full_magnitude`."""
+    if p.pass_ == "backward_weight":
+        m_h, m_w = (winograd.TILES[tile][0] if k > 1 else 1 for k in (p.kh, p.kw))
+        return winograd.error_bound(tile, p.mb * -(-p.oh // m_h) * -(-p.ow // m_w), p.dtype, gradient=True)
+    return winograd.error_bound(tile, p.icg if p.pass_ == "forward" else p.ocg, p.dtype)
+
+
+def worst(p: ConvProblem, error: np.ndarray) -> np.ndarray:
+    """The largest error of each output channel, or pair of channels."""
+    return error.max((2, 3) if p.pass_ == "backward_weight" else (0, 2, 3))
 
 
 def draw(kind: str, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -220,7 +249,7 @@ BOUND_CASES = [
 ]
 
 
-@pytest.mark.parametrize("pass_", ["forward", "backward_input"])
+@pytest.mark.parametrize("pass_", ["forward", "backward_input", "backward_weight"])
 @pytest.mark.parametrize("kind", ["normal", "ones", "alternating", "wide", "spike"])
 @pytest.mark.parametrize("text", BOUND_CASES)
 @pytest.mark.parametrize("tile", TILES)
@@ -230,10 +259,9 @@ def test_error_bound_holds(isa: str, tile: str, text: str, kind: str, pass_: str
         for layout in ("NCHW", "NHWC"):
             p = ConvProblem.parse(text_of(tile, text, layout == "NHWC"), dtype=dtype, layout=layout, pass_=pass_)
             x = draw(kind, rng, shapes(p)[0]).astype(dtype)
-            w = draw(kind, rng, (p.oc, p.icg, p.kh, p.kw)).astype(dtype)
-            error = np.abs(convolve(p, tile, x, w) - plain(p, x, w)).max((0, 2, 3))
-            bound = winograd.error_bound(tile, p.icg if pass_ == "forward" else p.ocg, dtype)
-            limit = bound * full_magnitude(p, x, w)
+            w = draw(kind, rng, second_shape(p)).astype(dtype)
+            error = worst(p, np.abs(convolve(p, tile, x, w) - plain(p, x, w)))
+            limit = bound_of(p, tile) * full_magnitude(p, tile, x, w)
             if dtype == "float64":
                 limit *= 2  # the reference rounds as well
             assert (error <= limit).all(), (error / limit).max()
@@ -245,6 +273,8 @@ def test_error_bounds_grow() -> None:
         assert winograd.error_bound(tile, 64, np.float64) < 1e-8 * winograd.error_bound(tile, 64)
     assert winograd.amplification("f2x3") < winograd.amplification("f4x3") < winograd.amplification("f6x3")
     assert winograd.amplification("f6x3") == winograd.amplification("f6x3_1d") ** 2
+    gradients = [winograd.amplification(tile, True) for tile in ("f2x3", "f4x3", "f6x3")]
+    assert gradients == sorted(gradients)
     assert winograd.error_bound("f4x3", 2**26) == float("inf")
 
 
@@ -267,6 +297,28 @@ def test_expected_error(tile: str, c: int) -> None:
     assert winograd.expected_error(tile, c) / 4 < measured_error(tile, c) <= winograd.expected_error(tile, c)
 
 
+def measured_gradient_error(tile: str, mb: int, size: int) -> float:
+    """The same of weight gradients, whose dy is N(0, 1), half of it masked by a ReLU; the worst of three."""
+    p = ConvProblem.parse(text_of(tile, f"mb{mb}ic16ih{size}oc32kh3"), pass_="backward_weight")
+    errors = []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        x = np.maximum(rng.standard_normal(shapes(p)[0]), 0).astype(np.float32)
+        dy = (rng.standard_normal(second_shape(p)) * (rng.random(second_shape(p)) < 0.5)).astype(np.float32)
+        expected = plain(p, x, dy)
+        errors.append(np.abs(convolve(p, tile, x, dy) - expected).max() / np.abs(expected).max())
+    return float(max(errors))
+
+
+@pytest.mark.parametrize("tile", TILES)
+def test_expected_error_of_gradients(tile: str) -> None:
+    if not backend_present():
+        pytest.skip("no compiled extension")
+    most = winograd.expected_error(tile, 1, gradient=True)
+    errors = [measured_gradient_error(tile, mb, size) for mb, size in ((1, 8), (1, 32), (8, 32))]
+    assert most / 6 < max(errors) <= most
+
+
 def backend_present() -> bool:
     return isinstance(ISAS[0], str)
 
@@ -283,7 +335,7 @@ def random_problem(rng: np.random.Generator, kh: int, kw: int) -> ConvProblem:
     text = f"g{g}mb{rng.integers(1, 4)}ic{ic}ih{ih}iw{iw}oc{oc}kh{kh}kw{kw}ph{ph}pw{pw}ph_r{ph_r}pw_r{pw_r}"
     return ConvProblem.parse(
         text,
-        pass_=str(rng.choice(["forward", "backward_input"])),
+        pass_=str(rng.choice(["forward", "backward_input", "backward_weight"])),
         dtype=str(rng.choice(["float32", "float64"])),
         layout=str(rng.choice(["NCHW", "NHWC"])),
         bias=bool(rng.integers(2)),
@@ -293,12 +345,14 @@ def random_problem(rng: np.random.Generator, kh: int, kw: int) -> ConvProblem:
 
 
 def operands(p: ConvProblem, rng: np.random.Generator) -> list[Any]:
-    """Small integers: x, w, bias, residual; weights in one of four memory forms."""
+    """Small integers: x, w, bias, residual; weights in one of four memory forms. Of a weight gradient: x, dy."""
     ins, outs = shapes(p)
 
     def integers(shape: tuple[int, ...]) -> np.ndarray:
         return rng.integers(-3, 4, shape).astype(p.dtype)
 
+    if p.pass_ == "backward_weight":
+        return [integers(ins), integers(second_shape(p))]
     w = integers((p.oc, p.icg, p.kh, p.kw))
     form = int(rng.integers(4))
     if form == 1:
@@ -324,9 +378,9 @@ def test_random_problems(isa: str, seed: int) -> None:
             if tile == "f2x3":
                 np.testing.assert_array_equal(y, expected, err_msg=str(p))
             else:
-                limit = winograd.error_bound(tile, p.icg if p.pass_ == "forward" else p.ocg, p.dtype)
-                limit = limit * full_magnitude(p, *args[:2]) + 8 * np.finfo(p.dtype).eps * (3 + abs(expected).max())
-                assert (np.abs(y - expected).max((0, 2, 3)) <= limit).all(), str(p)
+                limit = bound_of(p, tile) * full_magnitude(p, tile, *args[:2])
+                limit = limit + 8 * np.finfo(p.dtype).eps * (3 + abs(expected).max())
+                assert (worst(p, np.abs(y - expected)) <= limit).all(), str(p)
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
@@ -368,7 +422,8 @@ def test_workspace_is_what_the_core_needs(isa: str) -> None:
         for p in problems:
             for threads in (1, 2, 7):
                 kernel = getattr(kernels, f"conv2d_{p.pass_}_winograd_{tile}__cython")
-                need = kernel.workspace_nbytes(backend.lower(p), False, threads)
+                packed = () if p.pass_ == "backward_weight" else (False,)
+                need = kernel.workspace_nbytes(backend.lower(p), *packed, threads)
                 assert workspace_of(p, threads, tile) == need, str(p)
 
 
@@ -407,6 +462,19 @@ def test_non_finite_set(isa: str, tile: str, value: float, where: str, pass_: st
         assert_same_finite_set(p, tile, *args)
 
 
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("where", [0, 1], ids=["x", "dy"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38], ids=["nan", "inf", "-inf", "huge"])
+@pytest.mark.parametrize("tile", TILES)
+def test_non_finite_set_of_gradients(isa: str, tile: str, value: float, where: int, layout: str) -> None:
+    rng = np.random.default_rng(12)
+    for text in ("mb2ic5ih11iw13oc19kh3ph1", "mb1ic17ih6oc35kh3ph0pw2", "g2mb1ic6ih5oc8kh3ph1"):
+        p = ConvProblem.parse(text_of(tile, text), pass_="backward_weight", layout=layout)
+        args = operands(p, rng)
+        args[where][tuple(rng.integers(0, n) for n in args[where].shape)] = value
+        assert_same_finite_set(p, tile, *args)
+
+
 @pytest.mark.parametrize("tile", TILES)
 def test_values_that_overflow_only_in_the_transforms(isa: str, tile: str) -> None:
     """1e38 fits, but B^T d B and G w G^T of it do not: the outputs are finite, and right."""
@@ -418,7 +486,7 @@ def test_values_that_overflow_only_in_the_transforms(isa: str, tile: str) -> Non
         expected = plain(p, x, w)
         y = convolve(p, tile, x, w)
         assert np.isfinite(y).all()
-        limit = winograd.error_bound(tile, p.icg) * full_magnitude(p, x, w)
+        limit = winograd.error_bound(tile, p.icg) * full_magnitude(p, tile, x, w)
         assert (np.abs(y - expected).max((0, 2, 3)) <= limit).all()
 
 

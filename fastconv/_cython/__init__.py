@@ -43,4 +43,4 @@ __all__ = ["detected_isas", "get_isa", "lower", "set_isa"]
 def lower(problem: Any) -> Any:
     """The C struct of a problem, made once per plan."""
     shape = importlib.import_module(__name__ + ".shape")
-    return shape.ConvShape(problem) if problem.op == "conv2d" else shape.PoolShape(problem)
+    return shape.ConvShape(problem) if problem.op.startswith("conv2d") else shape.PoolShape(problem)

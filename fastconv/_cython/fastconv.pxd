@@ -113,12 +113,38 @@ cdef extern from "fastconv.h" nogil:
     const fc_conv2d_kernel fc_conv2d_forward_depthwise, fc_conv2d_backward_input_depthwise
     const fc_conv2d_kernel fc_conv2d_forward_grouped, fc_conv2d_backward_input_grouped
 
-    int64_t fc_conv2d_backward_weight_im2col_workspace(const fc_conv2d_shape *shape, int threads)
-    void fc_conv2d_backward_weight_im2col(const fc_conv2d_shape *shape, const fc_view *x, const fc_view *dy,
-                                          const fc_view *dw, void *workspace, int threads)
-    int64_t fc_conv2d_backward_weight_depthwise_workspace(const fc_conv2d_shape *shape, int threads)
-    void fc_conv2d_backward_weight_depthwise(const fc_conv2d_shape *shape, const fc_view *x, const fc_view *dy,
-                                             const fc_view *dw, void *workspace, int threads)
+    ctypedef struct fc_conv2d_weight_kernel:
+        const char *name
+        int64_t (*workspace)(const fc_conv2d_shape *shape, int threads) noexcept nogil
+        void (*run)(const fc_conv2d_shape *shape, const fc_view *x, const fc_view *dy, const fc_view *dw, void *workspace,
+                    int threads) noexcept nogil
+
+    const fc_conv2d_weight_kernel fc_conv2d_backward_weight_im2col, fc_conv2d_backward_weight_depthwise
+    const fc_conv2d_weight_kernel fc_conv2d_backward_weight_winograd_f2x3
+    const fc_conv2d_weight_kernel fc_conv2d_backward_weight_winograd_f4x3
+    const fc_conv2d_weight_kernel fc_conv2d_backward_weight_winograd_f6x3
+    const fc_conv2d_weight_kernel fc_conv2d_backward_weight_winograd_f2x5
+    const fc_conv2d_weight_kernel fc_conv2d_backward_weight_winograd_f4x5
+    const fc_conv2d_weight_kernel fc_conv2d_backward_weight_winograd_f4x3_1d
+    const fc_conv2d_weight_kernel fc_conv2d_backward_weight_winograd_f6x3_1d
+    const fc_conv2d_weight_kernel fc_conv2d_backward_weight_winograd_f4x5_1d
+    const fc_conv2d_weight_kernel fc_conv2d_backward_weight_winograd_f4x7_1d
+
+    ctypedef struct fc_conv_pool_operands:
+        void *x
+        fc_view w
+        void *bias
+        void *y
+        unsigned char *codes
+
+    ctypedef struct fc_conv_pool_row:
+        const char *name
+        int64_t (*workspace)(const fc_conv2d_shape *shape, int threads) noexcept nogil
+        void (*run)(const fc_conv2d_shape *shape, const fc_conv_pool_operands *arrays, void *workspace,
+                    int threads) noexcept nogil
+
+    const fc_conv_pool_row fc_conv2d_relu_max_pool2d_forward_direct
+    const fc_conv_pool_row fc_conv2d_relu_max_pool2d_backward_weight_direct
 
     void fc_max_pool2d_forward(const fc_pool2d_shape *shape, const void *x, void *y, int64_t *indices, int threads)
     int fc_max_pool2d_backward(const fc_pool2d_shape *shape, const void *dy, const int64_t *indices, void *dx,

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t
 
-from fastconv._cython.fastconv cimport fc_conv2d_kernel
+from fastconv._cython.fastconv cimport fc_conv2d_kernel, fc_conv2d_weight_kernel
 from fastconv._cython.shape cimport ConvShape
 
 
@@ -22,3 +22,11 @@ cdef class ConvKernel:
 
 
 cdef ConvKernel conv_kernel(const fc_conv2d_kernel *c)
+
+
+cdef class WeightKernel:
+    cdef const fc_conv2d_weight_kernel *c
+    cdef readonly str __name__
+
+
+cdef WeightKernel weight_kernel(const fc_conv2d_weight_kernel *c)

@@ -4,7 +4,14 @@
 cimport numpy as cnp
 from libc.stdint cimport int64_t, uintptr_t
 
-from fastconv._cython.fastconv cimport fc_conv2d_kernel, fc_epilogue, fc_get_isa, fc_isa_name, fc_view
+from fastconv._cython.fastconv cimport (
+    fc_conv2d_kernel,
+    fc_conv2d_weight_kernel,
+    fc_epilogue,
+    fc_get_isa,
+    fc_isa_name,
+    fc_view,
+)
 from fastconv._cython.shape cimport ConvShape, view_of, workspace_of
 
 import numpy as np
@@ -101,6 +108,40 @@ cdef class ConvKernel:
 cdef ConvKernel conv_kernel(const fc_conv2d_kernel *c):
     """The row of a C kernel: its name is the C kernel's with the backend's."""
     cdef ConvKernel kernel = ConvKernel.__new__(ConvKernel)
+    kernel.c = c
+    kernel.__name__ = c.name.decode("ascii") + "__cython"
+    return kernel
+
+
+cdef class WeightKernel:
+    """A kernel of a weight gradient: dw[o][c][t] = sum over pixels of dy * x."""
+
+    def __call__(
+        self,
+        ConvShape lowered not None,
+        cnp.ndarray x not None,
+        cnp.ndarray dy not None,
+        cnp.ndarray dw not None,
+        workspace,
+        int threads,
+    ):
+        """Computes into dw. No argument is checked but the size of the workspace."""
+        cdef fc_view x_view = view_of(x), dy_view = view_of(dy), dw_view = view_of(dw)
+        cdef void *scratch = workspace_of(workspace, self.c.workspace(&lowered.c, threads), self.__name__)
+        with nogil:
+            self.c.run(&lowered.c, &x_view, &dy_view, &dw_view, scratch, threads)
+
+    def workspace_nbytes(self, ConvShape lowered not None, int threads):
+        """Bytes of workspace of a call."""
+        return self.c.workspace(&lowered.c, threads)
+
+    def __repr__(self):
+        return f"<WeightKernel {self.__name__}>"
+
+
+cdef WeightKernel weight_kernel(const fc_conv2d_weight_kernel *c):
+    """The row of a C kernel, as conv_kernel."""
+    cdef WeightKernel kernel = WeightKernel.__new__(WeightKernel)
     kernel.c = c
     kernel.__name__ = c.name.decode("ascii") + "__cython"
     return kernel

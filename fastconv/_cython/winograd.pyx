@@ -23,6 +23,15 @@ from fastconv._cython.fastconv cimport (
     fc_conv2d_backward_input_winograd_f4x7_1d,
     fc_conv2d_backward_input_winograd_f6x3,
     fc_conv2d_backward_input_winograd_f6x3_1d,
+    fc_conv2d_backward_weight_winograd_f2x3,
+    fc_conv2d_backward_weight_winograd_f2x5,
+    fc_conv2d_backward_weight_winograd_f4x3,
+    fc_conv2d_backward_weight_winograd_f4x3_1d,
+    fc_conv2d_backward_weight_winograd_f4x5,
+    fc_conv2d_backward_weight_winograd_f4x5_1d,
+    fc_conv2d_backward_weight_winograd_f4x7_1d,
+    fc_conv2d_backward_weight_winograd_f6x3,
+    fc_conv2d_backward_weight_winograd_f6x3_1d,
     fc_conv2d_forward_winograd_f2x3,
     fc_conv2d_forward_winograd_f2x5,
     fc_conv2d_forward_winograd_f4x3,
@@ -35,7 +44,7 @@ from fastconv._cython.fastconv cimport (
     fc_kernels,
     fc_kernels_table,
 )
-from fastconv._cython.kernel cimport conv_kernel
+from fastconv._cython.kernel cimport conv_kernel, weight_kernel
 
 import numpy as np
 
@@ -50,6 +59,8 @@ cdef extern from "winograd.h" nogil:
         void (*input)(const void *d, int64_t row, int64_t col, int64_t n, void *v, int64_t stride)
         int (*output)(const fc_winograd_problem *problem, const void *m, int64_t stride, int64_t n,
                       const void *bias, const void *residual, int clamp, void *y, int64_t row, int64_t col)
+        void (*output_adjoint)(const void *dy, int64_t row, int64_t col, int64_t n, void *dm, int64_t stride)
+        int (*weights_adjoint)(const void *du, int64_t stride, int64_t n, void *taps)
     ctypedef struct fc_winograd_move:
         int lanes
 
@@ -72,6 +83,15 @@ conv2d_backward_input_winograd_f4x3_1d__cython = conv_kernel(&fc_conv2d_backward
 conv2d_backward_input_winograd_f6x3_1d__cython = conv_kernel(&fc_conv2d_backward_input_winograd_f6x3_1d)
 conv2d_backward_input_winograd_f4x5_1d__cython = conv_kernel(&fc_conv2d_backward_input_winograd_f4x5_1d)
 conv2d_backward_input_winograd_f4x7_1d__cython = conv_kernel(&fc_conv2d_backward_input_winograd_f4x7_1d)
+conv2d_backward_weight_winograd_f2x3__cython = weight_kernel(&fc_conv2d_backward_weight_winograd_f2x3)
+conv2d_backward_weight_winograd_f4x3__cython = weight_kernel(&fc_conv2d_backward_weight_winograd_f4x3)
+conv2d_backward_weight_winograd_f6x3__cython = weight_kernel(&fc_conv2d_backward_weight_winograd_f6x3)
+conv2d_backward_weight_winograd_f2x5__cython = weight_kernel(&fc_conv2d_backward_weight_winograd_f2x5)
+conv2d_backward_weight_winograd_f4x5__cython = weight_kernel(&fc_conv2d_backward_weight_winograd_f4x5)
+conv2d_backward_weight_winograd_f4x3_1d__cython = weight_kernel(&fc_conv2d_backward_weight_winograd_f4x3_1d)
+conv2d_backward_weight_winograd_f6x3_1d__cython = weight_kernel(&fc_conv2d_backward_weight_winograd_f6x3_1d)
+conv2d_backward_weight_winograd_f4x5_1d__cython = weight_kernel(&fc_conv2d_backward_weight_winograd_f4x5_1d)
+conv2d_backward_weight_winograd_f4x7_1d__cython = weight_kernel(&fc_conv2d_backward_weight_winograd_f4x7_1d)
 
 
 # ---- The transforms alone, for tests against the matrices
@@ -107,14 +127,15 @@ def transform_lanes(dtype):
 
 
 def transform(str what, str tile, cnp.ndarray source):
-    """G w G^T, B^T d B or A^T m A ("weights", "input", "output") of (rows, cols, n), by the ISA in use; for a tile in
-    one dimension G w, B^T d or A^T m of (cells, n)."""
+    """G w G^T, B^T d B or A^T m A ("weights", "input", "output") of (rows, cols, n), or the adjoints G^T u G, A y A^T
+    ("weights_adjoint", "output_adjoint"), by the ISA in use; for a tile in one dimension G w, ... of (cells, n)."""
     if tile not in NUMBERS or source.dtype not in (np.float32, np.float64):
         raise ValueError(f"no transform of tile {tile} and dtype {source.dtype}")
     cdef const fc_winograd_kernel *kernel = kernel_of(tile, source.dtype)
     cdef int64_t alpha = kernel.m + kernel.r - 1, n = source.shape[source.ndim - 1]
     cdef int64_t lanes = transform_lanes(source.dtype)
-    cdef int64_t side = kernel.r if what == "weights" else alpha, across = 0 if kernel.line else n
+    cdef int64_t side = {"weights": kernel.r, "output_adjoint": kernel.m}.get(what, alpha)
+    cdef int64_t across = 0 if kernel.line else n
     cdef int dimensions = 1 if kernel.line else 2
     cdef fc_winograd_problem *none = NULL
     if source.ndim != dimensions + 1 or source.shape[0] != side or source.shape[dimensions - 1] != side or n % lanes:
@@ -130,6 +151,12 @@ def transform(str what, str tile, cnp.ndarray source):
         result = np.empty((kernel.m,) * dimensions + (n,), source.dtype)
         kernel.output(none, cnp.PyArray_DATA(source), n, n, cnp.PyArray_DATA(zero), NULL, 0,
                       cnp.PyArray_DATA(result), n if kernel.line else kernel.m * n, across)
+    elif what == "output_adjoint":
+        kernel.output_adjoint(cnp.PyArray_DATA(source), n if kernel.line else kernel.m * n, across, n,
+                              cnp.PyArray_DATA(result), n)
+    elif what == "weights_adjoint":
+        result = np.empty((kernel.r,) * dimensions + (n,), source.dtype)
+        kernel.weights_adjoint(cnp.PyArray_DATA(source), n, n, cnp.PyArray_DATA(result))
     else:
-        raise ValueError(f"what must be weights, input or output, got {what!r}")
+        raise ValueError(f"what must be weights, input, output or an adjoint, got {what!r}")
     return result

@@ -1,6 +1,11 @@
 """The public functions: arrays become a Problem, validated here and never again, then a Plan, then arrays."""
 
 from fastconv.functional.calibration import calibrate
+from fastconv.functional.conv_pool import (
+    conv2d_relu_max_pool2d,
+    conv2d_relu_max_pool2d_input,
+    conv2d_relu_max_pool2d_weight,
+)
 from fastconv.functional.convolution import (
     clear_cache,
     conv2d,
@@ -39,6 +44,9 @@ __all__ = [
     "conv2d",
     "conv2d_backward",
     "conv2d_input",
+    "conv2d_relu_max_pool2d",
+    "conv2d_relu_max_pool2d_input",
+    "conv2d_relu_max_pool2d_weight",
     "conv2d_weight",
     "conv_transpose1d",
     "conv_transpose2d",

@@ -390,8 +390,7 @@ def conv2d_backward(
     grad_output : array of the forward output's shape
     input, weight, stride, padding, dilation, groups, layout, padding_mode : as in the forward call
     output_mask : which of the three gradients to compute
-    algorithm, backend, precision, max_workspace : as in `conv2d`; a forced Winograd applies to the input gradient,
-        the weight gradient then takes its default
+    algorithm, backend, precision, max_workspace : as in `conv2d`
 
     Returns
     -------
@@ -413,8 +412,7 @@ def conv2d_backward(
     if output_mask[0]:
         dx = conv2d_input(x.shape, w, dy, stride, padding, dilation, groups, algorithm=algorithm, **common)
     if output_mask[1]:
-        forced = "auto" if algorithm.startswith("winograd") else algorithm
-        dw = conv2d_weight(x, w.shape, dy, stride, padding, dilation, groups, algorithm=forced, **common)
+        dw = conv2d_weight(x, w.shape, dy, stride, padding, dilation, groups, algorithm=algorithm, **common)
     if output_mask[2]:
         result, compute = common_dtype("conv2d_backward", grad_output=dy, weight=w)
         db = _bias_gradient(dy, layout, compute).astype(result, copy=False)

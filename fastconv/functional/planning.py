@@ -32,7 +32,7 @@ from fastconv.functional.intake import (
     size4,
 )
 from fastconv.functional.shortcuts import nothing
-from fastconv.problem import ConvProblem, check_layout, parse_problem
+from fastconv.problem import ConvPoolProblem, ConvProblem, NoKernelError, check_layout, parse_problem
 
 
 def output_shape(
@@ -62,10 +62,19 @@ def output_shape(
 
 
 class Table(str):
-    """Text that a prompt shows as lines."""
+    """Text that a prompt shows as lines; `kernel` is the name of the one that would run, or None."""
 
-    __slots__ = ()
+    kernel: str | None
     __repr__ = str.__str__
+
+    @classmethod
+    def of(cls, problem: Any, request: dispatch.Request, notes: tuple[str, ...] = ()) -> Table:
+        table = cls(dispatch.explain(problem, request, notes))
+        try:
+            table.kernel = dispatch.choose(problem, request).name
+        except NoKernelError:
+            table.kernel = None
+        return table
 
 
 def explain(
@@ -79,14 +88,16 @@ def explain(
     ----------
     input_shape, weight_shape : shapes (or arrays, of which only shape, dtype and flags are read); or one text form
         such as "mb1ic64ih56oc64kh3ph1", which also holds stride, padding, dilation and groups
-    op : with a text form also "max_pool2d", "avg_pool2d", "adaptive_max_pool2d" or "adaptive_avg_pool2d"
+    op : "conv2d" or "conv2d_relu_max_pool2d"; with a text form also "max_pool2d", "avg_pool2d", "adaptive_max_pool2d"
+        or "adaptive_avg_pool2d"
     dtype : dtype of the computation, where shapes are given
     pass_ : "forward", "backward_input" or "backward_weight" (pools: "forward" or "backward")
     others : as in `conv2d`
 
     Returns
     -------
-    str that prints as a table; ">" marks the kernel that would run
+    str that prints as a table; ">" marks the kernel that would run, its name is the attribute `kernel` (None: there
+        is none)
 
     Examples
     --------
@@ -98,10 +109,10 @@ def explain(
     request = request_of("explain", algorithm, backend, max_workspace)
     dtype = np.dtype(dtype)
     if isinstance(input_shape, str):
-        options = {"precision": precision_of(precision)} if op == "conv2d" else {}
+        options = {"precision": precision_of(precision)} if op.startswith("conv2d") else {}
         parsed = parse_problem(input_shape, op, pass_=pass_, dtype=dtype.name, layout=layout, **options)
-        return Table(dispatch.explain(parsed, request))
-    if weight_shape is None or op != "conv2d":
+        return Table.of(parsed, request)
+    if weight_shape is None or not op.startswith("conv2d"):
         raise ValueError("explain: give input_shape and weight_shape of a conv2d, or one text form of a problem")
     if hasattr(input_shape, "dtype"):
         array = as_array("explain", "input", input_shape)
@@ -118,7 +129,9 @@ def explain(
         "explain", input_shape, weight_shape, stride, padding, dilation, groups, layout, dtype=dtype.name,
         pass_=pass_, precision=precision_of(precision),
     )  # fmt: skip
-    return Table(dispatch.explain(problem, request, tuple(notes)))
+    if op == ConvPoolProblem.op:
+        problem = ConvPoolProblem.of(problem)
+    return Table.of(problem, request, tuple(notes))
 
 
 class ConvPlan:

@@ -12,8 +12,8 @@ import numpy as np
 
 import fastconv
 
+from . import fusion, losses, optimizers, saving, summary, training
 from . import layers as layers_module
-from . import losses, optimizers, saving, summary, training
 from .callbacks import Callback, History
 from .kernels import KernelChoice
 from .layers import Layer, MaxPooling2D
@@ -59,6 +59,8 @@ class Sequential:
         self.loss: losses.Loss | None = None
         self.metrics: tuple[str, ...] = ()
         self.algorithm = self.backend = "auto"
+        self.fuse = True
+        self._steps: list[tuple[Any, int]] = []
         self.stop_training = False
         self.epochs_done = 0
         self.history: History | None = None
@@ -115,6 +117,8 @@ class Sequential:
         self._clock = Clock(len(self.layers))
         if self.optimizer is not None:
             self._flatten()
+        else:
+            self._steps = fusion.steps(self.layers, 0, False)
 
     @property
     def built(self) -> bool:
@@ -212,11 +216,12 @@ class Sequential:
         self._first_trained = min((self.layers.index(layer) for layer, *_ in places), default=len(self.layers))
         if self.optimizer is not None:
             self.optimizer.build(size, self.dtype)
+        self._steps = fusion.steps(self.layers, self._first_trained, self.fuse)
 
     # -- training
 
     def compile(self, optimizer: Any = "rmsprop", loss: Any = None, metrics: Iterable[str] | None = None,
-                kernels: str = "auto", backend: str = "auto") -> None:
+                kernels: str = "auto", backend: str = "auto", fuse: bool = True) -> None:
         """Choose how to train.
 
         Parameters
@@ -228,6 +233,8 @@ class Sequential:
         kernels, backend : force an algorithm ("im2col", "winograd", ...) and a backend ("cython", "numba", ...) in
             every pass that has such a kernel; the others keep their default, and a warning names the convolutions
             among them
+        fuse : run a Conv2D with ReLU and the 2x2 MaxPooling2D after it as one where a compiled kernel does that; the
+            numbers stay the same within rounding
 
         Raises
         ------
@@ -249,7 +256,7 @@ class Sequential:
             fastconv.explain((1, 4, 4, 1), (3, 3, 1, 1), layout="NHWC", algorithm=kernels, backend=backend)
         except ValueError as error:
             raise ValueError(str(error).replace("explain: ", "compile: ", 1)) from None
-        self.algorithm, self.backend = kernels, backend
+        self.algorithm, self.backend, self.fuse = kernels, backend, bool(fuse)
         for layer in self.layers:
             layer.kernels = KernelChoice(kernels, backend)
         self._refusals_told = False
@@ -286,8 +293,8 @@ class Sequential:
     def _forward(self, x: np.ndarray, training: bool, logits: bool = False) -> np.ndarray:
         """Outputs in a buffer of the last layer."""
         last = len(self.layers) - 1
-        for index, layer in enumerate(self.layers):
-            x = layer.forward(x, training, logits and index == last)
+        for step, index in self._steps:
+            x = step.forward(x, training, logits and index == last)
         return x
 
     def _train_step(self, x: np.ndarray, y: np.ndarray) -> tuple[float, int]:
@@ -296,8 +303,8 @@ class Sequential:
         assert loss is not None and optimizer is not None
         fused, last, first = self._fused_ending, len(self.layers) - 1, self._first_trained
         batch, now = len(x), perf_counter()
-        for index, layer in enumerate(self.layers):
-            x = layer.forward(x, True, fused and index == last)
+        for step, index in self._steps:
+            x = step.forward(x, True, fused and index == last)
             before, now = now, perf_counter()
             clock.forward[index] += now - before
         # diverging runs are reported by their loss, not by NumPy's warnings
@@ -307,8 +314,10 @@ class Sequential:
             correct = loss.correct(x, y) if self.metrics else 0
             before, now = now, perf_counter()
             clock.loss += now - before
-            for index in range(last, first - 1, -1):
-                dy = self.layers[index].backward(dy, index > first, fused and index == last)
+            for step, index in reversed(self._steps):
+                if index < first:
+                    break
+                dy = step.backward(dy, index > first, fused and index == last)
                 before, now = now, perf_counter()
                 clock.backward[index] += now - before
             optimizer.apply(self._parameters, self._gradients)

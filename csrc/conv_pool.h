@@ -1,0 +1,31 @@
+/* Inside of the fused convolution, ReLU and 2x2 maximum pooling: what conv_pool.c asks of its ISA kernels. */
+#ifndef FASTCONV_CONV_POOL_H
+#define FASTCONV_CONV_POOL_H
+
+#include "fastconv.h"
+
+enum { FC_POOL_CODE_DEAD = 4 }; /* codes: which of the 2x2 outputs is the maximum, row by row; or none is positive */
+
+/* Cells (i, j) of pooled outputs of one image, i < rows, j < columns, of a 3x3 filter at stride 1: cell (i, j) meets the
+ * inputs (2*i .. 2*i+3, 2*j .. 2*j+3) of each channel, x[c*x_plane + r*x_row + s]. All sizes and strides in elements. */
+typedef struct fc_conv_pool_args {
+    int64_t rows, columns, channels, outputs; /* outputs >= the lanes of a vector */
+    const void *x;
+    int64_t x_plane, x_row;
+    const void *w;    /* [tap][channel], rows of w_step outputs */
+    int64_t w_step;
+    const void *bias; /* of each output, or NULL */
+    void *y;          /* pooled values, or their gradient: y[(i*columns + j)*outputs + o] */
+    uint8_t *codes;   /* likewise */
+    void *sums;       /* of the weight gradient: [vector][9 * channels + 1][lanes], the last being the bias gradient */
+} fc_conv_pool_args;
+
+/* forward writes y and codes; weight_gradient adds to the sums, of vectors of outputs of which the last is moved back over
+ * the one before it. Any split into rows gives the same y and codes. */
+typedef struct fc_conv_pool_kernel {
+    int lanes;
+    void (*forward)(const fc_conv_pool_args *args);
+    void (*weight_gradient)(const fc_conv_pool_args *args);
+} fc_conv_pool_kernel;
+
+#endif

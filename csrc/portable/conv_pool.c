@@ -1,0 +1,21 @@
+/* Convolution, ReLU and 2x2 maximum pooling compiled for any CPU. */
+
+#define FC_CONV_POOL_NAME fc_f32_conv_pool__portable
+#define FC_CONV_POOL_TYPE float
+#define FC_CONV_POOL_INT int32_t
+#define FC_CONV_POOL_LANES 4
+#include "../conv_pool_tile.h"
+
+#define FC_CONV_POOL_NAME fc_f64_conv_pool__portable
+#define FC_CONV_POOL_TYPE double
+#define FC_CONV_POOL_INT int64_t
+#define FC_CONV_POOL_LANES 2
+#include "../conv_pool_tile.h"
+
+void fc_add_conv_pool__portable(fc_kernels_table *table);
+
+void fc_add_conv_pool__portable(fc_kernels_table *table)
+{
+    table->conv_pool_f32 = &fc_f32_conv_pool__portable;
+    table->conv_pool_f64 = &fc_f64_conv_pool__portable;
+}

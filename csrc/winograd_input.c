@@ -1,0 +1,102 @@
+/* Tiles of images through a Winograd transform, in both layouts: result[point][tile][channel]. NCHW is transposed to
+ * channels-last strips of one vector of channels on the way. */
+#include "numbers.h"
+#include "winograd.h"
+
+#include <string.h>
+
+static const char *cell_at(const fc_winograd_source *s, int64_t n, int64_t g, int64_t c, int64_t i, int64_t j)
+{
+    return s->data + (n * s->stride_n + (g * s->channels + c) * s->stride_c + i * s->stride_h + j * s->stride_w) * s->size;
+}
+
+/* One tile; a line of cells runs along the rows or along the columns. */
+static void transform(const fc_winograd_source *s, const char *d, int64_t row, int64_t col, int64_t n, char *v)
+{
+    s->transform(d, s->patch_h == 1 ? col : row, col, n, v, s->point);
+}
+
+/* NCHW: what some tiles read, one vector of channels at a time, with zeros around. */
+static void transform_nchw(const fc_winograd_source *s, int64_t g, int64_t start, int64_t end, char *result, char *strip)
+{
+    const fc_winograd_grid *const grid = s->grid;
+    const int64_t lanes = s->move->lanes, pixel = lanes * s->size;
+    fc_winograd_band b;
+    for (int64_t t = start; t < end; t += b.rows * b.count) {
+        b = fc_winograd_band_at(grid, t, end);
+        const int64_t height = (b.rows - 1) * grid->tile_h + s->patch_h, width = (b.count - 1) * grid->tile_w + s->patch_w;
+        const int64_t row = b.i - s->top, col = b.j - s->left;
+        const int64_t top = min64(max64(-row, 0), height), bottom = max64(top, min64(height, s->height - row));
+        const int64_t left = min64(max64(-col, 0), width), right = max64(left, min64(width, s->width - col));
+        if (top > 0 || bottom < height || left > 0 || right < width)
+            memset(strip, 0, (size_t)(height * width * pixel));
+        for (int64_t c = 0; c < s->channels; c += lanes) {
+            const int64_t channels = min64(lanes, s->channels - c);
+            const int whole = right - left == s->width; /* the rows follow each other */
+            for (int64_t r = top; r < bottom && left < right; r = whole ? bottom : r + 1) {
+                const char *const src = cell_at(s, b.n, g, c, row + r, col + left);
+                const int64_t after = (s->data + s->mb * s->stride_n * s->size - src) / s->size;
+                s->move->gather(src, s->stride_c, channels, (whole ? bottom - top : 1) * (right - left),
+                                after - (channels - 1) * s->stride_c, right - left, width - (right - left),
+                                strip + (r * width + left) * pixel);
+            }
+            for (int64_t q = 0; q < b.rows * b.count; q++)
+                transform(s, strip + (q / b.count * grid->tile_h * width + q % b.count * grid->tile_w) * pixel,
+                          width * lanes, lanes, lanes, result + ((t - start + q) * s->row + c) * s->size);
+        }
+    }
+}
+
+/* NHWC, channels [c, end) of one tile whose patch starts at (row, col): through a zero-filled copy. */
+static void transform_patch(const fc_winograd_source *s, int64_t n, int64_t g, int64_t c, int64_t end, int64_t row,
+                            int64_t col, char *result, char *patch)
+{
+    const int64_t lanes = s->move->lanes;
+    for (; c < end; c += FC_WINOGRAD_PATCH) {
+        const int64_t count = min64(FC_WINOGRAD_PATCH, end - c), padded = ceil_div(count, lanes) * lanes;
+        for (int64_t r = 0; r < s->patch_h; r++)
+            for (int64_t q = 0; q < s->patch_w; q++) {
+                char *const cell = patch + (r * s->patch_w + q) * padded * s->size;
+                const int inside = row + r >= 0 && row + r < s->height && col + q >= 0 && col + q < s->width;
+                const int64_t bytes = inside ? count * s->size : 0;
+                if (inside)
+                    memcpy(cell, cell_at(s, n, g, c, row + r, col + q), (size_t)bytes);
+                memset(cell + bytes, 0, (size_t)(padded * s->size - bytes));
+            }
+        transform(s, patch, s->patch_w * padded, padded, padded, result + c * s->size);
+    }
+}
+
+static void transform_nhwc(const fc_winograd_source *s, int64_t g, int64_t start, int64_t end, char *result, char *patch)
+{
+    const fc_winograd_grid *const grid = s->grid;
+    const int64_t vectors = s->channels / s->move->lanes * s->move->lanes;
+    fc_winograd_band b;
+    for (int64_t t = start; t < end; t += b.count) {
+        b = fc_winograd_segment(grid, t, end);
+        const int64_t row = b.i - s->top;
+        for (int64_t q = 0; q < b.count; q++) {
+            const int64_t col = b.j + q * grid->tile_w - s->left;
+            char *const to = result + (t - start + q) * s->row * s->size;
+            int64_t c = 0;
+            if (row >= 0 && row + s->patch_h <= s->height && col >= 0 && col + s->patch_w <= s->width) {
+                transform(s, cell_at(s, b.n, g, 0, row, col), s->stride_h, s->stride_w, vectors, to);
+                c = vectors;
+            }
+            transform_patch(s, b.n, g, c, s->channels, row, col, to, patch);
+        }
+    }
+}
+
+void fc_winograd_transform(const fc_winograd_source *source, int64_t g, int64_t start, int64_t end, char *result,
+                           char *scratch)
+{
+    (source->nchw ? transform_nchw : transform_nhwc)(source, g, start, end, result, scratch);
+}
+
+int64_t fc_winograd_scratch(const fc_winograd_grid *grid, int64_t patch_h, int64_t patch_w, int64_t most)
+{
+    const int64_t height = (grid->band_rows - 1) * grid->tile_h + patch_h;
+    const int64_t width = (min64(most, grid->tiles_w) - 1) * grid->tile_w + patch_w;
+    return max64(patch_h * patch_w * FC_WINOGRAD_PATCH, height * width * FC_LANES_MAX);
+}

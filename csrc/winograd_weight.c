@@ -1,0 +1,228 @@
+/* The weight gradient of a Winograd convolution F(m x m, r x r) or F(m, r) at stride 1, as the adjoint of its bilinear form:
+ *
+ *   dw = G^T [ sum over tiles of (B^T x B) (A dy A^T) ] G
+ *
+ * Tiles are taken in blocks. First every task transforms some tiles of x to V[point][T][c] and of dy to M[point][T][k]; then
+ * every task adds one GEMM, dU[point][c][k] += V^T M, for one point and some output channels; after the last block dU is
+ * transformed back. Nobody adds to what another thread adds to, and the order of the sums is fixed.
+ *
+ * Where a transform overflowed or met a value that is not finite, dw has one too: then all of it is the plain sum's. */
+#include "numbers.h"
+#include "winograd.h"
+
+#include <string.h>
+
+enum {
+    TRANSFORM_TILES = 14,    /* tiles of one task of the transforms */
+    LEAST_TILES = 128,       /* of a block: dU is read and written once for each, */
+    BLOCK_BYTES = 2 << 20,   /* and V and M of as many as this holds: they stay in cache */
+    TASK_CHANNELS = 64,      /* output channels of one task of the products */
+};
+
+typedef struct weight_plan {
+    const fc_conv2d_shape *shape;
+    const fc_winograd_kernel *kernel;
+    const fc_winograd_move *move;
+    const fc_gemm_kernel *gemm;
+    fc_winograd_grid grid;
+    fc_winograd_source x, dy;
+    int64_t size, c, k, alpha_h, alpha_w, points; /* c, k: channels of one group */
+    int64_t block_tiles;
+    int64_t u_row, u_point;                       /* elements */
+    int64_t v_bytes, m_bytes, u_bytes, scratch_bytes;
+    char *v, *m, *u, *scratch;
+    fc_view dw;
+    int64_t g, start, end;                        /* the block at work */
+    int *bad;                                     /* of each worker */
+} weight_plan;
+
+/* An odd number of cache lines of float, so that rows do not share sets of the L1. */
+static int64_t row_elements(int64_t channels)
+{
+    return (ceil_div(channels, FC_LANES_MAX) | 1) * FC_LANES_MAX;
+}
+
+/* Everything that follows from the shape, whatever the ISA. Mirrored by winograd_weight_workspace in
+ * fastconv/capability.py. */
+static weight_plan make_plan(const fc_conv2d_shape *shape, int tile)
+{
+    weight_plan s = {.shape = shape};
+    const fc_winograd_tile *const sizes = &fc_winograd_tiles[tile];
+    fc_winograd_grid *const grid = &s.grid;
+    s.size = element_size(shape->dtype);
+    s.c = shape->ic / shape->g;
+    s.k = shape->oc / shape->g;
+    grid->tile_h = shape->kh == 1 ? 1 : sizes->m;
+    grid->tile_w = shape->kw == 1 ? 1 : sizes->m;
+    grid->tiles_h = ceil_div(shape->oh, grid->tile_h);
+    grid->tiles_w = ceil_div(shape->ow, grid->tile_w);
+    grid->tiles = shape->mb * grid->tiles_h * grid->tiles_w;
+    grid->band_rows = max64(
+        1, min64(grid->tiles_h, FC_WINOGRAD_BAND_PIXELS / max64(1, grid->tile_h * grid->tiles_w * grid->tile_w)));
+    s.alpha_h = grid->tile_h + shape->kh - 1;
+    s.alpha_w = grid->tile_w + shape->kw - 1;
+    s.points = s.alpha_h * s.alpha_w;
+
+    const int64_t v_row = row_elements(s.c), m_row = row_elements(s.k);
+    const int64_t held = BLOCK_BYTES / (s.points * (v_row + m_row) * s.size);
+    s.block_tiles = min64(max64(LEAST_TILES, held), max64(1, grid->tiles));
+    s.block_tiles = ceil_div(grid->tiles, ceil_div(max64(1, grid->tiles), s.block_tiles)); /* alike */
+    s.u_row = ceil_div(s.k, FC_NR_MAX) * FC_NR_MAX;
+    s.u_point = s.c * s.u_row + FC_LANES_MAX;
+    s.x.row = v_row;
+    s.x.point = s.block_tiles * v_row + FC_LANES_MAX;
+    s.dy.row = m_row;
+    s.dy.point = s.block_tiles * m_row + FC_NR_MAX; /* whole rows of B are read */
+    s.v_bytes = align_up(s.points * s.x.point * s.size);
+    s.m_bytes = align_up(s.points * s.dy.point * s.size);
+    s.u_bytes = align_up(s.points * s.u_point * s.size);
+    s.scratch_bytes = align_up(max64(fc_winograd_scratch(grid, s.alpha_h, s.alpha_w, TRANSFORM_TILES),
+                                     (int64_t)sizes->r * sizes->r * FC_LANES_MAX) * s.size);
+    return s;
+}
+
+static int64_t plan_bytes(const weight_plan *s, int threads)
+{
+    return s->v_bytes + s->m_bytes + s->u_bytes + threads * (s->scratch_bytes + FC_ALIGNMENT);
+}
+
+/* V and M of some tiles of the block. */
+static void transform_task(void *ctx, int64_t task, int worker)
+{
+    const weight_plan *s = ctx;
+    char *const scratch = s->scratch + worker * s->scratch_bytes;
+    const int64_t start = s->start + task * TRANSFORM_TILES, end = min64(s->end, start + TRANSFORM_TILES);
+    fc_winograd_transform(&s->x, s->g, start, end, s->v + (start - s->start) * s->x.row * s->size, scratch);
+    fc_winograd_transform(&s->dy, s->g, start, end, s->m + (start - s->start) * s->dy.row * s->size, scratch);
+}
+
+/* dU of one point and some output channels. */
+static void multiply_task(void *ctx, int64_t task, int worker)
+{
+    (void)worker;
+    const weight_plan *s = ctx;
+    const int64_t nr = s->gemm->nr, blocks = ceil_div(s->k, TASK_CHANNELS), point = task / blocks;
+    const int64_t k0 = task % blocks * TASK_CHANNELS, k1 = min64(s->k, k0 + TASK_CHANNELS);
+    const int64_t pieces = ceil_div(s->c, s->gemm->mr);
+    const char *const v = s->v + point * s->x.point * s->size, *const m = s->m + point * s->dy.point * s->size;
+    char *const u = s->u + point * s->u_point * s->size;
+    fc_gemm_args args = {.kc = s->end - s->start, .taps = 1, .rs_a = 1, .cs_a = s->x.row, .rs_b = s->dy.row,
+                         .rs_c = s->u_row, .accumulate = s->start > 0};
+    for (int64_t k = k0; k < k1; k += nr) {
+        args.n = k1 - k <= s->move->lanes ? s->move->lanes : nr;
+        args.b = m + k * s->size;
+        for (int64_t piece = 0; piece < pieces; piece++) {
+            const int64_t c = s->c * piece / pieces;
+            args.m = s->c * (piece + 1) / pieces - c;
+            args.a = v + c * s->size;
+            args.c = u + (c * s->u_row + k) * s->size;
+            s->gemm->run(&args);
+        }
+    }
+}
+
+/* dw of one input channel. */
+static void weights_task(void *ctx, int64_t c, int worker)
+{
+    const weight_plan *s = ctx;
+    const fc_conv2d_shape *const shape = s->shape;
+    const int64_t lanes = s->move->lanes, cells = shape->kh * shape->kw, *const stride = s->dw.strides;
+    char *const taps = s->scratch + worker * s->scratch_bytes;
+    for (int64_t k = 0; k < s->k; k += lanes) {
+        const int64_t count = min64(lanes, s->k - k);
+        char *const w = (char *)s->dw.data + ((s->g * s->k + k) * stride[0] + c * stride[1]) * s->size;
+        s->bad[worker * FC_ALIGNMENT / (int)sizeof(int)] |=
+            s->kernel->weights_adjoint(s->u + (c * s->u_row + k) * s->size, s->u_point, lanes, taps);
+        for (int64_t t = 0; t < cells; t++) {
+            char *const to = w + (t / shape->kw * stride[2] + t % shape->kw * stride[3]) * s->size;
+            const char *const from = taps + t * lanes * s->size;
+            if (stride[0] == 1)
+                memcpy(to, from, (size_t)(count * s->size));
+            else
+                for (int64_t j = 0; j < count; j++)
+                    memcpy(to + j * stride[0] * s->size, from + j * s->size, (size_t)s->size);
+        }
+    }
+}
+
+static int64_t workspace_bytes(const fc_conv2d_shape *shape, int tile, int threads)
+{
+    const weight_plan s = make_plan(shape, tile);
+    return max64(plan_bytes(&s, threads), fc_conv2d_backward_weight_im2col.workspace(shape, threads));
+}
+
+static fc_winograd_source source_of(const weight_plan *s, const fc_view *view, int64_t channels, int64_t height,
+                                    int64_t width, int64_t row, int64_t point)
+{
+    const int64_t *const stride = view->strides;
+    return (fc_winograd_source){
+        .grid = &s->grid, .move = s->move, .size = s->size, .nchw = s->shape->layout == FC_NCHW, .data = view->data,
+        .mb = s->shape->mb, .channels = channels, .height = height, .width = width, .stride_n = stride[0],
+        .stride_c = stride[1], .stride_h = stride[2], .stride_w = stride[3], .row = row, .point = point};
+}
+
+static void run(const fc_conv2d_shape *shape, int tile, const fc_view *x, const fc_view *dy, const fc_view *dw,
+                void *workspace, int threads)
+{
+    weight_plan s = make_plan(shape, tile);
+    const fc_kernels_table *const table = fc_kernels();
+    const int single = shape->dtype == FC_F32;
+    int bad = 0;
+    s.gemm = single ? &table->gemm_f32 : &table->gemm_f64;
+    s.move = single ? table->winograd_move_f32 : table->winograd_move_f64;
+    s.kernel = single ? table->winograd_f32[tile] : table->winograd_f64[tile];
+    s.dw = *dw;
+    s.x = source_of(&s, x, s.c, shape->ih, shape->iw, s.x.row, s.x.point);
+    s.x.transform = s.kernel->input;
+    s.x.top = shape->ph;
+    s.x.left = shape->pw;
+    s.x.patch_h = s.alpha_h;
+    s.x.patch_w = s.alpha_w;
+    s.dy = source_of(&s, dy, s.k, shape->oh, shape->ow, s.dy.row, s.dy.point);
+    s.dy.transform = s.kernel->output_adjoint;
+    s.dy.patch_h = s.grid.tile_h;
+    s.dy.patch_w = s.grid.tile_w;
+    s.v = workspace;
+    s.m = s.v + s.v_bytes;
+    s.u = s.m + s.m_bytes;
+    s.bad = (int *)(s.u + s.u_bytes);
+    s.scratch = (char *)s.bad + threads * FC_ALIGNMENT;
+    memset(s.bad, 0, (size_t)(threads * FC_ALIGNMENT));
+    for (s.g = 0; s.g < shape->g && s.grid.tiles > 0; s.g++) {
+        for (s.start = 0; s.start < s.grid.tiles; s.start = s.end) {
+            s.end = min64(s.grid.tiles, s.start + s.block_tiles);
+            fc_parallel_for(ceil_div(s.end - s.start, TRANSFORM_TILES), threads, transform_task, &s);
+            fc_parallel_for(s.points * ceil_div(s.k, TASK_CHANNELS), threads, multiply_task, &s);
+        }
+        fc_parallel_for(s.c, threads, weights_task, &s);
+    }
+    for (int worker = 0; worker < threads; worker++)
+        bad |= s.bad[worker * FC_ALIGNMENT / (int)sizeof(int)];
+    if (bad || s.grid.tiles == 0)
+        fc_conv2d_backward_weight_im2col.run(shape, x, dy, dw, workspace, threads);
+}
+
+/* ---- Rows ---------------------------------------------------------------------------------------------------- */
+
+/* The kernel of one tile; `row` is its symbol and, after "fc_", its name. */
+#define FC_WEIGHT_ROW(row, tile) \
+    static int64_t FC_JOIN(row, _workspace)(const fc_conv2d_shape *shape, int threads) \
+    { \
+        return workspace_bytes(shape, tile, threads); \
+    } \
+    static void FC_JOIN(row, _run)(const fc_conv2d_shape *shape, const fc_view *x, const fc_view *dy, const fc_view *dw, \
+                                   void *workspace, int threads) \
+    { \
+        run(shape, tile, x, dy, dw, workspace, threads); \
+    } \
+    const fc_conv2d_weight_kernel row = {&#row[sizeof "fc"], FC_JOIN(row, _workspace), FC_JOIN(row, _run)};
+
+FC_WEIGHT_ROW(fc_conv2d_backward_weight_winograd_f2x3, FC_WINOGRAD_F2X3)
+FC_WEIGHT_ROW(fc_conv2d_backward_weight_winograd_f4x3, FC_WINOGRAD_F4X3)
+FC_WEIGHT_ROW(fc_conv2d_backward_weight_winograd_f6x3, FC_WINOGRAD_F6X3)
+FC_WEIGHT_ROW(fc_conv2d_backward_weight_winograd_f2x5, FC_WINOGRAD_F2X5)
+FC_WEIGHT_ROW(fc_conv2d_backward_weight_winograd_f4x5, FC_WINOGRAD_F4X5)
+FC_WEIGHT_ROW(fc_conv2d_backward_weight_winograd_f4x3_1d, FC_WINOGRAD_F4X3_1D)
+FC_WEIGHT_ROW(fc_conv2d_backward_weight_winograd_f6x3_1d, FC_WINOGRAD_F6X3_1D)
+FC_WEIGHT_ROW(fc_conv2d_backward_weight_winograd_f4x5_1d, FC_WINOGRAD_F4X5_1D)
+FC_WEIGHT_ROW(fc_conv2d_backward_weight_winograd_f4x7_1d, FC_WINOGRAD_F4X7_1D)
