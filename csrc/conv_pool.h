@@ -6,6 +6,15 @@
 
 enum { FC_POOL_CODE_DEAD = 4 }; /* codes: which of the 2x2 outputs is the maximum, row by row; or none is positive */
 
+/* The shape without an odd last row or column of outputs, which no pooled output sees. */
+static inline fc_conv2d_shape fc_conv_pool_even(const fc_conv2d_shape *shape)
+{
+    fc_conv2d_shape even = *shape;
+    even.oh = even.oh / 2 * 2;
+    even.ow = even.ow / 2 * 2;
+    return even;
+}
+
 /* Cells (i, j) of pooled outputs of one image, i < rows, j < columns, of a 3x3 filter at stride 1: cell (i, j) meets the
  * inputs (2*i .. 2*i+3, 2*j .. 2*j+3) of each channel, x[c*x_plane + r*x_row + s]. All sizes and strides in elements. */
 typedef struct fc_conv_pool_args {

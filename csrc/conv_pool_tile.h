@@ -3,8 +3,6 @@
  *   FC_CONV_POOL_TYPE     float or double
  *   FC_CONV_POOL_INT      the signed integer of its size
  *   FC_CONV_POOL_LANES    elements of a vector
- *   FC_CONV_POOL_MAXIMUM  (a, b), optional: the larger of two vectors of numbers
- *   FC_CONV_POOL_LOAD_CODES (p), FC_CONV_POOL_STORE_CODES (p, codes), optional: a vector of integers from and to bytes
  *   FC_CONV_POOL_PATCH    (p, step), optional, for 8 or 16 lanes where one instruction moves lanes by the values of a vector:
  *                         rows of four elements from p, step elements apart, side by side
  * A vector holds output channels of one pooled cell. Forward, its four sums stay in registers until one is left. Of their
@@ -27,71 +25,14 @@
 #define T FC_CONV_POOL_TYPE
 #define L FC_CONV_POOL_LANES
 #define P(suffix) FC_JOIN(FC_CONV_POOL_NAME, suffix)
-#define V P(_vector)
-#define I P(_integers)
-#define B P(_bytes)
+#define V P(_winner_vector)
+#define I P(_winner_integers)
 
-typedef T V __attribute__((vector_size(L * sizeof(T)), aligned(sizeof(T)), may_alias));
-typedef FC_CONV_POOL_INT I __attribute__((vector_size(L * sizeof(T)), aligned(sizeof(T)), may_alias));
-typedef uint8_t B __attribute__((vector_size(L), aligned(1), may_alias));
-
-FC_INLINE I P(_pick)(I mask, I yes, I no)
-{
-    return (mask & yes) | (~mask & no);
-}
-
-/* gcc 12 converts between bytes and wider integers lane by lane. */
-FC_INLINE I P(_load_codes)(const uint8_t *p)
-{
-#ifdef FC_CONV_POOL_LOAD_CODES
-    return (I)FC_CONV_POOL_LOAD_CODES(p);
-#else
-    B bytes;
-    memcpy(&bytes, p, sizeof bytes);
-    return __builtin_convertvector(bytes, I);
-#endif
-}
-
-FC_INLINE void P(_store_codes)(uint8_t *p, I codes)
-{
-#ifdef FC_CONV_POOL_STORE_CODES
-    FC_CONV_POOL_STORE_CODES(p, codes);
-#else
-    const B bytes = __builtin_convertvector(codes, B);
-    memcpy(p, &bytes, sizeof bytes);
-#endif
-}
-
-/* Of numbers; the first where both are equal. */
-FC_INLINE V P(_maximum)(V a, V b)
-{
-#ifdef FC_CONV_POOL_MAXIMUM
-    return (V)FC_CONV_POOL_MAXIMUM(a, b);
-#else
-    return (V)P(_pick)((I)(b > a), (I)b, (I)a);
-#endif
-}
-
-/* The maximum of four sums, as a value and as a code. Returns what is not 0 in a lane that may have met a NaN; careful:
- * a NaN is larger than any number, the last of several. */
-FC_INLINE I P(_winner)(const V *sums, const int careful, V *value, I *code)
-{
-    V best = sums[0];
-    I where = {0};
-#pragma GCC unroll 4
-    for (int q = 1; q < 4; q++) {
-        I larger = (I)(sums[q] > best);
-        if (careful)
-            larger |= (I)(sums[q] != sums[q]);
-        where = P(_pick)(larger, (I){0} + q, where);
-        best = careful ? (V)P(_pick)(larger, (I)sums[q], (I)best) : P(_maximum)(best, sums[q]);
-    }
-    const I alive = (I)(best > (V){0});
-    *code = P(_pick)(alive, where, (I){0} + FC_POOL_CODE_DEAD);
-    *value = careful ? (V)P(_pick)((I)(best < (V){0}), (I){0}, (I)best) : P(_maximum)(best, (V){0});
-    const V probe = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-    return (I)(probe != probe);
-}
+#define FC_WINNER_NAME P(_winner)
+#define FC_WINNER_TYPE T
+#define FC_WINNER_INT FC_CONV_POOL_INT
+#define FC_WINNER_LANES FC_CONV_POOL_LANES
+#include "winner_tile.h"
 
 /* One row of cells for the vector of outputs at o. */
 FC_INLINE I P(_row)(const fc_conv_pool_args *args, const int one, const int careful, int64_t i, int64_t o)
@@ -125,10 +66,10 @@ FC_INLINE I P(_row)(const fc_conv_pool_args *args, const int one, const int care
                         FC_MULTIPLY_ADD(sums[q], cell, tap);
                     }
                 }
-        odd |= P(_winner)(sums, careful, &value, &code);
+        odd |= P(_winner_of)(sums, careful, &value, &code);
         const int64_t at = (i * args->columns + j) * args->outputs + o;
         *(V *)((T *)args->y + at) = value;
-        P(_store_codes)(args->codes + at, code);
+        P(_winner_store)(args->codes + at, code);
     }
     return odd;
 }
@@ -164,7 +105,7 @@ FC_INLINE void P(_gradient)(const fc_conv_pool_args *args, int64_t c, int64_t o,
         const T *x = (const T *)args->x + c * args->x_plane + 2 * i * args->x_row;
         int64_t at = i * args->columns * args->outputs + o;
         for (int64_t j = 0; j < args->columns; j++, x += 2, at += args->outputs) {
-            const I code = P(_load_codes)(args->codes + at);
+            const I code = P(_winner_load)(args->codes + at);
             const V dy = (V)(*(const I *)((const T *)args->y + at) & (I)(code < (I){0} + FC_POOL_CODE_DEAD));
             all += dy;
 #if defined(FC_CONV_POOL_PATCH)
@@ -211,12 +152,8 @@ static const fc_conv_pool_kernel FC_CONV_POOL_NAME = {L, P(_forward), P(_weight_
 #undef P
 #undef V
 #undef I
-#undef B
 #undef FC_CONV_POOL_NAME
 #undef FC_CONV_POOL_TYPE
 #undef FC_CONV_POOL_INT
 #undef FC_CONV_POOL_LANES
-#undef FC_CONV_POOL_MAXIMUM
-#undef FC_CONV_POOL_LOAD_CODES
-#undef FC_CONV_POOL_STORE_CODES
 #undef FC_CONV_POOL_PATCH

@@ -12,6 +12,7 @@
  *
  * A non-finite value spreads over its tile, and large finite ones may overflow in the transforms only, so tiles with a
  * non-finite result are computed again by the plain sum. */
+#include "conv_pool.h"
 #include "numbers.h"
 #include "winograd.h"
 
@@ -27,7 +28,6 @@ enum {
     FEW_TILES = 98,       /* by channel up to here: V of 98 tiles and 512 channels takes 7 MB, */
     MANY_CHANNELS = 128,  /* from here: enough panels for the threads, */
     LARGE_U = 4 << 20,    /* and from here: a smaller U stays in cache beside one block (Zen 4, L2 1 MB, L3 32 MB) */
-    AHEAD_BYTES = 2048,   /* how early U is fetched: 1.03x on 512 channels, Zen 4 */
     PACK_CHANNELS = 8,    /* input channels of one packing task */
     TAPS_MAX = 25,
 };
@@ -56,6 +56,7 @@ typedef struct plan {
     int64_t u_point, v_row, v_point, m_point; /* elements */
     int64_t bias_bytes, u_bytes, v_bytes, m_bytes, scratch_bytes;
     int64_t worker_bytes;
+    uint8_t *codes; /* of pooled outputs, or NULL: then `out` is pooled (NHWC, one group) */
     char *u, *v, *bias, *workers; /* u NULL: packed by each task; v: by channel */
     int nchw;
 } plan;
@@ -312,6 +313,76 @@ static void output_nhwc(const plan *s, int64_t g, int64_t o, int64_t count, int6
     }
 }
 
+/* NHWC, pooled: as output_nhwc, with half as many rows and columns and a code for each value. */
+static void output_pooled(const plan *s, int64_t o, int64_t count, int64_t start, int64_t end, const char *m, char *patch,
+                          char *bad)
+{
+    const fc_winograd_problem *p = &s->problem;
+    const int64_t lanes = s->move->lanes, cells_h = s->grid.tile_h / 2, cells_w = s->grid.tile_w / 2;
+    const char *bias = s->bias + o * s->size;
+    uint8_t *const patch_codes = (uint8_t *)patch + cells_h * cells_w * CHANNEL_BLOCK * s->size;
+    for (int64_t t = start; t < end; t++) {
+        const fc_winograd_band tile = fc_winograd_segment(&s->grid, t, end);
+        const char *from = m + (t - start) * CHANNEL_BLOCK * s->size;
+        const int64_t at = tile.n * p->out_n + tile.i / 2 * p->out_h + tile.j / 2 * p->out_w + o;
+        const int64_t rows = min64(cells_h, (p->oh - tile.i) / 2), cols = min64(cells_w, (p->ow - tile.j) / 2);
+        const int64_t vectors = rows == cells_h && cols == cells_w ? count / lanes * lanes : 0;
+        const int64_t rest = count - vectors, padded = ceil_div(rest, lanes) * lanes;
+        int flag = 0;
+        if (vectors)
+            flag |= s->kernel->output_pooled(from, s->m_point, vectors, bias, p->out + at * s->size, s->codes + at,
+                                             p->out_h, p->out_w);
+        if (padded)
+            flag |= s->kernel->output_pooled(from + vectors * s->size, s->m_point, padded, bias + vectors * s->size, patch,
+                                             patch_codes, cells_w * padded, padded);
+        for (int64_t r = 0; padded && r < rows; r++)
+            for (int64_t b = 0; b < cols; b++) {
+                const int64_t to = at + r * p->out_h + b * p->out_w + vectors, cell = (r * cells_w + b) * padded;
+                memcpy(p->out + to * s->size, patch + cell * s->size, (size_t)(rest * s->size));
+                memcpy(s->codes + to, patch_codes + cell, (size_t)rest);
+            }
+        bad[t - start] |= (char)flag;
+    }
+}
+
+/* The plain sums over a pooled tile: their maxima and codes; a NaN is larger than any number, the last of several. */
+static void recompute_pooled(const plan *s, int64_t o, int64_t count, int64_t t)
+{
+    const fc_winograd_problem *p = &s->problem;
+    const fc_winograd_band tile = fc_winograd_segment(&s->grid, t, t + 1);
+    union {
+        float f32[4];
+        double f64[4];
+    } sums;
+    fc_winograd_problem q = *p;
+    q.out_n = q.out_c = 0;
+    q.out_h = 2;
+    q.out_w = 1;
+    for (int64_t i = tile.i; i < min64(tile.i + s->grid.tile_h, p->oh); i += 2)
+        for (int64_t j = tile.j; j < min64(tile.j + s->grid.tile_w, p->ow); j += 2)
+            for (int64_t k = o; k < o + count; k++) {
+                const int64_t to = tile.n * p->out_n + i / 2 * p->out_h + j / 2 * p->out_w + k;
+                int where = 0;
+                q.out = (char *)&sums - (i * 2 + j) * s->size;
+                for (int c = 0; c < 4; c++)
+                    s->move->plain(&q, tile.n, 0, k, i + c / 2, j + c % 2);
+                double best = s->size == 4 ? sums.f32[0] : sums.f64[0];
+                for (int c = 1; c < 4; c++) {
+                    const double v = s->size == 4 ? sums.f32[c] : sums.f64[c];
+                    if (v > best || v != v) {
+                        best = v;
+                        where = c;
+                    }
+                }
+                s->codes[to] = (uint8_t)(best > 0 ? where : FC_POOL_CODE_DEAD);
+                best = best < 0 ? 0 : best;
+                if (s->size == 4)
+                    ((float *)p->out)[to] = (float)best;
+                else
+                    ((double *)p->out)[to] = best;
+            }
+}
+
 /* The plain sum over a tile whose transformed one was not finite. */
 static void recompute(const plan *s, int64_t g, int64_t o, int64_t count, int64_t t)
 {
@@ -330,41 +401,27 @@ static int64_t block_start(const plan *s, int64_t block)
     return min64(s->grid.tiles, pieces * block / s->blocks * s->gemm->mr);
 }
 
-/* M of `channels` output channels from rows of V. Rows split evenly: 16 are 8 + 8, not 14 + 2, so that no register tile
- * is nearly empty. */
-static void multiply(const plan *s, const char *u, int64_t u_point, int64_t channels, int64_t tiles, const char *v,
-                     char *m)
-{
-    const fc_winograd_problem *p = &s->problem;
-    const int64_t nr = s->gemm->nr, lanes = s->move->lanes;
-    const int64_t pieces = ceil_div(tiles, s->gemm->mr);
-    fc_gemm_args args = {.kc = p->c, .taps = 1, .rs_a = s->v_row, .cs_a = 1, .rs_b = nr, .rs_c = CHANNEL_BLOCK,
-                         .terms = s->terms, .b_ahead = AHEAD_BYTES};
-    for (int64_t point = 0; point < s->points; point++)
-        for (int64_t o = 0; o < channels; o += nr) {
-            args.n = channels - o <= lanes ? lanes : nr;
-            args.b = u + (point * u_point + o * p->c) * s->size;
-            for (int64_t piece = 0; piece < pieces; piece++) {
-                const int64_t row = tiles * piece / pieces;
-                args.m = tiles * (piece + 1) / pieces - row;
-                args.a = v + (point * s->v_point + row * s->v_row) * s->size;
-                args.c = m + (point * s->m_point + row * CHANNEL_BLOCK + o) * s->size;
-                s->gemm->run(&args);
-            }
-        }
-}
-
 /* Output channels of `panels` panels for tiles [start, end), whose V is given. */
 static void channels_of_block(const plan *s, int64_t g, int64_t panel, int64_t panels, const char *u, int64_t u_point,
                               int64_t start, int64_t end, const char *v, char *m, char *scratch)
 {
     const int64_t nr = s->gemm->nr, o = panel * nr, count = min64(panels * nr, s->problem.k - o);
     char bad[LINE_TILES + FC_MR_MAX] = {0};
-    multiply(s, u, u_point, count, end - start, v, m);
-    (s->nchw ? output_nchw : output_nhwc)(s, g, o, count, start, end, m, scratch, bad);
-    for (int64_t t = start; t < end; t++)
-        if (bad[t - start])
+    const fc_winograd_products products = {
+        .gemm = s->gemm, .size = s->size, .lanes = s->move->lanes, .points = s->points, .depth = s->problem.c,
+        .terms = s->terms, .channels = count, .tiles = end - start, .v = v, .u = u, .m = m, .v_row = s->v_row,
+        .v_point = s->v_point, .u_point = u_point, .m_row = CHANNEL_BLOCK, .m_point = s->m_point};
+    fc_winograd_multiply(&products);
+    if (s->codes)
+        output_pooled(s, o, count, start, end, m, scratch, bad);
+    else
+        (s->nchw ? output_nchw : output_nhwc)(s, g, o, count, start, end, m, scratch, bad);
+    for (int64_t t = start; t < end; t++) {
+        if (bad[t - start] && s->codes)
+            recompute_pooled(s, o, count, t);
+        else if (bad[t - start])
             recompute(s, g, o, count, t);
+    }
 }
 
 /* By tile: one block of tiles of one group, all channels. */
@@ -413,7 +470,7 @@ static void panel_task(void *ctx, int64_t task, int worker)
 }
 
 static void run(const fc_conv2d_shape *shape, int tile, const fc_view *in, const fc_view *w, const void *u,
-                const fc_epilogue *epilogue, const fc_view *out, void *workspace, int threads)
+                const fc_epilogue *epilogue, const fc_view *out, uint8_t *codes, void *workspace, int threads)
 {
     plan s = make_plan(shape, tile);
     fc_winograd_problem *p = &s.problem;
@@ -436,6 +493,8 @@ static void run(const fc_conv2d_shape *shape, int tile, const fc_view *in, const
     p->clamp = epilogue->clamp;
     p->lo = epilogue->lo;
     p->hi = epilogue->hi;
+
+    s.codes = codes;
 
     s.source = (fc_winograd_source){
         .grid = &s.grid, .move = s.move, .transform = s.kernel->input, .size = s.size, .nchw = s.nchw, .data = p->in,
@@ -463,6 +522,22 @@ static void run(const fc_conv2d_shape *shape, int tile, const fc_view *in, const
         pack(&s, threads);
     }
     fc_parallel_for(p->g * s.blocks, threads, block_task, &s);
+}
+
+static void run_pooled(const fc_conv2d_shape *shape, int tile, const fc_conv_pool_operands *arrays, void *workspace,
+                       int threads)
+{
+    const fc_conv2d_shape s = fc_conv_pool_even(shape);
+    const int64_t row = s.ow / 2 * s.oc;
+    const fc_view x = {arrays->x, {s.ih * s.iw * s.ic, 1, s.iw * s.ic, s.ic}}, y = {arrays->y, {s.oh / 2 * row, 1, row, s.oc}};
+    const fc_epilogue epilogue = {.bias = arrays->bias};
+    run(&s, tile, &x, &arrays->w, NULL, &epilogue, &y, arrays->codes, workspace, threads);
+}
+
+static int64_t pooled_workspace(const fc_conv2d_shape *shape, int tile, int threads)
+{
+    const fc_conv2d_shape s = fc_conv_pool_even(shape);
+    return workspace_bytes(&s, tile, 0, threads);
 }
 
 /* ---- Rows ---------------------------------------------------------------------------------------------------- */
@@ -511,3 +586,18 @@ static void run(const fc_conv2d_shape *shape, int tile, const fc_view *in, const
 #define FC_ROW_FORWARD fc_conv2d_forward_winograd_f4x7_1d
 #define FC_ROW_BACKWARD fc_conv2d_backward_input_winograd_f4x7_1d
 #include "winograd_row.h"
+
+#define FC_POOLED_ROW(row, tile) \
+    static int64_t FC_JOIN(row, _workspace)(const fc_conv2d_shape *shape, int threads) \
+    { \
+        return pooled_workspace(shape, tile, threads); \
+    } \
+    static void FC_JOIN(row, _run)(const fc_conv2d_shape *shape, const fc_conv_pool_operands *arrays, void *workspace, \
+                                   int threads) \
+    { \
+        run_pooled(shape, tile, arrays, workspace, threads); \
+    } \
+    const fc_conv_pool_row row = {&#row[sizeof "fc"], FC_JOIN(row, _workspace), FC_JOIN(row, _run)};
+
+FC_POOLED_ROW(fc_conv2d_relu_max_pool2d_forward_winograd_f2x3, FC_WINOGRAD_F2X3)
+FC_POOLED_ROW(fc_conv2d_relu_max_pool2d_forward_winograd_f4x3, FC_WINOGRAD_F4X3)

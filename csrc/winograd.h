@@ -32,11 +32,18 @@ typedef struct fc_winograd_kernel {
      * value before bias, residual and clamp is not finite, else 0. problem is read only if clamp. Vectors. */
     int (*output)(const fc_winograd_problem *problem, const void *m, int64_t stride, int64_t n, const void *bias,
                   const void *residual, int clamp, void *y, int64_t row, int64_t col);
+    /* The same, bias added, then the maximum with 0 of each 2x2 cells, y[r * row + s * col + j] for r, s < m / 2, and its code
+     * (csrc/conv_pool.h), likewise. NULL along a line. */
+    int (*output_pooled)(const void *m, int64_t stride, int64_t n, const void *bias, void *y, uint8_t *codes, int64_t row,
+                         int64_t col);
     /* The adjoints, for gradients: dm[p * stride + j] = (A dy_j A^T)_p, dy_j's cell (r, s) = dy[r * row + s * col + j]. */
     void (*output_adjoint)(const void *dy, int64_t row, int64_t col, int64_t n, void *dm, int64_t stride);
     /* taps[t * n + j] = (G^T du_j G)_t with du_j's point p = du[p * stride + j], in double, rounded once. Returns 1 if any of
      * them is not finite, else 0. Vectors. */
     int (*weights_adjoint)(const void *du, int64_t stride, int64_t n, void *taps);
+    /* d_j's cell (r, s), d[r * row + s * col + j], += (B dv_j B^T)_rs with dv_j's point p = dv[p * stride + j]. Returns 1 if
+     * any of what is added is not finite, else 0. Vectors. */
+    int (*input_adjoint)(const void *dv, int64_t stride, int64_t n, void *d, int64_t row, int64_t col);
 } fc_winograd_kernel;
 
 /* What moves data around the transforms, the same for every tile. */
@@ -54,6 +61,9 @@ typedef struct fc_winograd_move {
     void (*finish)(const fc_winograd_problem *problem, const void *src, int64_t n, const void *residual, void *y);
     /* taps[t * n + j] = w of output channel o + j (j < filled; 0 above), input channel at w; flat strides of the problem. */
     void (*taps)(const fc_winograd_problem *problem, const void *w, int64_t filled, int64_t n, void *taps);
+    /* to[q / 2 * row + q % 2 * col + j] = codes[j] == q ? dy[j] : 0 for q < 4, j < n; 0 for n <= j up to a whole number of
+     * vectors. Codes: csrc/conv_pool.h. */
+    void (*expand)(const void *dy, const uint8_t *codes, int64_t n, void *to, int64_t row, int64_t col);
     /* The plain sum of one output. */
     void (*plain)(const fc_winograd_problem *problem, int64_t n, int64_t g, int64_t o, int64_t i, int64_t j);
 } fc_winograd_move;
@@ -103,6 +113,9 @@ typedef struct fc_winograd_source {
     int64_t stride_n, stride_c, stride_h, stride_w; /* elements; a group is channels * stride_c further */
     int64_t top, left, patch_h, patch_w;
     int64_t row, point; /* elements of the result between tiles and between points */
+    /* Or NULL. Then data are gradients of pooled outputs, height / 2 x width / 2, dense NHWC, and these their codes; the
+     * tiles are even, and what is transformed is the gradient of the outputs before. */
+    const uint8_t *codes;
 } fc_winograd_source;
 
 enum {
@@ -116,6 +129,18 @@ void fc_winograd_transform(const fc_winograd_source *source, int64_t g, int64_t 
                            char *scratch);
 /* ... for at most `most` tiles at once. */
 int64_t fc_winograd_scratch(const fc_winograd_grid *grid, int64_t patch_h, int64_t patch_w, int64_t most);
+
+/* m[point][t][o] = sum over k of v[point][t][k] * u[point][o][k], t < tiles, o < channels, k < depth: one GEMM a point. u is
+ * packed in panels of nr channels, [point][panel][k][nr]; terms: of a partial sum. Elements between points and rows. */
+typedef struct fc_winograd_products {
+    const fc_gemm_kernel *gemm;
+    int64_t size, lanes, points, depth, terms, channels, tiles;
+    const char *v, *u;
+    char *m;
+    int64_t v_row, v_point, u_point, m_row, m_point;
+} fc_winograd_products;
+
+void fc_winograd_multiply(const fc_winograd_products *products); /* winograd_input.c */
 
 /* winograd.c: m, r and whether in one dimension, of each tile, the same for every ISA; and how many input channels a partial
  * sum has: fewer where A^T magnifies errors more, else as everywhere. */

@@ -2,6 +2,7 @@
  * Before including, define
  *   FC_MOVE_NAME     the full symbol of the fc_winograd_move, e.g. fc_f32_winograd_move__avx512
  *   FC_MOVE_TYPE     float or double
+ *   FC_MOVE_INT      the signed integer of its size
  *   FC_MOVE_LANES    elements in a vector: 2, 4, 8 or 16 */
 #include "numbers.h"
 #include "winograd.h"
@@ -184,6 +185,33 @@ static void FC_JOIN(FC_MOVE_NAME, _taps)(const fc_winograd_problem *problem, con
     }
 }
 
+#define FC_WINNER_NAME FC_JOIN(FC_MOVE_NAME, _winner)
+#define FC_WINNER_TYPE FC_T
+#define FC_WINNER_INT FC_MOVE_INT
+#define FC_WINNER_LANES FC_L
+#include "winner_tile.h"
+#define FC_I FC_JOIN(FC_MOVE_NAME, _winner_integers)
+
+static void FC_JOIN(FC_MOVE_NAME, _expand)(const void *dy, const uint8_t *codes, int64_t n, void *to, int64_t row,
+                                           int64_t col)
+{
+    for (int64_t j = 0; j < n; j += FC_L) {
+        FC_I value = {0}, code = {0};
+        if (n - j >= FC_L) {
+            value = *(const FC_I *)((const FC_T *)dy + j);
+            code = FC_JOIN(FC_MOVE_NAME, _winner_load)(codes + j);
+        } else {
+            for (int64_t k = j; k < n; k++) {
+                value[k - j] = ((const FC_MOVE_INT *)dy)[k];
+                code[k - j] = codes[k];
+            }
+        }
+#pragma GCC unroll 4
+        for (int q = 0; q < 4; q++)
+            *(FC_I *)((FC_T *)to + q / 2 * row + q % 2 * col + j) = value & (FC_I)(code == (FC_I){0} + q);
+    }
+}
+
 static void FC_JOIN(FC_MOVE_NAME, _plain)(const fc_winograd_problem *problem, int64_t n, int64_t g, int64_t o, int64_t i,
                                           int64_t j)
 {
@@ -213,9 +241,11 @@ static const fc_winograd_move FC_MOVE_NAME = {
     .scatter = FC_JOIN(FC_MOVE_NAME, _scatter),
     .finish = FC_JOIN(FC_MOVE_NAME, _finish),
     .taps = FC_JOIN(FC_MOVE_NAME, _taps),
+    .expand = FC_JOIN(FC_MOVE_NAME, _expand),
     .plain = FC_JOIN(FC_MOVE_NAME, _plain),
 };
 
+#undef FC_I
 #undef FC_T
 #undef FC_L
 #undef FC_V
@@ -227,4 +257,5 @@ static const fc_winograd_move FC_MOVE_NAME = {
 #undef FC_ZIP_HIGH
 #undef FC_MOVE_NAME
 #undef FC_MOVE_TYPE
+#undef FC_MOVE_INT
 #undef FC_MOVE_LANES

@@ -28,7 +28,7 @@ static void FC_JOIN(FC_ROW_FORWARD, _run)(const fc_conv2d_shape *shape, const fc
                                           const void *packed, const fc_epilogue *epilogue, const fc_view *y,
                                           void *workspace, int threads)
 {
-    run(shape, FC_ROW_TILE, x, w, packed, epilogue, y, workspace, threads);
+    run(shape, FC_ROW_TILE, x, w, packed, epilogue, y, NULL, workspace, threads);
 }
 
 const fc_conv2d_kernel FC_ROW_FORWARD = {

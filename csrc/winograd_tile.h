@@ -1,6 +1,7 @@
 /* Template of the Winograd transforms F(m x m, r x r) and F(m, r); contracts: csrc/winograd.h. Before including, define
  *   FC_WINOGRAD_NAME     the full symbol of the fc_winograd_kernel, e.g. fc_f32_winograd_f4x3__avx512
  *   FC_WINOGRAD_TYPE     float or double
+ *   FC_WINOGRAD_INT      the signed integer of its size
  *   FC_WINOGRAD_LANES    elements in a vector
  *   FC_WINOGRAD_M, FC_WINOGRAD_R   outputs and taps of a tile
  *   FC_WINOGRAD_ALPHA    m + r - 1, as a literal: 4, 6, 8 or 10
@@ -46,7 +47,7 @@ FC_INLINE fc_winograd_bases fc_winograd_bases_of(const void *start, int64_t stri
 #define FC_ALPHA FC_WINOGRAD_ALPHA
 #define FC_PAIRS (FC_WINOGRAD_ALPHA / 2 - 1)
 #define FC_NAMED(suffix) FC_JOIN(FC_WINOGRAD_NAME, suffix)
-#define FC_V FC_NAMED(_vector)
+#define FC_V FC_NAMED(_winner_vector)
 #define FC_CONSTANT(what) FC_JOIN(FC_JOIN(fc_winograd_, what), FC_JOIN(_, FC_WINOGRAD_ALPHA))
 
 /* Unrolled, the values between the two transforms would pass through the stack anyway where they outnumber the
@@ -57,7 +58,11 @@ FC_INLINE fc_winograd_bases fc_winograd_bases_of(const void *start, int64_t stri
 #define FC_OUTER_UNROLL _Pragma("GCC unroll 6")
 #endif
 
-typedef FC_T FC_V __attribute__((vector_size(FC_WINOGRAD_LANES * sizeof(FC_T)), aligned(sizeof(FC_T)), may_alias));
+#define FC_WINNER_NAME FC_NAMED(_winner)
+#define FC_WINNER_TYPE FC_T
+#define FC_WINNER_INT FC_WINOGRAD_INT
+#define FC_WINNER_LANES FC_WINOGRAD_LANES
+#include "winner_tile.h"
 
 /* Weights are transformed in double, in half vectors when T is float: as many doubles fill a register. */
 #define FC_HALF ((int)(FC_WINOGRAD_LANES * sizeof(FC_T) / sizeof(double)))
@@ -107,6 +112,28 @@ FC_INLINE void FC_NAMED(_bt)(const FC_V *d, FC_V *v) /* B^T d */
         }
         v[2 * j + 1] = even + (FC_T)FC_CONSTANT(points)[j] * odd;
         v[2 * j + 2] = even - (FC_T)FC_CONSTANT(points)[j] * odd;
+    }
+}
+
+FC_INLINE void FC_NAMED(_b)(const FC_V *v, FC_V *d) /* B v */
+{
+    FC_V sum[FC_PAIRS], difference[FC_PAIRS];
+#pragma GCC unroll 8
+    for (int j = 0; j < FC_PAIRS; j++) {
+        sum[j] = v[2 * j + 1] + v[2 * j + 2];
+        difference[j] = (FC_T)FC_CONSTANT(points)[j] * (v[2 * j + 1] - v[2 * j + 2]);
+    }
+#pragma GCC unroll 8
+    for (int k = 0; k <= FC_PAIRS; k++) {
+        d[2 * k] = (FC_T)FC_CONSTANT(zero)[k] * v[0];
+        d[2 * k + 1] = (FC_T)FC_CONSTANT(infinity)[k] * v[FC_ALPHA - 1];
+#pragma GCC unroll 8
+        for (int j = 0; j < FC_PAIRS; j++) {
+            if (k > 0)
+                d[2 * k] += (FC_T)FC_CONSTANT(pairs)[j][k > 0 ? k - 1 : 0] * sum[j];
+            if (k < FC_PAIRS)
+                d[2 * k + 1] += (FC_T)FC_CONSTANT(pairs)[j][k < FC_PAIRS ? k : 0] * difference[j];
+        }
     }
 }
 
@@ -339,6 +366,60 @@ static int FC_NAMED(_weights_adjoint)(const void *du, int64_t stride, int64_t n,
     return FC_NAMED(_any)(probe);
 }
 
+static int FC_NAMED(_input_adjoint)(const void *dv, int64_t stride, int64_t n, void *d, int64_t row, int64_t col)
+{
+    FC_V probe = {0};
+    stride *= sizeof(FC_T);
+    row *= sizeof(FC_T);
+    col *= sizeof(FC_T);
+#if FC_WINOGRAD_LINE
+    const int64_t across = stride;
+    const int lines = 1;
+#else
+    const int64_t across = FC_ALPHA * stride;
+    const int lines = FC_ALPHA;
+#endif
+    for (int64_t j = 0; j < n; j += FC_WINOGRAD_LANES) {
+        const char *in = (const char *)dv + j * sizeof(FC_T);
+        char *out = (char *)d + j * sizeof(FC_T);
+        FC_V columns[FC_WINOGRAD_LINE ? 1 : FC_ALPHA][FC_ALPHA]; /* [s][r]: B applied to column s */
+        FC_OUTER_UNROLL
+        for (int s = 0; s < lines; s++) {
+            const fc_winograd_bases bases = fc_winograd_bases_of(in, across, FC_ALPHA);
+            FC_V cells[FC_ALPHA];
+#pragma GCC unroll 10
+            for (int r = 0; r < FC_ALPHA; r++)
+                cells[r] = *(const FC_V *)FC_WINOGRAD_AT(bases, r, across);
+            FC_NAMED(_b)(cells, columns[s]);
+            in += stride;
+            FC_WINOGRAD_OPAQUE(in);
+        }
+        FC_OUTER_UNROLL
+        for (int r = 0; r < lines; r++) {
+            const int64_t step = FC_WINOGRAD_LINE ? row : col;
+            const fc_winograd_bases bases = fc_winograd_bases_of(out, step, FC_ALPHA);
+            FC_V result[FC_ALPHA];
+#if FC_WINOGRAD_LINE
+            memcpy(result, columns[0], sizeof result);
+#else
+            FC_V cells[FC_ALPHA];
+#pragma GCC unroll 8
+            for (int s = 0; s < FC_ALPHA; s++)
+                cells[s] = columns[s][r];
+            FC_NAMED(_b)(cells, result);
+#endif
+#pragma GCC unroll 10
+            for (int s = 0; s < FC_ALPHA; s++) {
+                probe += result[s] * (FC_T)0;
+                *(FC_V *)FC_WINOGRAD_AT(bases, s, step) += result[s];
+            }
+            out += row;
+            FC_WINOGRAD_OPAQUE(out);
+        }
+    }
+    return FC_NAMED(_any)(probe);
+}
+
 /* Stores m outputs, col bytes apart; what follows is the epilogue of all. */
 FC_INLINE void FC_NAMED(_finish)(FC_V *result, FC_V *probe, FC_V start, const char *residual, int clamp, FC_V lo,
                                  FC_V hi, char *to, int64_t col, const int epilogue)
@@ -422,6 +503,56 @@ static int FC_NAMED(_output)(const fc_winograd_problem *problem, const void *m, 
     return FC_NAMED(_inverse)(problem, m, stride, n, bias, residual, clamp, y, row, col, 1);
 }
 
+#if !FC_WINOGRAD_LINE
+static int FC_NAMED(_output_pooled)(const void *m, int64_t stride, int64_t n, const void *bias, void *y, uint8_t *codes,
+                                    int64_t row, int64_t col)
+{
+    FC_V probe = {0};
+    stride *= sizeof(FC_T);
+    for (int64_t j = 0; j < n; j += FC_WINOGRAD_LANES) {
+        const char *in = (const char *)m + j * sizeof(FC_T);
+        const FC_V start = *(const FC_V *)((const FC_T *)bias + j);
+        FC_V columns[FC_ALPHA][FC_M]; /* [s][r]: A^T applied to column s */
+        FC_OUTER_UNROLL
+        for (int s = 0; s < FC_ALPHA; s++) {
+            const fc_winograd_bases bases = fc_winograd_bases_of(in, FC_ALPHA * stride, FC_ALPHA);
+            FC_V cells[FC_ALPHA];
+#pragma GCC unroll 10
+            for (int r = 0; r < FC_ALPHA; r++)
+                cells[r] = *(const FC_V *)FC_WINOGRAD_AT(bases, r, FC_ALPHA * stride);
+            FC_NAMED(_at)(cells, columns[s]);
+            in += stride;
+            FC_WINOGRAD_OPAQUE(in);
+        }
+        FC_OUTER_UNROLL
+        for (int r = 0; r < FC_M; r += 2) {
+            FC_V result[2][FC_M];
+#pragma GCC unroll 2
+            for (int i = 0; i < 2; i++) {
+                FC_V cells[FC_ALPHA];
+#pragma GCC unroll 8
+                for (int s = 0; s < FC_ALPHA; s++)
+                    cells[s] = columns[s][r + i];
+                FC_NAMED(_at)(cells, result[i]);
+            }
+#pragma GCC unroll 4
+            for (int s = 0; s < FC_M; s += 2) {
+                const FC_V sums[4] = {result[0][s] + start, result[0][s + 1] + start, result[1][s] + start,
+                                      result[1][s + 1] + start};
+                const int64_t at = r / 2 * row + s / 2 * col + j;
+                FC_V value;
+                FC_NAMED(_winner_integers) code;
+                FC_NAMED(_winner_of)(sums, 0, &value, &code);
+                probe += ((sums[0] + sums[1]) + (sums[2] + sums[3])) * (FC_T)0;
+                *(FC_V *)((FC_T *)y + at) = value;
+                FC_NAMED(_winner_store)(codes + at, code);
+            }
+        }
+    }
+    return FC_NAMED(_any)(probe);
+}
+#endif
+
 static const fc_winograd_kernel FC_WINOGRAD_NAME = {
     .m = FC_M,
     .r = FC_R,
@@ -429,8 +560,12 @@ static const fc_winograd_kernel FC_WINOGRAD_NAME = {
     .weights = FC_NAMED(_weights),
     .input = FC_NAMED(_input),
     .output = FC_NAMED(_output),
+#if !FC_WINOGRAD_LINE
+    .output_pooled = FC_NAMED(_output_pooled),
+#endif
     .output_adjoint = FC_NAMED(_output_adjoint),
     .weights_adjoint = FC_NAMED(_weights_adjoint),
+    .input_adjoint = FC_NAMED(_input_adjoint),
 };
 
 #undef FC_T
@@ -447,6 +582,7 @@ static const fc_winograd_kernel FC_WINOGRAD_NAME = {
 #undef FC_N
 #undef FC_WINOGRAD_NAME
 #undef FC_WINOGRAD_TYPE
+#undef FC_WINOGRAD_INT
 #undef FC_WINOGRAD_LANES
 #undef FC_WINOGRAD_M
 #undef FC_WINOGRAD_R

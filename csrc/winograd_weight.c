@@ -7,6 +7,7 @@
  * transformed back. Nobody adds to what another thread adds to, and the order of the sums is fixed.
  *
  * Where a transform overflowed or met a value that is not finite, dw has one too: then all of it is the plain sum's. */
+#include "conv_pool.h"
 #include "numbers.h"
 #include "winograd.h"
 
@@ -17,6 +18,7 @@ enum {
     LEAST_TILES = 128,       /* of a block: dU is read and written once for each, */
     BLOCK_BYTES = 2 << 20,   /* and V and M of as many as this holds: they stay in cache */
     TASK_CHANNELS = 64,      /* output channels of one task of the products */
+    BIAS_CELLS = 64,         /* of a partial sum of the bias gradient */
 };
 
 typedef struct weight_plan {
@@ -161,8 +163,9 @@ static fc_winograd_source source_of(const weight_plan *s, const fc_view *view, i
         .stride_c = stride[1], .stride_h = stride[2], .stride_w = stride[3], .row = row, .point = point};
 }
 
-static void run(const fc_conv2d_shape *shape, int tile, const fc_view *x, const fc_view *dy, const fc_view *dw,
-                void *workspace, int threads)
+/* codes: dy is that of pooled outputs (csrc/conv_pool.h), or NULL. Returns whether a sum was not finite. */
+static int run(const fc_conv2d_shape *shape, int tile, const fc_view *x, const fc_view *dy, const uint8_t *codes,
+               const fc_view *dw, void *workspace, int threads)
 {
     weight_plan s = make_plan(shape, tile);
     const fc_kernels_table *const table = fc_kernels();
@@ -182,6 +185,7 @@ static void run(const fc_conv2d_shape *shape, int tile, const fc_view *x, const 
     s.dy.transform = s.kernel->output_adjoint;
     s.dy.patch_h = s.grid.tile_h;
     s.dy.patch_w = s.grid.tile_w;
+    s.dy.codes = codes;
     s.v = workspace;
     s.m = s.v + s.v_bytes;
     s.u = s.m + s.m_bytes;
@@ -198,8 +202,56 @@ static void run(const fc_conv2d_shape *shape, int tile, const fc_view *x, const 
     }
     for (int worker = 0; worker < threads; worker++)
         bad |= s.bad[worker * FC_ALIGNMENT / (int)sizeof(int)];
-    if (bad || s.grid.tiles == 0)
+    return bad;
+}
+
+static void run_plain(const fc_conv2d_shape *shape, int tile, const fc_view *x, const fc_view *dy, const fc_view *dw,
+                      void *workspace, int threads)
+{
+    if (run(shape, tile, x, dy, NULL, dw, workspace, threads) || shape->mb == 0)
         fc_conv2d_backward_weight_im2col.run(shape, x, dy, dw, workspace, threads);
+}
+
+/* Sums of pooled gradients over all cells, those where nothing passes left out; in partial sums of BIAS_CELLS cells. */
+static void bias_gradient(const fc_conv2d_shape *shape, const void *dy, const uint8_t *codes, void *db, char *scratch)
+{
+    const int64_t cells = shape->mb * (shape->oh / 2) * (shape->ow / 2), oc = shape->oc;
+    const int64_t bytes = oc * element_size(shape->dtype);
+    memset(db, 0, (size_t)bytes);
+    for (int64_t cell = 0; cell < cells;) {
+        const int64_t end = min64(cells, cell + BIAS_CELLS);
+        memset(scratch, 0, (size_t)bytes);
+        for (; cell < end; cell++)
+            for (int64_t o = 0; o < oc; o++) {
+                const int64_t at = cell * oc + o;
+                if (shape->dtype == FC_F32)
+                    ((float *)scratch)[o] += codes[at] < FC_POOL_CODE_DEAD ? ((const float *)dy)[at] : 0;
+                else
+                    ((double *)scratch)[o] += codes[at] < FC_POOL_CODE_DEAD ? ((const double *)dy)[at] : 0;
+            }
+        for (int64_t o = 0; o < oc; o++)
+            if (shape->dtype == FC_F32)
+                ((float *)db)[o] += ((float *)scratch)[o];
+            else
+                ((double *)db)[o] += ((double *)scratch)[o];
+    }
+}
+
+static void run_pooled(const fc_conv2d_shape *shape, int tile, const fc_conv_pool_operands *arrays, void *workspace,
+                       int threads)
+{
+    const fc_conv2d_shape s = fc_conv_pool_even(shape);
+    const fc_view x = {arrays->x, {s.ih * s.iw * s.ic, 1, s.iw * s.ic, s.ic}}, dy = {arrays->y, {0}};
+    run(&s, tile, &x, &dy, arrays->codes, &arrays->w, workspace, threads);
+    if (arrays->bias)
+        bias_gradient(&s, arrays->y, arrays->codes, arrays->bias, workspace);
+}
+
+static int64_t pooled_workspace(const fc_conv2d_shape *shape, int tile, int threads)
+{
+    const fc_conv2d_shape even = fc_conv_pool_even(shape);
+    const weight_plan s = make_plan(&even, tile);
+    return plan_bytes(&s, threads);
 }
 
 /* ---- Rows ---------------------------------------------------------------------------------------------------- */
@@ -213,7 +265,7 @@ static void run(const fc_conv2d_shape *shape, int tile, const fc_view *x, const 
     static void FC_JOIN(row, _run)(const fc_conv2d_shape *shape, const fc_view *x, const fc_view *dy, const fc_view *dw, \
                                    void *workspace, int threads) \
     { \
-        run(shape, tile, x, dy, dw, workspace, threads); \
+        run_plain(shape, tile, x, dy, dw, workspace, threads); \
     } \
     const fc_conv2d_weight_kernel row = {&#row[sizeof "fc"], FC_JOIN(row, _workspace), FC_JOIN(row, _run)};
 
@@ -226,3 +278,18 @@ FC_WEIGHT_ROW(fc_conv2d_backward_weight_winograd_f4x3_1d, FC_WINOGRAD_F4X3_1D)
 FC_WEIGHT_ROW(fc_conv2d_backward_weight_winograd_f6x3_1d, FC_WINOGRAD_F6X3_1D)
 FC_WEIGHT_ROW(fc_conv2d_backward_weight_winograd_f4x5_1d, FC_WINOGRAD_F4X5_1D)
 FC_WEIGHT_ROW(fc_conv2d_backward_weight_winograd_f4x7_1d, FC_WINOGRAD_F4X7_1D)
+
+#define FC_POOLED_WEIGHT_ROW(row, tile) \
+    static int64_t FC_JOIN(row, _workspace)(const fc_conv2d_shape *shape, int threads) \
+    { \
+        return pooled_workspace(shape, tile, threads); \
+    } \
+    static void FC_JOIN(row, _run)(const fc_conv2d_shape *shape, const fc_conv_pool_operands *arrays, void *workspace, \
+                                   int threads) \
+    { \
+        run_pooled(shape, tile, arrays, workspace, threads); \
+    } \
+    const fc_conv_pool_row row = {&#row[sizeof "fc"], FC_JOIN(row, _workspace), FC_JOIN(row, _run)};
+
+FC_POOLED_WEIGHT_ROW(fc_conv2d_relu_max_pool2d_backward_weight_winograd_f2x3, FC_WINOGRAD_F2X3)
+FC_POOLED_WEIGHT_ROW(fc_conv2d_relu_max_pool2d_backward_weight_winograd_f4x3, FC_WINOGRAD_F4X3)

@@ -71,6 +71,11 @@ def _conv_pool(p: ConvPoolProblem) -> str | None:
     return floating(p)
 
 
+def conv_pool_winograd(p: ConvPoolProblem) -> str | None:
+    """Winograd's tiles, pooled in registers; their gradients spread on the way in."""
+    return _conv_pool(p)
+
+
 def depthwise(p: ConvProblem) -> str | None:
     """Depthwise kernels, on vector registers of floats."""
     if p.icg != 1:
@@ -108,6 +113,17 @@ def winograd_line_5(p: ConvProblem) -> str | None:
 def winograd_line_7(p: ConvProblem) -> str | None:
     """Winograd's tiles F(m, 7) in one dimension at stride 1."""
     return _winograd(p, "a 1x7 or 7x1 filter", (p.kh, p.kw) in ((1, 7), (7, 1)))
+
+
+def winograd_adjoint(p: ConvProblem) -> str | None:
+    """The input gradient by the tiles of the forward pass, which add to each other's cells."""
+    if p.layout != "NHWC":
+        return "it needs the layout NHWC"
+    if p.g > 1:
+        return f"it does no groups, got {p.g}"
+    if p.bias or p.residual or p.activation is not None:
+        return "it has no epilogue"
+    return winograd_3x3(p)
 
 
 def _winograd(p: ConvProblem, wanted: str, fits: bool) -> str | None:
@@ -258,13 +274,61 @@ def _winograd_scratch(
     return band, max((tile_h + kh - 1) * (tile_w + kw - 1) * 64, (band * tile_h + kh - 1) * width * lanes)
 
 
-def winograd_weight_workspace(p: ConvProblem, threads: int, tile: int) -> int:
+def _odd_lines(channels: int) -> int:
+    """Elements of a row of transformed channels: an odd number of cache lines of float."""
+    return (-(-channels // 16) | 1) * 16
+
+
+def winograd_adjoint_workspace(p: ConvProblem, threads: int, tile: int, pooled: bool = False) -> int:
+    """Bytes of the adjoint input gradient by Winograd in C: mirrors make_plan in csrc/winograd_adjoint.c, any ISA."""
+    pad, nr, channels = 16, 32, 64
+    points = (tile + p.kh - 1) * (tile + p.kw - 1)
+    image = -(-p.oh // tile) * -(-p.ow // tile)
+    most = max(1, 42 // max(1, image)) * image
+    block = -(-most // -(-max(1, most) // 42))
+
+    def nbytes(elements: int) -> int:
+        return -(-elements * p.itemsize // 64) * 64
+
+    u = nbytes(points * (p.oc * (p.ic + nr - 1) + pad))
+    v, m = nbytes(points * (block * _odd_lines(p.oc) + pad)), nbytes(points * (block * channels + pad))
+    own = u + threads * (v + m + nbytes(points * channels) + 64)
+    return own if pooled else max(own, im2col_workspace(p, threads))
+
+
+def winograd_adjoint_m2_workspace(p: ConvProblem, threads: int) -> int:
+    return winograd_adjoint_workspace(p, threads, 2)
+
+
+def winograd_adjoint_m4_workspace(p: ConvProblem, threads: int) -> int:
+    return winograd_adjoint_workspace(p, threads, 4)
+
+
+def winograd_pooled_workspace(p: ConvPoolProblem, threads: int, tile: int) -> int:
+    """Bytes of the pooled Winograd kernels in C, which see an even number of rows and columns of outputs."""
+    even = replace(p, oh=p.oh // 2 * 2, ow=p.ow // 2 * 2)
+    if p.pass_ == "backward_input":
+        return winograd_adjoint_workspace(even, threads, tile, pooled=True)
+    if p.pass_ == "backward_weight":
+        return winograd_weight_workspace(even, threads, tile, pooled=True)
+    return winograd_workspace(even, threads, tile)
+
+
+def winograd_pooled_m2_workspace(p: ConvPoolProblem, threads: int) -> int:
+    return winograd_pooled_workspace(p, threads, 2)
+
+
+def winograd_pooled_m4_workspace(p: ConvPoolProblem, threads: int) -> int:
+    return winograd_pooled_workspace(p, threads, 4)
+
+
+def winograd_weight_workspace(p: ConvProblem, threads: int, tile: int, pooled: bool = False) -> int:
     """Bytes of the weight gradient by Winograd in C: mirrors make_plan in csrc/winograd_weight.c, any ISA."""
     tile_h, tile_w = 1 if p.kh == 1 else tile, 1 if p.kw == 1 else tile
     points = (tile_h + p.kh - 1) * (tile_w + p.kw - 1)
     tiles = p.mb * -(-p.oh // tile_h) * -(-p.ow // tile_w)
     lanes, nr, side = 16, 32, max(p.kh, p.kw)
-    v_row, m_row = ((-(-channels // lanes) | 1) * lanes for channels in (p.icg, p.ocg))
+    v_row, m_row = _odd_lines(p.icg), _odd_lines(p.ocg)
     block = min(max(128, (2 << 20) // (points * (v_row + m_row) * p.itemsize)), max(1, tiles))
     block = -(-tiles // -(-max(1, tiles) // block))
 
@@ -278,7 +342,7 @@ def winograd_weight_workspace(p: ConvProblem, threads: int, tile: int) -> int:
         + nbytes(points * (p.icg * -(-p.ocg // nr) * nr + lanes))
         + threads * (nbytes(max(scratch, side * side * lanes)) + 64)
     )
-    return max(own, im2col_workspace(p, threads))
+    return own if pooled else max(own, im2col_workspace(p, threads))
 
 
 def winograd_workspace(p: ConvProblem, threads: int, tile: int) -> int:

@@ -281,9 +281,24 @@ def winograd(p: ConvProblem, tile: int) -> Work:
     """F(tile, r) in the dimensions that the filter spans: GEMM of the points; transforms of images and weights."""
     if p.pass_ == "backward_weight":
         return winograd_weight(p, tile)
-    forward = p.pass_ == "forward"
-    h, w = (p.oh, p.ow) if forward else (p.ih, p.iw)
-    ic, oc = (p.icg, p.ocg) if forward else (p.ocg, p.icg)
+    if p.pass_ == "forward":
+        return _winograd_tiles(p, tile, p.oh, p.ow, p.icg, p.ocg)
+    return _winograd_tiles(p, tile, p.ih, p.iw, p.ocg, p.icg)
+
+
+def winograd_adjoint(p: ConvProblem, tile: int) -> Work:
+    """The input gradient by the tiles of the forward pass."""
+    return _winograd_tiles(p, tile, p.oh, p.ow, p.ocg, p.icg)
+
+
+def winograd_pooled(p: ConvPoolProblem, tile: int) -> Work:
+    """Pooled outputs, or their gradients: an odd last row or column is left out."""
+    even = replace(p, oh=p.oh // 2 * 2, ow=p.ow // 2 * 2)
+    return winograd_adjoint(even, tile) if p.pass_ == "backward_input" else winograd(even, tile)
+
+
+def _winograd_tiles(p: ConvProblem, tile: int, h: int, w: int, ic: int, oc: int) -> Work:
+    """Tiles over h x w cells that sum over ic channels, for oc of them."""
     tile_h, tile_w = 1 if p.kh == 1 else tile, 1 if p.kw == 1 else tile
     points = (tile_h + p.kh - 1) * (tile_w + p.kw - 1)
     tiles = p.mb * _ceil(h, tile_h) * _ceil(w, tile_w)
@@ -330,6 +345,22 @@ def winograd_weight(p: ConvProblem, tile: int) -> Work:
         "streamed_l3": u * blocks if u > L2_BYTES else 0.0,
         "streamed_far": u * blocks if u > L3_BYTES else 0.0,
     }
+
+
+def winograd_adjoint_m2(p: ConvProblem) -> Work:
+    return winograd_adjoint(p, 2)
+
+
+def winograd_adjoint_m4(p: ConvProblem) -> Work:
+    return winograd_adjoint(p, 4)
+
+
+def winograd_pooled_m2(p: ConvPoolProblem) -> Work:
+    return winograd_pooled(p, 2)
+
+
+def winograd_pooled_m4(p: ConvPoolProblem) -> Work:
+    return winograd_pooled(p, 4)
 
 
 def winograd_m2(p: ConvProblem) -> Work:

@@ -1,4 +1,4 @@
-"""What is asked: ConvProblem, ConvPoolProblem, PoolProblem: frozen numbers without arrays, their checks, their text form.
+"""What is asked: ConvProblem, ConvPoolProblem, PoolProblem: frozen numbers without arrays, their checks and text form.
 
 Letters are those of oneDNN: mb ic ih iw input, oc oh ow output, kh kw filter, sh sw stride, ph pw padding at the top
 and left (ph_r pw_r at the bottom and right), dh dw dilation (1 means none, as in PyTorch), g groups.

@@ -27,6 +27,8 @@ CONSTANTS = {
     "depthwise": (32.0, 32.0),  # the same; weight gradients in blocks
     "winograd_f2x3": (12.0, 12.0),
     "winograd_f4x3": (36.0, 36.0),
+    "winograd_f2x3_adjoint": (12.0, 12.0),
+    "winograd_f4x3_adjoint": (36.0, 36.0),
     "winograd_f6x3": (150.0, 150.0),
     "winograd_f2x5": (36.0, 36.0),
     "winograd_f4x5": (150.0, 150.0),
@@ -44,13 +46,13 @@ F2X3_UNIT = 4
 
 def is_exact(algorithm: str) -> bool:
     """Whether rule 1 holds for it: the other Winograd tiles have constants that make sums of integers round."""
-    return not algorithm.startswith("winograd") or algorithm == "winograd_f2x3"
+    return not algorithm.startswith("winograd") or algorithm.startswith("winograd_f2x3")
 
 
 def assert_sums_fit(magnitude: np.ndarray, dtype: str, algorithm: str = "naive") -> None:
     """Rule 1 only holds while every partial sum is exact; a problem too large for it is a mistake of the test."""
     largest = float(magnitude.max(initial=0))
-    if algorithm == "winograd_f2x3":
+    if algorithm.startswith("winograd_f2x3"):
         largest *= F2X3_AMPLIFICATION * F2X3_UNIT
     assert largest < EXACT[dtype], f"partial sums of {largest:.3g} are not exact in {dtype}: use a smaller problem"
 

@@ -378,7 +378,7 @@ def conv_twice(run: Run, p: ConvProblem, o: Operands, exact: bool = False) -> Ar
 def check_conv_exact(run: Run, p: ConvProblem, algorithm: str) -> None:
     """Rule 1 on small integers."""
     y64, magnitude = expected(p, "integers")
-    if algorithm == "winograd_f2x3":
+    if algorithm.startswith("winograd_f2x3"):
         compare.assert_sums_fit(winograd_magnitude(p, "integers"), p.dtype, algorithm)
     else:
         compare.assert_sums_fit(magnitude, p.dtype)
@@ -466,6 +466,17 @@ def pooled_call(
     return {name: np.ascontiguousarray(view) for name, (_, view) in outputs.items()}
 
 
+def check_winners(p: ConvPoolProblem, o: PooledOperands, codes: Array, y: Array) -> None:
+    """Rounding decides between equal outputs: each code names one that is the maximum, or 0 where none is positive."""
+    q = replace(p, dtype="float64", layout="NCHW")
+    z = np.empty((p.mb, p.oc, p.oh, p.ow))
+    x, w = o.x.astype(np.float64), o.w.astype(np.float64)
+    reference.conv2d_forward_reference__numpy(q, x, w, o.bias if p.bias else None, None, z, None, 1)
+    named = np.select([codes == code for code in range(4)], reference._quarters(z), 0.0)
+    compare.assert_exact(np.maximum(named, 0), y, f"{p} codes")
+    assert codes.max(initial=0) <= reference.DEAD
+
+
 def check_pooled(run: Run, p: ConvPoolProblem, algorithm: str) -> None:
     """Rule 1, or rule 2 over the largest sum of each output channel; the same bits from two unlike calls."""
     o = pooled_operands(p)
@@ -477,6 +488,8 @@ def check_pooled(run: Run, p: ConvPoolProblem, algorithm: str) -> None:
         compare.assert_same_bits(again[name], values, f"{p} {name}: {b} against {a}")
         if compare.is_exact(algorithm):
             compare.assert_exact(values, wanted[name], f"{p} {name}")
+        elif name == "codes":
+            check_winners(p, o, values, wanted["y"])
         else:  # far below one half
             compare.assert_exact(np.rint(values), wanted[name], f"{p} {name}")
 

@@ -67,8 +67,9 @@ def test_non_finite_values_win_as_by_the_reference(kernel, isa, dtype, value):
         with rows.use_isa(isa):
             found = rows.pooled_call(rows.run_of(kernel, p), p, o, ("y", "codes"), rows.Setting())
         compare.assert_exact(np.rint(found["y"]), wanted["y"], str(p))
-        finite = np.isfinite(wanted["y"])
-        compare.assert_exact(found["codes"][finite], wanted["codes"][finite], str(p))
+        if compare.is_exact(kernel.algorithm):  # else rounding decides between equal ones
+            finite = np.isfinite(wanted["y"])
+            compare.assert_exact(found["codes"][finite], wanted["codes"][finite], str(p))
 
 
 def test_what_is_refused():

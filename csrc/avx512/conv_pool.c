@@ -5,9 +5,6 @@
 #define FC_CONV_POOL_TYPE float
 #define FC_CONV_POOL_INT int32_t
 #define FC_CONV_POOL_LANES 16
-#define FC_CONV_POOL_MAXIMUM(a, b) _mm512_max_ps(b, a)
-#define FC_CONV_POOL_LOAD_CODES(p) _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(p)))
-#define FC_CONV_POOL_STORE_CODES(p, codes) _mm_storeu_si128((__m128i *)(p), _mm512_cvtepi32_epi8((__m512i)(codes)))
 #define FC_CONV_POOL_PATCH(p, step) \
     _mm512_insertf32x8( \
         _mm512_castps256_ps512(_mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps((p) + (step)), 1)), \
@@ -18,9 +15,6 @@
 #define FC_CONV_POOL_TYPE double
 #define FC_CONV_POOL_INT int64_t
 #define FC_CONV_POOL_LANES 8
-#define FC_CONV_POOL_MAXIMUM(a, b) _mm512_max_pd(b, a)
-#define FC_CONV_POOL_LOAD_CODES(p) _mm512_cvtepu8_epi64(_mm_loadl_epi64((const __m128i *)(p)))
-#define FC_CONV_POOL_STORE_CODES(p, codes) _mm_storel_epi64((__m128i *)(p), _mm512_cvtepi64_epi8((__m512i)(codes)))
 #define FC_CONV_POOL_PATCH(p, step) \
     _mm512_insertf64x4(_mm512_castpd256_pd512(_mm256_loadu_pd(p)), _mm256_loadu_pd((p) + (step)), 1)
 #include "../conv_pool_tile.h"

@@ -2,11 +2,13 @@
 
 #define FC_MOVE_NAME fc_f32_winograd_move__avx512
 #define FC_MOVE_TYPE float
+#define FC_MOVE_INT int32_t
 #define FC_MOVE_LANES 16
 #include "../winograd_move.h"
 
 #define FC_WINOGRAD_NAME fc_f32_winograd_f2x3__avx512
 #define FC_WINOGRAD_TYPE float
+#define FC_WINOGRAD_INT int32_t
 #define FC_WINOGRAD_LANES 16
 #define FC_WINOGRAD_M 2
 #define FC_WINOGRAD_R 3
@@ -16,6 +18,7 @@
 
 #define FC_WINOGRAD_NAME fc_f32_winograd_f4x3__avx512
 #define FC_WINOGRAD_TYPE float
+#define FC_WINOGRAD_INT int32_t
 #define FC_WINOGRAD_LANES 16
 #define FC_WINOGRAD_M 4
 #define FC_WINOGRAD_R 3
@@ -25,6 +28,7 @@
 
 #define FC_WINOGRAD_NAME fc_f32_winograd_f6x3__avx512
 #define FC_WINOGRAD_TYPE float
+#define FC_WINOGRAD_INT int32_t
 #define FC_WINOGRAD_LANES 16
 #define FC_WINOGRAD_M 6
 #define FC_WINOGRAD_R 3
@@ -34,6 +38,7 @@
 
 #define FC_WINOGRAD_NAME fc_f32_winograd_f2x5__avx512
 #define FC_WINOGRAD_TYPE float
+#define FC_WINOGRAD_INT int32_t
 #define FC_WINOGRAD_LANES 16
 #define FC_WINOGRAD_M 2
 #define FC_WINOGRAD_R 5
@@ -43,6 +48,7 @@
 
 #define FC_WINOGRAD_NAME fc_f32_winograd_f4x5__avx512
 #define FC_WINOGRAD_TYPE float
+#define FC_WINOGRAD_INT int32_t
 #define FC_WINOGRAD_LANES 16
 #define FC_WINOGRAD_M 4
 #define FC_WINOGRAD_R 5
@@ -52,6 +58,7 @@
 
 #define FC_WINOGRAD_NAME fc_f32_winograd_f4x3_1d__avx512
 #define FC_WINOGRAD_TYPE float
+#define FC_WINOGRAD_INT int32_t
 #define FC_WINOGRAD_LANES 16
 #define FC_WINOGRAD_M 4
 #define FC_WINOGRAD_R 3
@@ -61,6 +68,7 @@
 
 #define FC_WINOGRAD_NAME fc_f32_winograd_f6x3_1d__avx512
 #define FC_WINOGRAD_TYPE float
+#define FC_WINOGRAD_INT int32_t
 #define FC_WINOGRAD_LANES 16
 #define FC_WINOGRAD_M 6
 #define FC_WINOGRAD_R 3
@@ -70,6 +78,7 @@
 
 #define FC_WINOGRAD_NAME fc_f32_winograd_f4x5_1d__avx512
 #define FC_WINOGRAD_TYPE float
+#define FC_WINOGRAD_INT int32_t
 #define FC_WINOGRAD_LANES 16
 #define FC_WINOGRAD_M 4
 #define FC_WINOGRAD_R 5
@@ -79,6 +88,7 @@
 
 #define FC_WINOGRAD_NAME fc_f32_winograd_f4x7_1d__avx512
 #define FC_WINOGRAD_TYPE float
+#define FC_WINOGRAD_INT int32_t
 #define FC_WINOGRAD_LANES 16
 #define FC_WINOGRAD_M 4
 #define FC_WINOGRAD_R 7
@@ -88,11 +98,13 @@
 
 #define FC_MOVE_NAME fc_f64_winograd_move__avx512
 #define FC_MOVE_TYPE double
+#define FC_MOVE_INT int64_t
 #define FC_MOVE_LANES 8
 #include "../winograd_move.h"
 
 #define FC_WINOGRAD_NAME fc_f64_winograd_f2x3__avx512
 #define FC_WINOGRAD_TYPE double
+#define FC_WINOGRAD_INT int64_t
 #define FC_WINOGRAD_LANES 8
 #define FC_WINOGRAD_M 2
 #define FC_WINOGRAD_R 3
@@ -102,6 +114,7 @@
 
 #define FC_WINOGRAD_NAME fc_f64_winograd_f4x3__avx512
 #define FC_WINOGRAD_TYPE double
+#define FC_WINOGRAD_INT int64_t
 #define FC_WINOGRAD_LANES 8
 #define FC_WINOGRAD_M 4
 #define FC_WINOGRAD_R 3
@@ -111,6 +124,7 @@
 
 #define FC_WINOGRAD_NAME fc_f64_winograd_f6x3__avx512
 #define FC_WINOGRAD_TYPE double
+#define FC_WINOGRAD_INT int64_t
 #define FC_WINOGRAD_LANES 8
 #define FC_WINOGRAD_M 6
 #define FC_WINOGRAD_R 3
@@ -120,6 +134,7 @@
 
 #define FC_WINOGRAD_NAME fc_f64_winograd_f2x5__avx512
 #define FC_WINOGRAD_TYPE double
+#define FC_WINOGRAD_INT int64_t
 #define FC_WINOGRAD_LANES 8
 #define FC_WINOGRAD_M 2
 #define FC_WINOGRAD_R 5
@@ -129,6 +144,7 @@
 
 #define FC_WINOGRAD_NAME fc_f64_winograd_f4x5__avx512
 #define FC_WINOGRAD_TYPE double
+#define FC_WINOGRAD_INT int64_t
 #define FC_WINOGRAD_LANES 8
 #define FC_WINOGRAD_M 4
 #define FC_WINOGRAD_R 5
@@ -138,6 +154,7 @@
 
 #define FC_WINOGRAD_NAME fc_f64_winograd_f4x3_1d__avx512
 #define FC_WINOGRAD_TYPE double
+#define FC_WINOGRAD_INT int64_t
 #define FC_WINOGRAD_LANES 8
 #define FC_WINOGRAD_M 4
 #define FC_WINOGRAD_R 3
@@ -147,6 +164,7 @@
 
 #define FC_WINOGRAD_NAME fc_f64_winograd_f6x3_1d__avx512
 #define FC_WINOGRAD_TYPE double
+#define FC_WINOGRAD_INT int64_t
 #define FC_WINOGRAD_LANES 8
 #define FC_WINOGRAD_M 6
 #define FC_WINOGRAD_R 3
@@ -156,6 +174,7 @@
 
 #define FC_WINOGRAD_NAME fc_f64_winograd_f4x5_1d__avx512
 #define FC_WINOGRAD_TYPE double
+#define FC_WINOGRAD_INT int64_t
 #define FC_WINOGRAD_LANES 8
 #define FC_WINOGRAD_M 4
 #define FC_WINOGRAD_R 5
@@ -165,6 +184,7 @@
 
 #define FC_WINOGRAD_NAME fc_f64_winograd_f4x7_1d__avx512
 #define FC_WINOGRAD_TYPE double
+#define FC_WINOGRAD_INT int64_t
 #define FC_WINOGRAD_LANES 8
 #define FC_WINOGRAD_M 4
 #define FC_WINOGRAD_R 7

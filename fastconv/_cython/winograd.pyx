@@ -15,8 +15,10 @@ from fastconv._cython.fastconv cimport (
     FC_WINOGRAD_F6X3,
     FC_WINOGRAD_F6X3_1D,
     fc_conv2d_backward_input_winograd_f2x3,
+    fc_conv2d_backward_input_winograd_f2x3_adjoint,
     fc_conv2d_backward_input_winograd_f2x5,
     fc_conv2d_backward_input_winograd_f4x3,
+    fc_conv2d_backward_input_winograd_f4x3_adjoint,
     fc_conv2d_backward_input_winograd_f4x3_1d,
     fc_conv2d_backward_input_winograd_f4x5,
     fc_conv2d_backward_input_winograd_f4x5_1d,
@@ -59,8 +61,11 @@ cdef extern from "winograd.h" nogil:
         void (*input)(const void *d, int64_t row, int64_t col, int64_t n, void *v, int64_t stride)
         int (*output)(const fc_winograd_problem *problem, const void *m, int64_t stride, int64_t n,
                       const void *bias, const void *residual, int clamp, void *y, int64_t row, int64_t col)
+        int (*output_pooled)(const void *m, int64_t stride, int64_t n, const void *bias, void *y, unsigned char *codes,
+                             int64_t row, int64_t col)
         void (*output_adjoint)(const void *dy, int64_t row, int64_t col, int64_t n, void *dm, int64_t stride)
         int (*weights_adjoint)(const void *du, int64_t stride, int64_t n, void *taps)
+        int (*input_adjoint)(const void *dv, int64_t stride, int64_t n, void *d, int64_t row, int64_t col)
     ctypedef struct fc_winograd_move:
         int lanes
 
@@ -83,6 +88,8 @@ conv2d_backward_input_winograd_f4x3_1d__cython = conv_kernel(&fc_conv2d_backward
 conv2d_backward_input_winograd_f6x3_1d__cython = conv_kernel(&fc_conv2d_backward_input_winograd_f6x3_1d)
 conv2d_backward_input_winograd_f4x5_1d__cython = conv_kernel(&fc_conv2d_backward_input_winograd_f4x5_1d)
 conv2d_backward_input_winograd_f4x7_1d__cython = conv_kernel(&fc_conv2d_backward_input_winograd_f4x7_1d)
+conv2d_backward_input_winograd_f2x3_adjoint__cython = conv_kernel(&fc_conv2d_backward_input_winograd_f2x3_adjoint)
+conv2d_backward_input_winograd_f4x3_adjoint__cython = conv_kernel(&fc_conv2d_backward_input_winograd_f4x3_adjoint)
 conv2d_backward_weight_winograd_f2x3__cython = weight_kernel(&fc_conv2d_backward_weight_winograd_f2x3)
 conv2d_backward_weight_winograd_f4x3__cython = weight_kernel(&fc_conv2d_backward_weight_winograd_f4x3)
 conv2d_backward_weight_winograd_f6x3__cython = weight_kernel(&fc_conv2d_backward_weight_winograd_f6x3)
@@ -127,8 +134,8 @@ def transform_lanes(dtype):
 
 
 def transform(str what, str tile, cnp.ndarray source):
-    """G w G^T, B^T d B or A^T m A ("weights", "input", "output") of (rows, cols, n), or the adjoints G^T u G, A y A^T
-    ("weights_adjoint", "output_adjoint"), by the ISA in use; for a tile in one dimension G w, ... of (cells, n)."""
+    """G w G^T, B^T d B or A^T m A ("weights", "input", "output") of (rows, cols, n), or the adjoints G^T u G, A y A^T,
+    B v B^T ("weights_adjoint", "output_adjoint", "input_adjoint"), by the ISA in use; for a tile in one dimension G w, ... of (cells, n)."""
     if tile not in NUMBERS or source.dtype not in (np.float32, np.float64):
         raise ValueError(f"no transform of tile {tile} and dtype {source.dtype}")
     cdef const fc_winograd_kernel *kernel = kernel_of(tile, source.dtype)
@@ -154,6 +161,10 @@ def transform(str what, str tile, cnp.ndarray source):
     elif what == "output_adjoint":
         kernel.output_adjoint(cnp.PyArray_DATA(source), n if kernel.line else kernel.m * n, across, n,
                               cnp.PyArray_DATA(result), n)
+    elif what == "input_adjoint":
+        result[...] = 0
+        kernel.input_adjoint(cnp.PyArray_DATA(source), n, n, cnp.PyArray_DATA(result), n if kernel.line else alpha * n,
+                             across)
     elif what == "weights_adjoint":
         result = np.empty((kernel.r,) * dimensions + (n,), source.dtype)
         kernel.weights_adjoint(cnp.PyArray_DATA(source), n, n, cnp.PyArray_DATA(result))

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from fastconv import cost, dispatch, host, rates
-from fastconv.functional.arrays import logical
+from fastconv.functional.arrays import logical, logical_weight
 from fastconv.functional.convolution import clear_cache
 from fastconv.functional.tuning import operands
-from fastconv.problem import ConvProblem, PoolProblem
+from fastconv.problem import ConvPoolProblem, ConvProblem, PoolProblem
 from fastconv.registry import KERNELS
 from fastconv.threads import get_num_threads, set_num_threads
 
@@ -117,6 +117,28 @@ def draw_pools(count: int, op: str, pass_: str, layout: str, seed: int = SEED) -
                 yield problem
 
 
+def draw_pooled(count: int, pass_: str, layout: str, seed: int = SEED) -> Iterator[ConvPoolProblem]:
+    """Random convolutions that some compiled kernel pools."""
+    rows = [k for k in KERNELS if (k.op, k.pass_, k.backend) == (ConvPoolProblem.op, pass_, "cython")]
+    for problem in draw_problems(10**9, pass_, layout, seed):
+        if count <= 0 or layout != "NHWC":
+            return
+        pooled = ConvPoolProblem.of(problem)
+        if min(problem.oh, problem.ow) > 1 and any(k.cannot(pooled) is None for k in rows):
+            count -= 1
+            yield pooled
+
+
+def pooled_operands(p: ConvPoolProblem) -> tuple[Any, ...]:
+    """Random operands in the call shape of every pass; the codes are as often alive as a ReLU leaves them."""
+    rng = np.random.default_rng(0)
+    x = logical(rng.standard_normal(p.input_shape).astype(p.dtype), p.layout)
+    y = logical(rng.standard_normal(p.output_shape).astype(p.dtype), p.layout)
+    w = logical_weight(rng.standard_normal(p.weight_shape).astype(p.dtype), p.layout)
+    codes = logical(rng.integers(0, 5, p.output_shape, np.uint8), p.layout)
+    return x, w, np.zeros(p.oc, p.dtype) if p.bias or p.pass_ == "backward_weight" else None, y, codes
+
+
 def pool_operands(p: PoolProblem) -> tuple[Any, ...]:
     """Random operands in the call shape of the pass; the indices name the first cell of each window."""
     rng = np.random.default_rng(0)
@@ -205,11 +227,14 @@ def measure(backend: str, count: int, seed: int = SEED) -> Races:
                     draw_problems(max(1, count // OTHER_SHARE), pass_, layout, seed, "tiny"),
                     draw_problems(max(1, count // OTHER_SHARE), pass_, layout, seed, "large"),
                 )
+            elif op == ConvPoolProblem.op:
+                draws = draw_pooled(max(8, count // 4), pass_, layout, seed)
             else:
                 draws = draw_pools(max(8, count // 8), op, pass_, layout, seed)
             for problem in draws:
                 able = [k for k in rows if (k.op, k.pass_) == (op, pass_) and k.cannot(problem) is None]
-                arrays = operands(problem) if op == "conv2d" else pool_operands(problem)
+                make = {"conv2d": operands, ConvPoolProblem.op: pooled_operands}.get(op, pool_operands)
+                arrays = make(problem)
                 weighted = op == "conv2d" and pass_ != "backward_weight"
                 sets = sets_of(arrays, 1 if weighted else None)
                 calls: dict[tuple[str, bool], list[Callable[[], object]]] = {}
