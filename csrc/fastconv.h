@@ -213,6 +213,7 @@ extern const fc_conv2d_kernel fc_conv2d_forward_winograd_f4x7_1d, fc_conv2d_back
 
 /* winograd_adjoint.c: the input gradient by the tiles of the forward pass; no epilogue, no groups, NHWC. */
 extern const fc_conv2d_kernel fc_conv2d_backward_input_winograd_f2x3_adjoint, fc_conv2d_backward_input_winograd_f4x3_adjoint;
+extern const fc_conv2d_kernel fc_conv2d_backward_input_winograd_f6x3_adjoint;
 
 /* depthwise.c: one input channel a group; 2, 4, 8 or 16 channels a group, in and out alike. */
 extern const fc_conv2d_kernel fc_conv2d_forward_depthwise, fc_conv2d_backward_input_depthwise;
@@ -272,10 +273,13 @@ extern const fc_conv_pool_row fc_conv2d_relu_max_pool2d_backward_weight_direct;
 /* winograd.c, winograd_weight.c, winograd_adjoint.c: 3x3, stride 1, no dilation, no groups, NHWC. */
 extern const fc_conv_pool_row fc_conv2d_relu_max_pool2d_forward_winograd_f2x3;
 extern const fc_conv_pool_row fc_conv2d_relu_max_pool2d_forward_winograd_f4x3;
+extern const fc_conv_pool_row fc_conv2d_relu_max_pool2d_forward_winograd_f6x3;
 extern const fc_conv_pool_row fc_conv2d_relu_max_pool2d_backward_weight_winograd_f2x3;
 extern const fc_conv_pool_row fc_conv2d_relu_max_pool2d_backward_weight_winograd_f4x3;
+extern const fc_conv_pool_row fc_conv2d_relu_max_pool2d_backward_weight_winograd_f6x3;
 extern const fc_conv_pool_row fc_conv2d_relu_max_pool2d_backward_input_winograd_f2x3;
 extern const fc_conv_pool_row fc_conv2d_relu_max_pool2d_backward_input_winograd_f4x3;
+extern const fc_conv_pool_row fc_conv2d_relu_max_pool2d_backward_input_winograd_f6x3;
 
 /* ---- Pooling (pooling.c) --------------------------------------------------------------------------------------- */
 

@@ -601,3 +601,4 @@ static int64_t pooled_workspace(const fc_conv2d_shape *shape, int tile, int thre
 
 FC_POOLED_ROW(fc_conv2d_relu_max_pool2d_forward_winograd_f2x3, FC_WINOGRAD_F2X3)
 FC_POOLED_ROW(fc_conv2d_relu_max_pool2d_forward_winograd_f4x3, FC_WINOGRAD_F4X3)
+FC_POOLED_ROW(fc_conv2d_relu_max_pool2d_forward_winograd_f6x3, FC_WINOGRAD_F6X3)

@@ -64,6 +64,8 @@ typedef struct fc_winograd_move {
     /* to[q / 2 * row + q % 2 * col + j] = codes[j] == q ? dy[j] : 0 for q < 4, j < n; 0 for n <= j up to a whole number of
      * vectors. Codes: csrc/conv_pool.h. */
     void (*expand)(const void *dy, const uint8_t *codes, int64_t n, void *to, int64_t row, int64_t col);
+    /* sums[j] = the sum over `cells` rows of n elements of dy where the code is alive; in partial sums of FC_SUM_TERMS. */
+    void (*alive_sums)(const void *dy, const uint8_t *codes, int64_t cells, int64_t n, void *sums);
     /* The plain sum of one output. */
     void (*plain)(const fc_winograd_problem *problem, int64_t n, int64_t g, int64_t o, int64_t i, int64_t j);
 } fc_winograd_move;

@@ -259,3 +259,5 @@ FC_ADJOINT_ROWS(fc_conv2d_backward_input_winograd_f2x3_adjoint,
                 fc_conv2d_relu_max_pool2d_backward_input_winograd_f2x3, FC_WINOGRAD_F2X3)
 FC_ADJOINT_ROWS(fc_conv2d_backward_input_winograd_f4x3_adjoint,
                 fc_conv2d_relu_max_pool2d_backward_input_winograd_f4x3, FC_WINOGRAD_F4X3)
+FC_ADJOINT_ROWS(fc_conv2d_backward_input_winograd_f6x3_adjoint,
+                fc_conv2d_relu_max_pool2d_backward_input_winograd_f6x3, FC_WINOGRAD_F6X3)

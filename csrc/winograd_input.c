@@ -53,10 +53,22 @@ static void transform_nchw(const fc_winograd_source *s, int64_t g, int64_t start
 static void transform_patch(const fc_winograd_source *s, int64_t n, int64_t g, int64_t c, int64_t end, int64_t row,
                             int64_t col, char *result, char *patch)
 {
-    const int64_t lanes = s->move->lanes;
+    const int64_t lanes = s->move->lanes, first = min64(max64(0, -col), s->patch_w);
+    const int64_t cells = max64(0, min64(s->patch_w, s->width - col) - first);
     for (; c < end; c += FC_WINOGRAD_PATCH) {
         const int64_t count = min64(FC_WINOGRAD_PATCH, end - c), padded = ceil_div(count, lanes) * lanes;
-        for (int64_t r = 0; r < s->patch_h; r++)
+        for (int64_t r = 0; r < s->patch_h; r++) {
+            if (padded == s->stride_w) { /* the cells of a row follow each other as in the patch */
+                char *const to = patch + r * s->patch_w * padded * s->size;
+                const int64_t some = row + r >= 0 && row + r < s->height ? cells : 0, before = some ? first : 0;
+                memset(to, 0, (size_t)(before * padded * s->size));
+                if (some)
+                    memcpy(to + before * padded * s->size, cell_at(s, n, g, c, row + r, col + first),
+                           (size_t)(some * padded * s->size));
+                memset(to + (before + some) * padded * s->size, 0,
+                       (size_t)((s->patch_w - before - some) * padded * s->size));
+                continue;
+            }
             for (int64_t q = 0; q < s->patch_w; q++) {
                 char *const cell = patch + (r * s->patch_w + q) * padded * s->size;
                 const int inside = row + r >= 0 && row + r < s->height && col + q >= 0 && col + q < s->width;
@@ -65,6 +77,7 @@ static void transform_patch(const fc_winograd_source *s, int64_t n, int64_t g, i
                     memcpy(cell, cell_at(s, n, g, c, row + r, col + q), (size_t)bytes);
                 memset(cell + bytes, 0, (size_t)(padded * s->size - bytes));
             }
+        }
         transform(s, patch, s->patch_w * padded, padded, padded, result + c * s->size);
     }
 }

@@ -212,6 +212,30 @@ static void FC_JOIN(FC_MOVE_NAME, _expand)(const void *dy, const uint8_t *codes,
     }
 }
 
+static void FC_JOIN(FC_MOVE_NAME, _alive_sums)(const void *dy, const uint8_t *codes, int64_t cells, int64_t n, void *sums)
+{
+    const FC_T *const in = dy;
+    FC_T *const out = sums;
+    for (int64_t at = 0; at < n; at += FC_L) {
+        /* The last vector is moved back over the one before it; fewer channels than a vector go one by one. */
+        const int64_t j = at + FC_L <= n || n < FC_L ? at : n - FC_L;
+        FC_V whole = {0};
+        for (int64_t cell = 0; cell < cells;) {
+            const int64_t end = min64(cells, cell + FC_SUM_TERMS);
+            FC_V part = {0};
+            for (; n >= FC_L && cell < end; cell++) {
+                const FC_I alive = FC_JOIN(FC_MOVE_NAME, _winner_load)(codes + cell * n + j) < (FC_I){0} + FC_POOL_CODE_DEAD;
+                part += (FC_V)(*(const FC_I *)(in + cell * n + j) & alive);
+            }
+            for (; cell < end; cell++)
+                for (int64_t k = 0; k < n; k++)
+                    part[k] += codes[cell * n + k] < FC_POOL_CODE_DEAD ? in[cell * n + k] : 0;
+            whole += part;
+        }
+        FC_COPY(out + j, (const FC_T *)&whole, min64(n, FC_L));
+    }
+}
+
 static void FC_JOIN(FC_MOVE_NAME, _plain)(const fc_winograd_problem *problem, int64_t n, int64_t g, int64_t o, int64_t i,
                                           int64_t j)
 {
@@ -242,6 +266,7 @@ static const fc_winograd_move FC_MOVE_NAME = {
     .finish = FC_JOIN(FC_MOVE_NAME, _finish),
     .taps = FC_JOIN(FC_MOVE_NAME, _taps),
     .expand = FC_JOIN(FC_MOVE_NAME, _expand),
+    .alive_sums = FC_JOIN(FC_MOVE_NAME, _alive_sums),
     .plain = FC_JOIN(FC_MOVE_NAME, _plain),
 };
 

@@ -18,7 +18,8 @@ enum {
     LEAST_TILES = 128,       /* of a block: dU is read and written once for each, */
     BLOCK_BYTES = 2 << 20,   /* and V and M of as many as this holds: they stay in cache */
     TASK_CHANNELS = 64,      /* output channels of one task of the products */
-    BIAS_CELLS = 64,         /* of a partial sum of the bias gradient */
+    BIAS_TASKS = 16,         /* of the bias gradient, whose sums are added in order */
+    SMALL_CELLS = 1 << 15,   /* fewer elements are summed by one thread */
 };
 
 typedef struct weight_plan {
@@ -212,28 +213,43 @@ static void run_plain(const fc_conv2d_shape *shape, int tile, const fc_view *x, 
         fc_conv2d_backward_weight_im2col.run(shape, x, dy, dw, workspace, threads);
 }
 
-/* Sums of pooled gradients over all cells, those where nothing passes left out; in partial sums of BIAS_CELLS cells. */
-static void bias_gradient(const fc_conv2d_shape *shape, const void *dy, const uint8_t *codes, void *db, char *scratch)
+/* The bias gradient of pooled outputs: sums of some cells for each task, then over the tasks. */
+typedef struct bias_sums {
+    const fc_conv2d_shape *shape;
+    const fc_winograd_move *move;
+    const char *dy;
+    const uint8_t *codes;
+    char *sums;
+    int64_t cells, size;
+} bias_sums;
+
+static void bias_task(void *ctx, int64_t task, int worker)
 {
-    const int64_t cells = shape->mb * (shape->oh / 2) * (shape->ow / 2), oc = shape->oc;
-    const int64_t bytes = oc * element_size(shape->dtype);
-    memset(db, 0, (size_t)bytes);
-    for (int64_t cell = 0; cell < cells;) {
-        const int64_t end = min64(cells, cell + BIAS_CELLS);
-        memset(scratch, 0, (size_t)bytes);
-        for (; cell < end; cell++)
-            for (int64_t o = 0; o < oc; o++) {
-                const int64_t at = cell * oc + o;
-                if (shape->dtype == FC_F32)
-                    ((float *)scratch)[o] += codes[at] < FC_POOL_CODE_DEAD ? ((const float *)dy)[at] : 0;
-                else
-                    ((double *)scratch)[o] += codes[at] < FC_POOL_CODE_DEAD ? ((const double *)dy)[at] : 0;
-            }
-        for (int64_t o = 0; o < oc; o++)
-            if (shape->dtype == FC_F32)
-                ((float *)db)[o] += ((float *)scratch)[o];
-            else
-                ((double *)db)[o] += ((double *)scratch)[o];
+    (void)worker;
+    const bias_sums *s = ctx;
+    const int64_t n = s->shape->oc, start = s->cells * task / BIAS_TASKS, end = s->cells * (task + 1) / BIAS_TASKS;
+    s->move->alive_sums(s->dy + start * n * s->size, s->codes + start * n, end - start, n, s->sums + task * n * s->size);
+}
+
+static void bias_gradient(const fc_conv2d_shape *shape, const void *dy, const uint8_t *codes, void *db, void *scratch,
+                          int threads)
+{
+    const fc_kernels_table *const table = fc_kernels();
+    const int single = shape->dtype == FC_F32;
+    const int64_t cells = shape->mb * (shape->oh / 2) * (shape->ow / 2);
+    bias_sums s = {shape, single ? table->winograd_move_f32 : table->winograd_move_f64, dy, codes, scratch, cells,
+                   element_size(shape->dtype)};
+    fc_parallel_for(BIAS_TASKS, cells * shape->oc < SMALL_CELLS ? 1 : threads, bias_task, &s);
+    for (int64_t o = 0; o < shape->oc; o++) {
+        double sum = 0;
+        for (int64_t task = 0; task < BIAS_TASKS; task++) {
+            const int64_t at = task * shape->oc + o;
+            sum += single ? (double)((const float *)scratch)[at] : ((const double *)scratch)[at];
+        }
+        if (single)
+            ((float *)db)[o] = (float)sum;
+        else
+            ((double *)db)[o] = sum;
     }
 }
 
@@ -244,14 +260,14 @@ static void run_pooled(const fc_conv2d_shape *shape, int tile, const fc_conv_poo
     const fc_view x = {arrays->x, {s.ih * s.iw * s.ic, 1, s.iw * s.ic, s.ic}}, dy = {arrays->y, {0}};
     run(&s, tile, &x, &dy, arrays->codes, &arrays->w, workspace, threads);
     if (arrays->bias)
-        bias_gradient(&s, arrays->y, arrays->codes, arrays->bias, workspace);
+        bias_gradient(&s, arrays->y, arrays->codes, arrays->bias, workspace, threads);
 }
 
 static int64_t pooled_workspace(const fc_conv2d_shape *shape, int tile, int threads)
 {
     const fc_conv2d_shape even = fc_conv_pool_even(shape);
     const weight_plan s = make_plan(&even, tile);
-    return plan_bytes(&s, threads);
+    return max64(plan_bytes(&s, threads), BIAS_TASKS * shape->oc * s.size);
 }
 
 /* ---- Rows ---------------------------------------------------------------------------------------------------- */
@@ -293,3 +309,4 @@ FC_WEIGHT_ROW(fc_conv2d_backward_weight_winograd_f4x7_1d, FC_WINOGRAD_F4X7_1D)
 
 FC_POOLED_WEIGHT_ROW(fc_conv2d_relu_max_pool2d_backward_weight_winograd_f2x3, FC_WINOGRAD_F2X3)
 FC_POOLED_WEIGHT_ROW(fc_conv2d_relu_max_pool2d_backward_weight_winograd_f4x3, FC_WINOGRAD_F4X3)
+FC_POOLED_WEIGHT_ROW(fc_conv2d_relu_max_pool2d_backward_weight_winograd_f6x3, FC_WINOGRAD_F6X3)

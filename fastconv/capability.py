@@ -304,6 +304,10 @@ def winograd_adjoint_m4_workspace(p: ConvProblem, threads: int) -> int:
     return winograd_adjoint_workspace(p, threads, 4)
 
 
+def winograd_adjoint_m6_workspace(p: ConvProblem, threads: int) -> int:
+    return winograd_adjoint_workspace(p, threads, 6)
+
+
 def winograd_pooled_workspace(p: ConvPoolProblem, threads: int, tile: int) -> int:
     """Bytes of the pooled Winograd kernels in C, which see an even number of rows and columns of outputs."""
     even = replace(p, oh=p.oh // 2 * 2, ow=p.ow // 2 * 2)
@@ -320,6 +324,10 @@ def winograd_pooled_m2_workspace(p: ConvPoolProblem, threads: int) -> int:
 
 def winograd_pooled_m4_workspace(p: ConvPoolProblem, threads: int) -> int:
     return winograd_pooled_workspace(p, threads, 4)
+
+
+def winograd_pooled_m6_workspace(p: ConvPoolProblem, threads: int) -> int:
+    return winograd_pooled_workspace(p, threads, 6)
 
 
 def winograd_weight_workspace(p: ConvProblem, threads: int, tile: int, pooled: bool = False) -> int:
@@ -342,7 +350,7 @@ def winograd_weight_workspace(p: ConvProblem, threads: int, tile: int, pooled: b
         + nbytes(points * (p.icg * -(-p.ocg // nr) * nr + lanes))
         + threads * (nbytes(max(scratch, side * side * lanes)) + 64)
     )
-    return own if pooled else max(own, im2col_workspace(p, threads))
+    return max(own, 16 * p.oc * p.itemsize if pooled else im2col_workspace(p, threads))
 
 
 def winograd_workspace(p: ConvProblem, threads: int, tile: int) -> int:

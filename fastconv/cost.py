@@ -355,12 +355,20 @@ def winograd_adjoint_m4(p: ConvProblem) -> Work:
     return winograd_adjoint(p, 4)
 
 
+def winograd_adjoint_m6(p: ConvProblem) -> Work:
+    return winograd_adjoint(p, 6)
+
+
 def winograd_pooled_m2(p: ConvPoolProblem) -> Work:
     return winograd_pooled(p, 2)
 
 
 def winograd_pooled_m4(p: ConvPoolProblem) -> Work:
     return winograd_pooled(p, 4)
+
+
+def winograd_pooled_m6(p: ConvPoolProblem) -> Work:
+    return winograd_pooled(p, 6)
 
 
 def winograd_m2(p: ConvProblem) -> Work:

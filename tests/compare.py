@@ -29,6 +29,7 @@ CONSTANTS = {
     "winograd_f4x3": (36.0, 36.0),
     "winograd_f2x3_adjoint": (12.0, 12.0),
     "winograd_f4x3_adjoint": (36.0, 36.0),
+    "winograd_f6x3_adjoint": (150.0, 150.0),
     "winograd_f6x3": (150.0, 150.0),
     "winograd_f2x5": (36.0, 36.0),
     "winograd_f4x5": (150.0, 150.0),

@@ -6,12 +6,15 @@ cimport numpy as cnp
 from fastconv._cython.fastconv cimport (
     fc_conv2d_relu_max_pool2d_backward_input_winograd_f2x3,
     fc_conv2d_relu_max_pool2d_backward_input_winograd_f4x3,
+    fc_conv2d_relu_max_pool2d_backward_input_winograd_f6x3,
     fc_conv2d_relu_max_pool2d_backward_weight_direct,
     fc_conv2d_relu_max_pool2d_backward_weight_winograd_f2x3,
     fc_conv2d_relu_max_pool2d_backward_weight_winograd_f4x3,
+    fc_conv2d_relu_max_pool2d_backward_weight_winograd_f6x3,
     fc_conv2d_relu_max_pool2d_forward_direct,
     fc_conv2d_relu_max_pool2d_forward_winograd_f2x3,
     fc_conv2d_relu_max_pool2d_forward_winograd_f4x3,
+    fc_conv2d_relu_max_pool2d_forward_winograd_f6x3,
     fc_conv_pool_operands,
     fc_conv_pool_row,
 )
@@ -81,4 +84,13 @@ conv2d_relu_max_pool2d_backward_input_winograd_f2x3__cython = conv_pool_kernel(
 )
 conv2d_relu_max_pool2d_backward_input_winograd_f4x3__cython = conv_pool_kernel(
     &fc_conv2d_relu_max_pool2d_backward_input_winograd_f4x3
+)
+conv2d_relu_max_pool2d_forward_winograd_f6x3__cython = conv_pool_kernel(
+    &fc_conv2d_relu_max_pool2d_forward_winograd_f6x3
+)
+conv2d_relu_max_pool2d_backward_weight_winograd_f6x3__cython = conv_pool_kernel(
+    &fc_conv2d_relu_max_pool2d_backward_weight_winograd_f6x3
+)
+conv2d_relu_max_pool2d_backward_input_winograd_f6x3__cython = conv_pool_kernel(
+    &fc_conv2d_relu_max_pool2d_backward_input_winograd_f6x3
 )

@@ -111,6 +111,7 @@ cdef extern from "fastconv.h" nogil:
     const fc_conv2d_kernel fc_conv2d_forward_winograd_f4x7_1d, fc_conv2d_backward_input_winograd_f4x7_1d
 
     const fc_conv2d_kernel fc_conv2d_backward_input_winograd_f2x3_adjoint, fc_conv2d_backward_input_winograd_f4x3_adjoint
+    const fc_conv2d_kernel fc_conv2d_backward_input_winograd_f6x3_adjoint
     const fc_conv2d_kernel fc_conv2d_forward_depthwise, fc_conv2d_backward_input_depthwise
     const fc_conv2d_kernel fc_conv2d_forward_grouped, fc_conv2d_backward_input_grouped
 
@@ -148,10 +149,13 @@ cdef extern from "fastconv.h" nogil:
     const fc_conv_pool_row fc_conv2d_relu_max_pool2d_backward_weight_direct
     const fc_conv_pool_row fc_conv2d_relu_max_pool2d_forward_winograd_f2x3
     const fc_conv_pool_row fc_conv2d_relu_max_pool2d_forward_winograd_f4x3
+    const fc_conv_pool_row fc_conv2d_relu_max_pool2d_forward_winograd_f6x3
     const fc_conv_pool_row fc_conv2d_relu_max_pool2d_backward_weight_winograd_f2x3
     const fc_conv_pool_row fc_conv2d_relu_max_pool2d_backward_weight_winograd_f4x3
+    const fc_conv_pool_row fc_conv2d_relu_max_pool2d_backward_weight_winograd_f6x3
     const fc_conv_pool_row fc_conv2d_relu_max_pool2d_backward_input_winograd_f2x3
     const fc_conv_pool_row fc_conv2d_relu_max_pool2d_backward_input_winograd_f4x3
+    const fc_conv_pool_row fc_conv2d_relu_max_pool2d_backward_input_winograd_f6x3
 
     void fc_max_pool2d_forward(const fc_pool2d_shape *shape, const void *x, void *y, int64_t *indices, int threads)
     int fc_max_pool2d_backward(const fc_pool2d_shape *shape, const void *dy, const int64_t *indices, void *dx,

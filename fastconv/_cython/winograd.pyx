@@ -24,6 +24,7 @@ from fastconv._cython.fastconv cimport (
     fc_conv2d_backward_input_winograd_f4x5_1d,
     fc_conv2d_backward_input_winograd_f4x7_1d,
     fc_conv2d_backward_input_winograd_f6x3,
+    fc_conv2d_backward_input_winograd_f6x3_adjoint,
     fc_conv2d_backward_input_winograd_f6x3_1d,
     fc_conv2d_backward_weight_winograd_f2x3,
     fc_conv2d_backward_weight_winograd_f2x5,
@@ -90,6 +91,7 @@ conv2d_backward_input_winograd_f4x5_1d__cython = conv_kernel(&fc_conv2d_backward
 conv2d_backward_input_winograd_f4x7_1d__cython = conv_kernel(&fc_conv2d_backward_input_winograd_f4x7_1d)
 conv2d_backward_input_winograd_f2x3_adjoint__cython = conv_kernel(&fc_conv2d_backward_input_winograd_f2x3_adjoint)
 conv2d_backward_input_winograd_f4x3_adjoint__cython = conv_kernel(&fc_conv2d_backward_input_winograd_f4x3_adjoint)
+conv2d_backward_input_winograd_f6x3_adjoint__cython = conv_kernel(&fc_conv2d_backward_input_winograd_f6x3_adjoint)
 conv2d_backward_weight_winograd_f2x3__cython = weight_kernel(&fc_conv2d_backward_weight_winograd_f2x3)
 conv2d_backward_weight_winograd_f4x3__cython = weight_kernel(&fc_conv2d_backward_weight_winograd_f4x3)
 conv2d_backward_weight_winograd_f6x3__cython = weight_kernel(&fc_conv2d_backward_weight_winograd_f6x3)
