@@ -44,7 +44,7 @@ ISA_FLAGS: dict[str | None, dict[str, list[str]]] = {
 }
 CORE_FLAGS = [
     *(["-O1", "-g"] if DEBUG else ["-O3", "-g0"]),
-    *("-std=gnu11", "-ffp-contract=fast", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"),
+    *("-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"),
 ]
 CYTHON_FLAGS = [*(["-O1", "-g"] if DEBUG else ["-O2", "-g0"]), "-Wno-unused-function"]
 

@@ -290,6 +290,36 @@ int fc_max_pool2d_backward(const fc_pool2d_shape *shape, const void *dy, const i
 void fc_avg_pool2d_forward(const fc_pool2d_shape *shape, const void *x, void *y, int threads);
 void fc_avg_pool2d_backward(const fc_pool2d_shape *shape, const void *dy, void *dx, int threads);
 
+/* ---- Training steps (training.c) --------------------------------------------------------------------------------- */
+
+/* dtype float32 or float64, arrays dense. dy[r][c] = 0 where not y[r][c] > 0 (y NULL: dy stays); then db[c] = the sum over
+ * the rows of dy (db NULL: not wanted), which needs the workspace. */
+int64_t fc_relu_backward_workspace(int dtype, int64_t channels);
+void fc_relu_backward(int dtype, int64_t rows, int64_t channels, void *dy, const void *y, void *db, void *workspace,
+                      int threads);
+
+/* The sum over the rows of -log softmax(z[row])[labels[row]]; dz = its gradient over rows (NULL: not wanted); correct: rows
+ * whose label is the first of the largest, a NaN being larger than any number. */
+double fc_softmax_cross_entropy(int dtype, int64_t rows, int64_t classes, const void *z, const int64_t *labels, void *dz,
+                                int64_t *correct);
+
+/* One update of `size` parameters w by their gradients g; slots: what the rule keeps.
+ *   FC_SGD      m = first m - rate g, w += m (nesterov: w += first m - rate g); without slots[0]: w -= rate g
+ *   FC_RMSPROP  v = first v + (1 - first) g^2, step = rate g / sqrt(v + epsilon); with slots[1] m = second m + step, w -= m
+ *   FC_ADAM     m += (1 - first)(g - m), v += (1 - second)(g^2 - v), w -= rate m / (sqrt(v) + epsilon) */
+enum { FC_SGD = 0, FC_RMSPROP = 1, FC_ADAM = 2 };
+
+typedef struct fc_update {
+    int dtype, rule, nesterov;
+    int64_t size;
+    void *w;
+    const void *g;
+    void *slots[2];
+    double rate, first, second, epsilon;
+} fc_update;
+
+void fc_update_parameters(const fc_update *update, int threads);
+
 #ifdef __cplusplus
 }
 #endif

@@ -162,3 +162,22 @@ cdef extern from "fastconv.h" nogil:
                                 int threads)
     void fc_avg_pool2d_forward(const fc_pool2d_shape *shape, const void *x, void *y, int threads)
     void fc_avg_pool2d_backward(const fc_pool2d_shape *shape, const void *dy, void *dx, int threads)
+
+    int64_t fc_relu_backward_workspace(int dtype, int64_t channels)
+    void fc_relu_backward(int dtype, int64_t rows, int64_t channels, void *dy, const void *y, void *db, void *workspace,
+                          int threads)
+    double fc_softmax_cross_entropy(int dtype, int64_t rows, int64_t classes, const void *z, const int64_t *labels,
+                                    void *dz, int64_t *correct)
+
+    enum:
+        FC_SGD, FC_RMSPROP, FC_ADAM
+
+    ctypedef struct fc_update:
+        int dtype, rule, nesterov
+        int64_t size
+        void *w
+        const void *g
+        void *slots[2]
+        double rate, first, second, epsilon
+
+    void fc_update_parameters(const fc_update *update, int threads)

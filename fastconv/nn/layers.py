@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 import fastconv
+from fastconv.functional import training
 
 from . import initializers
 from .kernels import KernelChoice
@@ -67,7 +68,7 @@ def _relu(z: np.ndarray) -> None:
 
 
 def _relu_backward(y: np.ndarray, dy: np.ndarray) -> None:
-    np.multiply(dy, y > 0, out=dy)
+    training.relu_backward(dy, y, None)
 
 
 def _sigmoid(z: np.ndarray) -> None:
@@ -248,12 +249,18 @@ class _Weighted(Layer):
             passes[0](z)
         return z
 
-    def _gradient_of_sum(self, y: np.ndarray, dy: np.ndarray, logits: bool) -> np.ndarray:
-        """dy brought back through the activation, in place."""
+    def _gradient_of_sum(self, y: np.ndarray, dy: np.ndarray, logits: bool) -> None:
+        """dy brought back through the activation, in place, and the gradient of the bias from it."""
         passes = ACTIVATIONS[self.activation]
-        if passes is not None and not logits and not self.masked_by_next:
+        masked = y if self.activation == "relu" and not logits and not self.masked_by_next else None
+        if passes is not None and self.activation != "relu" and not logits:
             passes[1](y, dy)
-        return dy
+        bias = self.grads.get("bias")
+        if self.pooled_dy is not None and bias is not None:
+            training.relu_backward(self.pooled_dy, None, bias)
+            bias = None
+        if masked is not None or bias is not None:
+            training.relu_backward(dy, masked, bias)
 
 
 class Conv2D(_Weighted):
@@ -313,13 +320,10 @@ class Conv2D(_Weighted):
         return self._activate(y, logits)
 
     def backward(self, dy: np.ndarray, need_dx: bool, logits: bool = False) -> np.ndarray | None:
-        dy = self._gradient_of_sum(self._y, dy, logits)
+        self._gradient_of_sum(self._y, dy, logits)
         kernel = self.weights["kernel"]
         self.kernels.run("backward_weight", len(dy), fastconv.conv2d_weight, self._x, kernel.shape, dy,
                          out=self.grads["kernel"], **self.geometry)
-        if self.use_bias:
-            rows = dy if self.pooled_dy is None else self.pooled_dy
-            self.grads["bias"][:] = _bias_gradient(rows)
         if not need_dx:
             return None
         dx = self.buffer("dx", self._x.shape)
@@ -365,12 +369,10 @@ class Dense(_Weighted):
         return self._activate(y, logits)
 
     def backward(self, dy: np.ndarray, need_dx: bool, logits: bool = False) -> np.ndarray | None:
-        dy = self._gradient_of_sum(self._y, dy, logits)
+        self._gradient_of_sum(self._y, dy, logits)
         x, kernel, row = self._x[None, None], self.weights["kernel"][None, None], dy[None, None]
         self.kernels.run("backward_weight", len(dy), fastconv.conv2d_weight, x, kernel.shape, row, layout="NHWC",
                          out=self.grads["kernel"][None, None])
-        if self.use_bias:
-            self.grads["bias"][:] = _bias_gradient(row)
         if not need_dx:
             return None
         dx = self.buffer("dx", self._x.shape)
@@ -567,12 +569,3 @@ def _windows(layer: Any, size: tuple[int, int], window: tuple[int, int], stride:
         raise layer._error(f"a window of {reach[0]}x{reach[1]} does not fit the {size[0]}x{size[1]} input; "
                            'use padding="same" or a smaller window')
     return (size[0] - reach[0]) // stride[0] + 1, (size[1] - reach[1]) // stride[1] + 1
-
-
-def _bias_gradient(dy: np.ndarray) -> np.ndarray:
-    """Sum of dy (n, h, w, c) over all axes but the last: as for any convolution with this output, so for a 1x1 one."""
-    channels = dy.shape[-1]
-    pointwise = np.empty((1, 1, channels, channels), dy.dtype)
-    gradient = fastconv.conv2d_backward(dy, dy, pointwise, output_mask=(False, False, True), layout="NHWC")[2]
-    assert gradient is not None
-    return gradient

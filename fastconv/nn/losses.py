@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from fastconv.functional import training
+
 
 class Loss:
     """One loss: `check` validates labels once, `value` computes sums and the gradient for each batch."""
@@ -28,6 +30,10 @@ class Loss:
     def correct(self, z: np.ndarray, t: np.ndarray) -> int:
         """How many of the batch are predicted right, given logits."""
         raise NotImplementedError
+
+    def value_and_correct(self, z: np.ndarray, t: np.ndarray, grad: np.ndarray | None) -> tuple[float, int]:
+        """Both of the above, in one pass where there is one."""
+        return self.value(z, t, grad), self.correct(z, t)
 
     def get_config(self) -> dict[str, Any]:
         return {"name": self.name}
@@ -85,15 +91,13 @@ class SparseCategoricalCrossentropy(_Categorical):
         return labels
 
     def value(self, z: np.ndarray, t: np.ndarray, grad: np.ndarray | None) -> float:
-        logs, probabilities = _log_softmax(z)
-        rows = np.arange(len(t))
-        if grad is not None:
-            probabilities[rows, t] -= 1
-            np.divide(probabilities, len(t), out=grad)
-        return -float(logs[rows, t].sum(dtype=np.float64))
+        return self.value_and_correct(z, t, grad)[0]
+
+    def value_and_correct(self, z: np.ndarray, t: np.ndarray, grad: np.ndarray | None) -> tuple[float, int]:
+        return training.softmax_cross_entropy(z, t, grad)
 
     def correct(self, z: np.ndarray, t: np.ndarray) -> int:
-        return int(np.count_nonzero(z.argmax(axis=-1) == t))
+        return self.value_and_correct(z, t, None)[1]
 
 
 class CategoricalCrossentropy(_Categorical):

@@ -310,8 +310,7 @@ class Sequential:
         # diverging runs are reported by their loss, not by NumPy's warnings
         with np.errstate(over="ignore", invalid="ignore"):
             dy: Any = self.layers[last].buffer("dy", x.shape)
-            total = loss.value(x, y, dy)
-            correct = loss.correct(x, y) if self.metrics else 0
+            total, correct = loss.value_and_correct(x, y, dy) if self.metrics else (loss.value(x, y, dy), 0)
             before, now = now, perf_counter()
             clock.loss += now - before
             for step, index in reversed(self._steps):
@@ -330,7 +329,7 @@ class Sequential:
         loss = self._need_compiled()
         with np.errstate(over="ignore", invalid="ignore"):
             z = self._forward(x, False, self._fused_ending)
-            return loss.value(z, y, None), loss.correct(z, y) if self.metrics else 0
+            return loss.value_and_correct(z, y, None) if self.metrics else (loss.value(z, y, None), 0)
 
     def fit(self, x: Any, y: Any = None, batch_size: int | None = None, epochs: int = 1, verbose: int | str = "auto",
             callbacks: Iterable[Callback] | None = None, validation_split: float = 0.0, validation_data: Any = None,

@@ -1,7 +1,6 @@
 """Optimisers with the update formulas and defaults of Keras, and learning-rate schedules.
 
-All trainable weights of a model lie in one flat array, so a step is a few in-place passes over it, in blocks that
-stay in the cache, and allocates nothing.
+All trainable weights of a model lie in one flat array, so a step is one in-place pass over it, and allocates nothing.
 """
 from __future__ import annotations
 
@@ -10,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-# Elements of one block: parameters, gradients, two slots and scratch of it fit a 1 MB L2 (Zen 4) at float32.
-BLOCK = 16384
+from fastconv.functional import training
 
 
 class Schedule:
@@ -80,7 +78,6 @@ class Optimizer:
 
     name = ""
     slot_names: tuple[str, ...] = ()
-    scratch_count = 1
 
     def __init__(self, learning_rate: float | Schedule) -> None:
         if not isinstance(learning_rate, Schedule):
@@ -99,26 +96,20 @@ class Optimizer:
         return rate(self.iterations) if isinstance(rate, Schedule) else rate
 
     def build(self, size: int, dtype: np.dtype) -> None:
-        """Allocate the slots for a model of `size` weights, and cut the work into blocks."""
+        """Allocate the slots for a model of `size` weights."""
         if size == self._size:
             return
         self._size = size
         self.iterations = 0
         self.slots = {name: np.zeros(size, dtype) for name in self.slot_names}
-        self._scratch = [np.empty(min(size, BLOCK), dtype) for _ in range(self.scratch_count)]
 
     def apply(self, weights: np.ndarray, grads: np.ndarray) -> None:
         """One update of all weights, in place. Both arrays are flat."""
         rate = self.current_learning_rate
         self.iterations += 1
-        for start in range(0, weights.size, BLOCK):
-            block = slice(start, min(start + BLOCK, weights.size))
-            width = block.stop - start
-            self._update(rate, weights[block], grads[block], [slot[block] for slot in self.slots.values()],
-                         [scratch[:width] for scratch in self._scratch])
+        self._update(rate, weights, grads, *self.slots.values())
 
-    def _update(self, rate: float, w: np.ndarray, g: np.ndarray, slots: list[np.ndarray],
-                scratch: list[np.ndarray]) -> None:
+    def _update(self, rate: float, w: np.ndarray, g: np.ndarray, *slots: np.ndarray) -> None:
         raise NotImplementedError
 
     def settings(self) -> dict[str, Any]:
@@ -148,22 +139,8 @@ class SGD(Optimizer):
     def settings(self) -> dict[str, Any]:
         return {"momentum": self.momentum, "nesterov": self.nesterov}
 
-    def _update(self, rate: float, w: np.ndarray, g: np.ndarray, slots: list[np.ndarray],
-                scratch: list[np.ndarray]) -> None:
-        s, = scratch
-        np.multiply(g, rate, out=s)
-        if not slots:
-            np.subtract(w, s, out=w)
-            return
-        m, = slots
-        np.multiply(m, self.momentum, out=m)
-        np.subtract(m, s, out=m)
-        if self.nesterov:
-            np.subtract(w, s, out=w)
-            np.multiply(m, self.momentum, out=s)
-            np.add(w, s, out=w)
-        else:
-            np.add(w, m, out=w)
+    def _update(self, rate: float, w: np.ndarray, g: np.ndarray, *slots: np.ndarray) -> None:
+        training.sgd(w, g, slots[0] if slots else None, rate, self.momentum, self.nesterov)
 
 
 class RMSprop(Optimizer):
@@ -183,24 +160,9 @@ class RMSprop(Optimizer):
     def settings(self) -> dict[str, Any]:
         return {"rho": self.rho, "momentum": self.momentum, "epsilon": self.epsilon}
 
-    def _update(self, rate: float, w: np.ndarray, g: np.ndarray, slots: list[np.ndarray],
-                scratch: list[np.ndarray]) -> None:
-        v, (s,) = slots[0], scratch
-        np.multiply(g, g, out=s)
-        np.multiply(s, 1 - self.rho, out=s)
-        np.multiply(v, self.rho, out=v)
-        np.add(v, s, out=v)
-        np.add(v, self.epsilon, out=s)
-        np.sqrt(s, out=s)
-        np.divide(g, s, out=s)
-        np.multiply(s, rate, out=s)
-        if self.momentum:
-            m = slots[1]
-            np.multiply(m, self.momentum, out=m)
-            np.add(m, s, out=m)
-            np.subtract(w, m, out=w)
-        else:
-            np.subtract(w, s, out=w)
+    def _update(self, rate: float, w: np.ndarray, g: np.ndarray, *slots: np.ndarray) -> None:
+        training.rmsprop(w, g, slots[0], slots[1] if len(slots) > 1 else None, rate, self.rho, self.momentum,
+                         self.epsilon)
 
 
 class Adam(Optimizer):
@@ -218,23 +180,8 @@ class Adam(Optimizer):
     def settings(self) -> dict[str, Any]:
         return {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
 
-    def _update(self, rate: float, w: np.ndarray, g: np.ndarray, slots: list[np.ndarray],
-                scratch: list[np.ndarray]) -> None:
-        (m, v), (s,) = slots, scratch
-        t = self.iterations
-        alpha = rate * math.sqrt(1 - self.beta_2 ** t) / (1 - self.beta_1 ** t)
-        np.subtract(g, m, out=s)
-        np.multiply(s, 1 - self.beta_1, out=s)
-        np.add(m, s, out=m)
-        np.multiply(g, g, out=s)
-        np.subtract(s, v, out=s)
-        np.multiply(s, 1 - self.beta_2, out=s)
-        np.add(v, s, out=v)
-        np.sqrt(v, out=s)
-        np.add(s, self.epsilon, out=s)
-        np.divide(m, s, out=s)
-        np.multiply(s, alpha, out=s)
-        np.subtract(w, s, out=w)
+    def _update(self, rate: float, w: np.ndarray, g: np.ndarray, *slots: np.ndarray) -> None:
+        training.adam(w, g, *slots, rate, self.beta_1, self.beta_2, self.epsilon, self.iterations)
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {cls.name: cls for cls in (SGD, RMSprop, Adam)}

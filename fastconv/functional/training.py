@@ -1,0 +1,99 @@
+"""What a training step does between convolutions, each in one pass over its arrays: for `fastconv.nn`.
+
+Arrays are C-contiguous and of one dtype, float32 or float64; nothing is checked. Without the extension NumPy does it.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import math
+from typing import Any
+
+import numpy as np
+
+from fastconv import host, threads
+
+
+@functools.cache
+def _compiled() -> Any:
+    """The module of compiled steps, or None."""
+    return None if host.backend_fault("cython") else importlib.import_module("fastconv._cython.training")
+
+
+def relu_backward(grad: np.ndarray, y: np.ndarray | None, out_bias: np.ndarray | None) -> None:
+    """The gradient of max(z, 0) = y, in place (y None: grad stays); its sums over all axes but the last, unless None."""
+    compiled = _compiled()
+    if compiled is not None:
+        compiled.relu_backward(grad, y, out_bias, threads.get_num_threads())
+        return
+    if y is not None:
+        grad[...] = np.where(y > 0, grad, 0)
+    if out_bias is not None:
+        np.sum(grad.reshape(-1, grad.shape[-1]), axis=0, dtype=np.float64, out=out_bias, casting="same_kind")
+
+
+def softmax_cross_entropy(z: np.ndarray, labels: np.ndarray, grad: np.ndarray | None) -> tuple[float, int]:
+    """(sum of -log softmax(z)[label], right predictions) of logits (n, classes) and int64 labels (n,); grad: that of the
+    mean."""
+    compiled = _compiled()
+    if compiled is not None:
+        total, correct = compiled.softmax_cross_entropy(z, labels, grad)
+        return total, correct
+    rows = np.arange(len(z))
+    shifted = z.astype(np.float64) - z.max(axis=-1, keepdims=True)
+    shares = np.exp(shifted)
+    total = shares.sum(axis=-1, keepdims=True)
+    loss = (np.log(total[:, 0]) - shifted[rows, labels]).sum()
+    if grad is not None:
+        shares /= total
+        shares[rows, labels] -= 1
+        grad[...] = shares / len(z)
+    return float(loss), int(np.count_nonzero(z.argmax(axis=-1) == labels))
+
+
+def sgd(w: np.ndarray, g: np.ndarray, m: np.ndarray | None, rate: float, momentum: float, nesterov: bool) -> None:
+    """m = momentum m - rate g, w += m (nesterov: w += momentum m - rate g); m None: w -= rate g."""
+    compiled = _compiled()
+    if compiled is not None:
+        compiled.update("sgd", w, g, m, None, rate, momentum, 0.0, 0.0, nesterov, threads.get_num_threads())
+    elif m is None:
+        w -= rate * g
+    else:
+        m *= momentum
+        m -= rate * g
+        w += momentum * m - rate * g if nesterov else m
+
+
+def rmsprop(
+    w: np.ndarray, g: np.ndarray, v: np.ndarray, m: np.ndarray | None, rate: float, rho: float, momentum: float,
+    epsilon: float,
+) -> None:  # fmt: skip
+    """v = rho v + (1 - rho) g^2; step = rate g / sqrt(v + epsilon); w -= step, or m = momentum m + step, w -= m."""
+    compiled = _compiled()
+    if compiled is not None:
+        compiled.update("rmsprop", w, g, v, m, rate, rho, momentum, epsilon, False, threads.get_num_threads())
+        return
+    v *= rho
+    v += (1 - rho) * (g * g)
+    step = rate * (g / np.sqrt(v + epsilon))
+    if m is not None:
+        m *= momentum
+        m += step
+        step = m
+    w -= step
+
+
+def adam(
+    w: np.ndarray, g: np.ndarray, m: np.ndarray, v: np.ndarray, rate: float, beta_1: float, beta_2: float,
+    epsilon: float, step: int,
+) -> None:  # fmt: skip
+    """m += (1 - b1)(g - m); v += (1 - b2)(g^2 - v); w -= rate sqrt(1 - b2^step) / (1 - b1^step) m / (sqrt(v) + epsilon)."""
+    alpha = rate * math.sqrt(1 - beta_2**step) / (1 - beta_1**step)
+    compiled = _compiled()
+    if compiled is not None:
+        compiled.update("adam", w, g, m, v, alpha, beta_1, beta_2, epsilon, False, threads.get_num_threads())
+        return
+    m += (1 - beta_1) * (g - m)
+    v += (1 - beta_2) * (g * g - v)
+    w -= alpha * (m / (np.sqrt(v) + epsilon))
