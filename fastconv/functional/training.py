@@ -18,11 +18,12 @@ from fastconv import host, threads
 @functools.cache
 def _compiled() -> Any:
     """The module of compiled steps, or None."""
-    return None if host.backend_fault("cython") else importlib.import_module("fastconv._cython.training")
+    fault = host.backend_fault("cython")
+    return None if fault else importlib.import_module("fastconv._cython.training")
 
 
 def relu_backward(grad: np.ndarray, y: np.ndarray | None, out_bias: np.ndarray | None) -> None:
-    """The gradient of max(z, 0) = y, in place (y None: grad stays); its sums over all axes but the last, unless None."""
+    """The gradient of y = max(z, 0), in place (y None: grad stays), and its sums over all axes but the last."""
     compiled = _compiled()
     if compiled is not None:
         compiled.relu_backward(grad, y, out_bias, threads.get_num_threads())
@@ -30,12 +31,11 @@ def relu_backward(grad: np.ndarray, y: np.ndarray | None, out_bias: np.ndarray |
     if y is not None:
         grad[...] = np.where(y > 0, grad, 0)
     if out_bias is not None:
-        np.sum(grad.reshape(-1, grad.shape[-1]), axis=0, dtype=np.float64, out=out_bias, casting="same_kind")
+        out_bias[...] = grad.reshape(-1, grad.shape[-1]).sum(axis=0, dtype=np.float64)
 
 
 def softmax_cross_entropy(z: np.ndarray, labels: np.ndarray, grad: np.ndarray | None) -> tuple[float, int]:
-    """(sum of -log softmax(z)[label], right predictions) of logits (n, classes) and int64 labels (n,); grad: that of the
-    mean."""
+    """(sum of -log softmax(z)[label], right predictions) of logits (n, classes), labels int64 (n,); grad: of the mean."""
     compiled = _compiled()
     if compiled is not None:
         total, correct = compiled.softmax_cross_entropy(z, labels, grad)
@@ -88,7 +88,8 @@ def adam(
     w: np.ndarray, g: np.ndarray, m: np.ndarray, v: np.ndarray, rate: float, beta_1: float, beta_2: float,
     epsilon: float, step: int,
 ) -> None:  # fmt: skip
-    """m += (1 - b1)(g - m); v += (1 - b2)(g^2 - v); w -= rate sqrt(1 - b2^step) / (1 - b1^step) m / (sqrt(v) + epsilon)."""
+    """m += (1 - b1)(g - m); v += (1 - b2)(g^2 - v); w -= alpha m / (sqrt(v) + epsilon),
+    alpha = rate sqrt(1 - b2^step) / (1 - b1^step)."""
     alpha = rate * math.sqrt(1 - beta_2**step) / (1 - beta_1**step)
     compiled = _compiled()
     if compiled is not None:

@@ -181,7 +181,7 @@ class Adam(Optimizer):
         return {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
 
     def _update(self, rate: float, w: np.ndarray, g: np.ndarray, *slots: np.ndarray) -> None:
-        training.adam(w, g, *slots, rate, self.beta_1, self.beta_2, self.epsilon, self.iterations)
+        training.adam(w, g, slots[0], slots[1], rate, self.beta_1, self.beta_2, self.epsilon, self.iterations)
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {cls.name: cls for cls in (SGD, RMSprop, Adam)}
