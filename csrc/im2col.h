@@ -76,6 +76,11 @@ typedef struct gather {
 void fc_im2col_nhwc_task(void *ctx, int64_t task, int worker); /* im2col_nhwc.c */
 void fc_im2col_nchw_task(void *ctx, int64_t task, int worker); /* im2col_nchw.c */
 
+/* im2col_weight_nhwc.c: the weight gradient of that layout. */
+void fc_im2col_weight_nhwc(const fc_conv2d_shape *s, const fc_view *x, const fc_view *dy, const fc_view *dw, void *workspace,
+                           int threads);
+int64_t fc_im2col_weight_nhwc_workspace(const fc_conv2d_shape *s, int threads);
+
 /* im2col_columns.c: `panels` panels of the pixels from q0 on, of depth k0 <= k < k1, as dst[panel][k - k0][nr], zero padded
  * to nr after the last pixel. */
 void fc_im2col_pack_columns(const gather *g, char *dst, int64_t q0, int64_t panels, int64_t k0, int64_t k1, int64_t group);

@@ -1,4 +1,4 @@
-/* The weight gradient as GEMM: dw[o][c][t] = sum over pixels of dy[pixel][o] * x[pixel under tap t][c].
+/* The weight gradient as GEMM, NCHW: dw[o][c][t] = sum over pixels of dy[pixel][o] * x[pixel under tap t][c].
  *
  * Rows of the microkernel are input channels (or, where they follow each other in x, the taps of a filter row and their
  * channels), read from x in place; columns are output channels, packed; its taps are output rows, clipped to where the tap
@@ -146,6 +146,10 @@ static void run(const fc_conv2d_shape *s, const fc_view *x, const fc_view *dy, c
 {
     weight_gradient g;
     const fc_kernels_table *table = fc_kernels();
+    if (s->layout == FC_NHWC) {
+        fc_im2col_weight_nhwc(s, x, dy, dw, workspace, threads);
+        return;
+    }
     memset(&g, 0, sizeof g);
     g.kernel = s->dtype == FC_F32 ? table->gemm_f32 : table->gemm_f64;
     g.s = s;
@@ -176,6 +180,8 @@ static int64_t workspace_bytes(const fc_conv2d_shape *s, int threads)
 {
     const int64_t size = element_size(s->dtype);
     int64_t rows, columns;
+    if (s->layout == FC_NHWC)
+        return fc_im2col_weight_nhwc_workspace(s, threads);
     weight_gradient_blocks(s, &rows, &columns);
     return align_up(s->g * (s->oc / s->g + FC_NR_MAX - 1) * (s->ic / s->g) * s->kh * s->kw * size) +
            threads * align_up(rows * columns * FC_NR_MAX * size);

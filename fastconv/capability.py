@@ -154,6 +154,11 @@ def im2col_workspace(p: ConvProblem, threads: int) -> int:
     def nbytes(elements: int) -> int:
         return -(-elements * size // 64) * 64
 
+    if p.pass_ == "backward_weight" and p.layout == "NHWC":
+        pixels, block_rows, copied = 256, 96, 64
+        packed = -(-((block_rows // 4 + 1) * (pixels * 4 * size + copied) + pixels * mr * size) // 64) * 64
+        worker = packed + nbytes(pixels * (min(p.ocg, 256) + nr - 1)) + copied
+        return nbytes(p.g * (p.ocg + nr - 1) * p.icg * taps) + threads * worker
     if p.pass_ == "backward_weight":
         columns = max(1, min(p.ow, target))
         rows = max(1, min(target // columns, 512, p.mb * p.oh))
