@@ -1,6 +1,6 @@
 """Training steps against PyTorch and Keras: same network, batch, threads and optimizer family; images a second.
 
-    python -m bench.train [--networks forum vgg block] [--threads 1 2] [--batch-sizes 64 128] [--seconds 8] [--save NAME]
+    python -m bench.train [--networks forum vgg block] [--threads 1 2] [--batch-sizes 64 128] [--save NAME]
     python -m bench.train --keras-python PATH      Keras from another environment (TensorFlow and JAX backends)
 
 Every rival is a process of its own and they take turns, so that no pool of one spins beside another's turn. A turn is a

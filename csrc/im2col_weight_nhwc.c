@@ -24,7 +24,9 @@ typedef struct weight_nhwc {
     int64_t run, runs, run_tiles;     /* rows that follow each other in x; tiles of one run */
     int64_t columns, column_blocks;   /* of a task */
     int64_t splits;                   /* of the tiles */
-    char *sums;                       /* [group][panel][row][nr] */
+    int in_place;                     /* dw is HWIO, its rows `row` elements apart: they are summed there */
+    int64_t row;
+    char *sums;                       /* else [group][panel][row][nr] */
     char *scratch;
     int64_t scratch_bytes, pack_bytes; /* of a worker; of its rows */
 } weight_nhwc;
@@ -135,15 +137,18 @@ static void task(void *ctx, int64_t number, int worker)
     int64_t tile0;
     const int64_t tiles = split(g->runs * g->run_tiles, g->splits, part, &tile0);
     char *const a = g->scratch + worker * g->scratch_bytes, *const b = a + g->pack_bytes;
-    char *const sums = g->sums + (group * all_panels + o0 / nr) * rows * nr * size;
+    /* Of a row and a panel: `rows_apart` and `panels_apart` elements from the next. */
+    const int64_t rows_apart = g->in_place ? g->row : nr, panels_apart = g->in_place ? nr : rows * nr;
+    char *const sums = g->in_place ? g->dw + (group * g->ocg + o0) * size :
+                                     g->sums + (group * all_panels + o0 / nr) * rows * nr * size;
     const int64_t pitch = DEPTH_PIXELS * mr * size + COPY_BYTES, step = max64(1, BLOCK_ROWS / mr);
     fc_gemm_args args;
     memset(&args, 0, sizeof args);
-    args.n = nr;
     args.taps = 1;
     args.rs_a = 1;
     args.cs_a = mr;
-    args.rs_b = args.rs_c = nr;
+    args.rs_b = nr;
+    args.rs_c = rows_apart;
     for (int64_t q0 = 0; q0 < pixels; q0 += DEPTH_PIXELS) {
         const int64_t q1 = min64(pixels, q0 + DEPTH_PIXELS);
         pack_columns(g, g->dy + (q0 * s->oc + group * g->ocg + o0) * size, columns, q1 - q0, b);
@@ -155,23 +160,26 @@ static void task(void *ctx, int64_t number, int worker)
             pack_rows(g, at, group, first, first + next - tile, q0, q1, a, pitch);
             for (int64_t panel = 0; panel < panels; panel++) {
                 args.b = b + panel * DEPTH_PIXELS * nr * size;
+                args.n = g->in_place ? min64(nr, columns - panel * nr) : nr;
                 for (int64_t t = tile; t < next; t++) {
                     int64_t r0;
                     args.m = split(g->run, g->run_tiles, t % g->run_tiles, &r0);
                     args.a = a + (t - tile) * pitch;
-                    args.c = sums + (panel * rows + at * g->run + r0) * nr * size;
+                    args.c = sums + (panel * panels_apart + (at * g->run + r0) * rows_apart) * size;
                     g->kernel.run(&args);
                 }
             }
         }
     }
+    if (g->in_place && pixels > 0)
+        return;
     for (int64_t tile = tile0; tile < tile0 + tiles; tile++) {
         int64_t r0;
         const int64_t at = tile / g->run_tiles, m = split(g->run, g->run_tiles, tile % g->run_tiles, &r0);
         for (int64_t panel = 0; panel < panels; panel++)
             for (int64_t r = at * g->run + r0; r < at * g->run + r0 + m; r++) {
                 const int64_t t = r / g->icg, c = r % g->icg, o = group * g->ocg + o0 + panel * nr;
-                char *const row = sums + (panel * rows + r) * nr * size;
+                char *const row = g->sums + ((group * all_panels + o0 / nr + panel) * rows + r) * nr * size;
                 if (pixels == 0)
                     zero_run(row, nr, (int)size);
                 copy_words(g->dw + (o * g->ws[0] + c * g->ws[1] + t / s->kw * g->ws[2] + t % s->kw * g->ws[3]) * size, row,
@@ -214,6 +222,10 @@ void fc_im2col_weight_nhwc(const fc_conv2d_shape *s, const fc_view *x, const fc_
     g.column_blocks = ceil_div(g.ocg, g.columns);
     const int64_t tiles = g.runs * g.run_tiles, tasks = s->g * g.column_blocks;
     g.splits = threads > 1 ? max64(1, min64(tiles, ceil_div(2 * (int64_t)threads, tasks))) : 1;
+    /* NumPy leaves the strides of axes of length 1 undefined. */
+    g.row = g.icg > 1 ? g.ws[1] : s->kw > 1 ? g.ws[3] : s->kh > 1 ? g.ws[2] : s->oc;
+    g.in_place = (g.ws[0] == 1 || s->oc == 1) && g.row >= s->oc && (s->kw == 1 || g.ws[3] == g.icg * g.row) &&
+                 (s->kh == 1 || g.ws[2] == s->kw * g.icg * g.row);
     g.sums = workspace;
     g.scratch = g.sums + align_up(s->g * ceil_div(g.ocg, g.kernel.nr) * g.kernel.nr * g.runs * g.run * g.size);
     g.scratch_bytes = worker_bytes(s);

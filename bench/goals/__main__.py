@@ -65,6 +65,12 @@ PARTS: dict[str, Callable[[int, float], Iterator[Job]]] = {
     "five": lambda t, s: _layers("five", lists.five(), jobs.layer, t, t, s),
     "depthwise": lambda t, s: _layers("depthwise", lists.depthwise(), jobs.layer, t, t, s),
     "pools": _pools,
+    "weight_gradient": lambda t, s: _layers(
+        "weight_gradient", lists.gradients(), jobs.gradient, t, "backward_weight", t, s
+    ),
+    "input_gradient": lambda t, s: _layers(
+        "input_gradient", lists.gradients(), jobs.gradient, t, "backward_input", t, s
+    ),
     "latency": lambda t, s: _layers("latency", lists.latency(), jobs.latency, t, t, s),
     "plain": lambda t, s: _layers("plain", lists.plain(), jobs.plain, t, t, PEAK_SECONDS * s),
     "second_core": lambda t, s: _layers("second_core", lists.second_core(), jobs.second_core, t, s),

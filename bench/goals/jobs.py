@@ -94,6 +94,54 @@ def _nhwc(x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(x.transpose(0, 2, 3, 1))
 
 
+def gradient(problem: ConvProblem, pass_: str, threads: int, seconds: float) -> dict[str, Any]:
+    """One gradient from Python, in both layouts, against PyTorch's in both of its own; the same arrays each time."""
+    import torch
+
+    p = problem
+    fastconv.set_num_threads(threads)
+    torch.set_num_threads(threads)
+    rng = np.random.default_rng(0)
+    x, w = operands(p)
+    dy = rng.standard_normal(p.output_shape).astype(np.float32)
+    geometry = where(p)
+    exact = _gradient(pass_, x.astype(np.float64), w.astype(np.float64), dy.astype(np.float64), "NCHW", {
+        "algorithm": "im2col", **geometry})  # fmt: skip
+    rivals: dict[str, Any] = {}
+    errors: dict[str, float] = {}
+    kernels = {}
+    for layout in contest.LAYOUTS:
+        nchw = layout == "NCHW"
+        arrays = (x, w, dy) if nchw else (_nhwc(x), np.ascontiguousarray(w.transpose(2, 3, 1, 0)), _nhwc(dy))
+        call = functools.partial(_gradient, pass_, *arrays, layout, geometry)
+        result = call()
+        if not nchw:
+            result = result.transpose(3, 2, 0, 1) if pass_ == "backward_weight" else result.transpose(0, 3, 1, 2)
+        rivals[f"fastconv_{layout.lower()}"] = call
+        errors[f"fastconv_{layout.lower()}"] = _relative(result, exact)
+        asked = ConvProblem.parse(p.text, layout=layout, pass_=pass_)
+        kernels[layout] = dispatch.choose(asked, dispatch.Request()).name
+    mask = [pass_ == "backward_input", pass_ == "backward_weight", False]
+    for name, form in (("torch", torch.contiguous_format), ("torch_channels_last", torch.channels_last)):
+        tensors = [torch.from_numpy(a).contiguous(memory_format=form) for a in (dy, x, w)]
+        call = functools.partial(torch.ops.aten.convolution_backward, *tensors, None, [p.sh, p.sw], [p.ph, p.pw],
+                                 [p.dh, p.dw], False, [0, 0], p.g, mask)  # fmt: skip
+        rivals[name], errors[name] = call, _relative(call()[mask.index(True)].numpy(), exact)
+    times = race(rivals, seconds, rest=rest_for(threads))
+    found = {name: {**time_, "error": errors[name]} for name, time_ in times.items()}
+    return {"problem": p.text, "threads": threads, "mflop": p.flops / 1e6, "kernels": kernels, "rivals": found}
+
+
+def _gradient(pass_: str, x: Any, w: Any, dy: Any, layout: str, how: dict[str, Any]) -> np.ndarray:
+    if pass_ == "backward_weight":
+        return fastconv.conv2d_weight(x, w.shape, dy, layout=layout, **how)
+    return fastconv.conv2d_input(x.shape, w, dy, layout=layout, **how)
+
+
+def _relative(result: np.ndarray, exact: np.ndarray) -> float:
+    return float(np.abs(result - exact).max() / np.abs(exact).max())
+
+
 def plain(problem: ConvProblem, threads: int, seconds: float) -> dict[str, Any]:
     """The plain-sum kernels beside the peak: im2col forced, and what precision="strict" chooses."""
     row = contest.convolution(problem, threads, [], seconds, algorithm="im2col")

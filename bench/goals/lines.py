@@ -251,6 +251,8 @@ LINES = (
     _compared("depthwise, best of all peers", "depthwise", 1.5, 1.0, _ratios("depthwise")),
     _compared("pooling forward, PyTorch and ONNX Runtime", "pools", 2.0, 1.5, _ratios("pools", only="forward")),
     _compared("pooling backward, PyTorch", "pools", 2.0, 1.5, _ratios("pools", only="backward")),
+    _compared("weight gradient, 3x3, 1x1, strided, PyTorch", "weight_gradient", 1.8, 1.0, _ratios("weight_gradient")),
+    _compared("input gradient, the same layers, PyTorch", "input_gradient", 1.8, 1.0, _ratios("input_gradient")),
     _compared("batch 1, MNIST layers, a plan's call, PyTorch", "latency", 8.0, 3.0, _latency("plan_", "torch")),
     _compared("the same, ONNX Runtime", "latency", 4.0, None, _latency("plan_", "onnxruntime")),
     _compared("batch 1, MNIST layers, plain conv2d, PyTorch", "latency", 8.0, 3.0, _latency("conv2d_", "torch")),

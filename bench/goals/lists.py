@@ -38,6 +38,11 @@ def direct() -> Layers:
     return {n: p for n, p in found.items() if p.g == 1 and (p.kh == 1 or p.sh > 1 or p.kh == 7)}
 
 
+def gradients() -> Layers:
+    """The 3x3, 1x1 and strided layers of ResNet-50, which are listed with batches of 1 and 16."""
+    return {n: p for n, p in _file("resnet50").items() if "_conv1" not in n}
+
+
 def five() -> Layers:
     """5x5, stride 1, 16 channels and up."""
     found = _file("googlenet") | _file("deepbench")

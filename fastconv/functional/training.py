@@ -35,7 +35,7 @@ def relu_backward(grad: np.ndarray, y: np.ndarray | None, out_bias: np.ndarray |
 
 
 def softmax_cross_entropy(z: np.ndarray, labels: np.ndarray, grad: np.ndarray | None) -> tuple[float, int]:
-    """(sum of -log softmax(z)[label], right predictions) of logits (n, classes), labels int64 (n,); grad of the mean."""
+    """(sum of -log softmax(z)[label], right predictions) of logits (n, classes), int64 labels; grad of the mean."""
     compiled = _compiled()
     if compiled is not None:
         total, correct = compiled.softmax_cross_entropy(z, labels, grad)
