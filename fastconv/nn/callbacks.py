@@ -134,6 +134,27 @@ class EarlyStopping(_Monitor):
             self._weights = None
 
 
+class TargetReached(_Monitor):
+    """Stop after the first epoch whose `monitor` is at least `target` (at most, if less of it is better).
+
+    `epoch` is then its number from 0; None while the target is not reached.
+    """
+
+    def __init__(self, target: float, monitor: str = "val_accuracy", mode: str = "auto") -> None:
+        super().__init__(monitor, mode)
+        self.target = float(target)
+        self.epoch: int | None = None
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        self.epoch = None
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        value = self.current(logs)
+        if value <= self.target if self.mode == "min" else value >= self.target:
+            self.epoch = epoch
+            self.model.stop_training = True
+
+
 class ModelCheckpoint(_Monitor):
     """Save the model at the end of each epoch, or only when `monitor` improves; the file is replaced atomically.
 

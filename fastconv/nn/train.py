@@ -16,7 +16,7 @@ import numpy as np
 import fastconv
 
 from . import data, optimizers, saving
-from .callbacks import History
+from .callbacks import History, TargetReached
 from .models import Sequential
 from .networks import mnist_network
 
@@ -26,6 +26,12 @@ from .networks import mnist_network
 # SGD at 0.05, 0.1: 98.19, 98.23 %.
 PEAK_LEARNING_RATES = {"sgd": 0.1, "rmsprop": 0.003, "adam": 0.006}
 MOMENTUM = 0.9  # of sgd
+# `--until`: two epochs of one cycle of Adam. Chosen on the last 5,000 of the 60,000 training digits, after training on the
+# others: batches of 128 at 0.006 with beta_2 = 0.99 99.14 to 99.32 % (seeds 0 to 2), 0.999 99.08 %; of 256 at 0.01 99.10 to
+# 99.32 %; of 192 at 0.008 99.08 to 99.32 %; one epoch 98.82 to 99.06 %.
+UNTIL = {"epochs": 2, "batch_size": 128, "optimizer": "adam"}
+USUAL = {"epochs": 5, "batch_size": 64, "optimizer": "rmsprop"}
+UNTIL_BETA_2 = 0.99
 # How long `--data download` may take: whoever asks for the full set by name waits for it.
 PATIENT_SECONDS = 600.0
 
@@ -39,6 +45,17 @@ def _at_least(least: int) -> Callable[[str], int]:
     return integer
 
 
+def _accuracy(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def _defaults(name: str) -> str:
+    return f"({USUAL[name]}; {UNTIL[name]} with --until)"
+
+
 def add_train_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Add `train` and its options to the subparsers of the `fastconv` command."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
@@ -49,10 +66,12 @@ def add_train_parser(subparsers: Any) -> argparse.ArgumentParser:
                         help="folder with the four IDX files of MNIST, or mnist.npz; 'embedded': the digits in the "
                              "package; 'download': fetch the full set. Without it: FASTCONV_DATA, the data folder, "
                              f"a download of at most {data.DOWNLOAD_SECONDS:g} seconds, or the embedded digits")
-    parser.add_argument("--epochs", type=_at_least(1), default=5, help="passes over the data (%(default)s)")
-    parser.add_argument("--batch-size", type=_at_least(1), default=64, help="digits per update (%(default)s)")
-    parser.add_argument("--optimizer", choices=sorted(optimizers.OPTIMIZERS), default="rmsprop",
-                        help="update rule (%(default)s), with a one-cycle learning rate")
+    parser.add_argument("--until", type=_accuracy, metavar="ACCURACY",
+                        help="evaluate the test digits after each epoch, stop at this accuracy (0.99), fail without it")
+    parser.add_argument("--epochs", type=_at_least(1), help=f"passes over the data {_defaults('epochs')}")
+    parser.add_argument("--batch-size", type=_at_least(1), help=f"digits per update {_defaults('batch_size')}")
+    parser.add_argument("--optimizer", choices=sorted(optimizers.OPTIMIZERS),
+                        help=f"update rule {_defaults('optimizer')}, with a one-cycle learning rate over all epochs")
     parser.add_argument("--learning-rate", type=float, metavar="RATE",
                         help="highest rate of the cycle (" + ", ".join(
                             f"{name} {rate:g}" for name, rate in PEAK_LEARNING_RATES.items()) + ")")
@@ -73,6 +92,9 @@ def run_train(args: argparse.Namespace) -> int:
             raise FileNotFoundError(f"{path}: its folder does not exist")
     if args.save:
         saving.file_kind(args.save)
+    for name, value in (USUAL if args.until is None else UNTIL).items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
     if args.threads is not None:
         fastconv.set_num_threads(args.threads)
     with warnings.catch_warnings():
@@ -85,6 +107,9 @@ def run_train(args: argparse.Namespace) -> int:
     if args.json:
         Path(args.json).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
         print(f"figures written to {args.json}")
+    if args.until is not None and figures["accuracy"] < args.until:
+        print(f"{args.until:.2%} was not reached in {args.epochs} epochs", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -98,9 +123,11 @@ def _source(path: str | None) -> data.Source:
     return source
 
 
-def _optimizer(name: str, peak: float | None, updates: int) -> optimizers.Optimizer:
+def _optimizer(name: str, peak: float | None, updates: int, until: bool) -> optimizers.Optimizer:
     rate = optimizers.OneCycle(PEAK_LEARNING_RATES[name] if peak is None else peak, updates)
     options = {"momentum": MOMENTUM} if name == "sgd" else {}
+    if name == "adam" and until:
+        options = {"beta_2": UNTIL_BETA_2}
     return optimizers.OPTIMIZERS[name](learning_rate=rate, **options)
 
 
@@ -111,15 +138,22 @@ def _train(args: argparse.Namespace) -> tuple[dict[str, Any], Sequential]:
     print(f"{len(x_train):,} training and {len(x_test):,} test digits from {source.text}")
     model = mnist_network(args.seed)
     updates = -(-len(x_train) // args.batch_size) * args.epochs
-    model.compile(_optimizer(args.optimizer, args.learning_rate, updates), "sparse_categorical_crossentropy",
+    until = args.until is not None
+    model.compile(_optimizer(args.optimizer, args.learning_rate, updates, until), "sparse_categorical_crossentropy",
                   metrics=["accuracy"], kernels=args.algorithm, backend=args.backend)
     model.summary()
-    history = model.fit(x_train, y_train, batch_size=args.batch_size, epochs=args.epochs)
+    watched: dict[str, Any] = {}
+    if until:
+        watched = {"validation_data": (x_test, y_test), "callbacks": [TargetReached(args.until)]}
+    history = model.fit(x_train, y_train, batch_size=args.batch_size, epochs=args.epochs, **watched)
     profile = model.profile()
     if history.interrupted:
         raise KeyboardInterrupt
     test_began = perf_counter()
-    loss, accuracy = model.evaluate(x_test, y_test)
+    if until:  # evaluated a moment ago
+        loss, accuracy = history.history["val_loss"][-1], history.history["val_accuracy"][-1]
+    else:
+        loss, accuracy = model.evaluate(x_test, y_test)
     test_seconds = perf_counter() - test_began
     seconds = sum(history.seconds)
     rate = profile.samples / seconds
@@ -130,7 +164,7 @@ def _train(args: argparse.Namespace) -> tuple[dict[str, Any], Sequential]:
     print(profile)
     return {
         "accuracy": accuracy, "loss": loss, "updates": history.updates,
-        "updates_per_epoch": history.updates // args.epochs, "images_per_second": rate, "seconds": seconds,
+        "updates_per_epoch": history.updates // len(history.seconds), "images_per_second": rate, "seconds": seconds,
         "test_seconds": test_seconds, "total_seconds": perf_counter() - began, "profile": profile.to_dict(),
         "kernels": _kernels(model), "epochs": _epochs(history), "settings": _settings(args),
         "data": {"source": source.text, "training": len(x_train), "test": len(x_test)},
@@ -150,7 +184,7 @@ def _epochs(history: History) -> list[dict[str, float]]:
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    names = ("epochs", "batch_size", "optimizer", "learning_rate", "seed", "algorithm", "backend")
+    names = ("until", "epochs", "batch_size", "optimizer", "learning_rate", "seed", "algorithm", "backend")
     settings = {name: getattr(args, name) for name in names}
     if settings["learning_rate"] is None:
         settings["learning_rate"] = PEAK_LEARNING_RATES[args.optimizer]
