@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -63,21 +64,43 @@ def _goals(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+#: Rows of the training table.
+NETWORKS = {"forum": "the digit network", "vgg": "VGG-like, 32x32x3", "block": "one 64->64 layer at 56x56"}
+
+
 def _training(results: dict[str, Any]) -> str:
-    """Images a second for each thread count, and the ratio to PyTorch."""
+    """Images a second for each network and thread count, and the ratios to PyTorch and Keras."""
     c = results["conditions"]
+    keras = ", ".join(f"{name} {version}" for name, version in sorted(c.get("keras", {}).items()))
     lines = [
-        f"{c['cpu']} ({c['isa']}), PyTorch {c['versions']['torch']} in the better of its two layouts, commit "
-        f"{c['commit']}; turns interleaved, images a second at the median turn.",
+        f"{c['cpu']} ({c['isa']}), PyTorch {c['versions']['torch']} in the better of its two layouts, {keras} (the "
+        f"better backend), commit {c['commit']}; a process each, in turns; images a second at the median turn, ratios "
+        "at the fastest turns (at the median ones).",
         "",
-        "| batch | threads | fastconv | PyTorch | ratio, fastest turns | ratio, median |",
-        "|---|---|---|---|---|---|",
+        "| network | batch | threads | fastconv | not fused | PyTorch | Keras | PyTorch's time over ours | Keras's |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for r in results["rows"]:
+        rates = {name: v["median"] for name, v in r["images_per_second"].items()}
+        best = {library: max((v for n, v in rates.items() if n.startswith(library)), default=None)
+                for library in ("torch", "keras")}  # fmt: skip
+        ratios = [f"{r[x]['min']:.1f}x ({r[x]['median']:.1f}x)" if x in r else "-" for x in ("torch", "keras")]
+        peers = [f"{best[x]:,.0f}" if best[x] else "-" for x in ("torch", "keras")]
         lines.append(
-            f"| {r['batch_size']} | {r['threads']} | {r['fastconv']:.0f} | {r['torch']:.0f} | {r['ratio_min']:.1f}x "
-            f"| {r['ratio_median']:.1f}x |"
+            f"| {NETWORKS[r['network']]} | {r['batch_size']} | {r['threads']} | {rates['fastconv']:,.0f} | "
+            f"{rates['fastconv_unfused']:,.0f} | {' | '.join(peers)} | {' | '.join(ratios)} |"
         )
+    return "\n".join(lines)
+
+
+def _until(results: dict[str, Any]) -> str:
+    """Seconds to a test accuracy, process start included."""
+    lines = ["| seed | test accuracy | epochs | seconds |", "|---|---|---|---|"]
+    for r in results["rows"]:
+        lines.append(f"| {r['seed']} | {100 * r['accuracy']:.2f} % | {r['epochs']} | {r['seconds']:.1f} |")
+    seconds = statistics.median(r["seconds"] for r in results["rows"])
+    threads, isa = results["rows"][0]["threads"], results["conditions"]["isa"]
+    lines += ["", f"Median {seconds:.1f} s with {threads} threads ({isa})."]
     return "\n".join(lines)
 
 
@@ -95,7 +118,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "speed_avx2": ("goals_avx2.json", _speed),
     "goals_avx512": ("goals_avx512.json", _goals),
     "goals_avx2": ("goals_avx2.json", _goals),
-    "training": ("training.json", _training),
+    "training": ("train.json", _training),
+    "until": ("until.json", _until),
     "accuracy": ("accuracy.json", _accuracy),
 }
 

@@ -14,6 +14,7 @@ PyTorch runs eager, contiguous and channels_last, and its best mode is its figur
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -211,6 +212,16 @@ def measure(
     return row
 
 
+def keras_versions(python: str) -> dict[str, str]:
+    """What the environment of the Keras rivals holds."""
+    code = (
+        "import json, importlib.metadata as m\n"
+        "found = {d.metadata['Name'].lower().replace('_', '-'): d.version for d in m.distributions()}\n"
+        "print(json.dumps({n: v for n, v in found.items() if n in ('keras', 'tensorflow', 'tensorflow-cpu', 'jax')}))"
+    )
+    return json.loads(subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", choices=list(SHAPES), default=list(SHAPES))
@@ -239,7 +250,7 @@ def main() -> None:
     if args.save:
         from bench.harness import save  # not in a worker: the frameworks' environments may lack what it imports
 
-        print(f"written: {save(args.save, rows)}")
+        print(f"written: {save(args.save, rows, keras=keras_versions(args.keras_python))}")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python -m bench.until --data PATH [--accuracy 0.99] [--seeds 0 1 2 3 4] [--threads 2] [--save NAME]
 
-PATH: the folder with the four files of MNIST, all 60,000 digits. A run is a process of its own: starting Python, reading
-the digits, training and evaluating count.
+PATH: the folder with the four files of MNIST, all 60,000 digits. A run is a process of its own: starting Python,
+reading the digits, training and evaluating count.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def run(data: str, accuracy: float, seed: int, threads: int) -> dict[str, Any]:
     """One row: seconds, accuracy and epochs of one process."""
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder) / "figures.json"
-        command = [sys.executable, "-m", "fastconv", "train", "--data", data, "--until", str(accuracy), "--seed", str(seed),
-                   "--threads", str(threads), "--json", str(figures)]  # fmt: skip
+        command = [sys.executable, "-m", "fastconv", "train", "--data", data, "--until", str(accuracy),
+                   "--seed", str(seed), "--threads", str(threads), "--json", str(figures)]  # fmt: skip
         start = time.perf_counter()
         process = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
         seconds = time.perf_counter() - start
