@@ -94,17 +94,19 @@ static void P(_forward)(const fc_conv_pool_args *args)
     }
 }
 
-/* sums[tap] += the gradient of each lane's winner times the input under it, over all cells. */
-FC_INLINE void P(_gradient)(const fc_conv_pool_args *args, int64_t c, int64_t o, V *sums, V *bias)
+/* sums[tap] += the gradient of each lane's winner times the input under it, over `rows` x `columns` cells, which are a
+ * partial sum. */
+FC_INLINE void P(_gradient)(const fc_conv_pool_args *args, int64_t c, int64_t o, int64_t row, int64_t rows, int64_t column,
+                            int64_t columns, V *sums, V *bias)
 {
     V total[9], all = {0};
 #pragma GCC unroll 9
     for (int tap = 0; tap < 9; tap++)
         total[tap] = (V){0};
-    for (int64_t i = 0; i < args->rows; i++) {
-        const T *x = (const T *)args->x + c * args->x_plane + 2 * i * args->x_row;
-        int64_t at = i * args->columns * args->outputs + o;
-        for (int64_t j = 0; j < args->columns; j++, x += 2, at += args->outputs) {
+    for (int64_t i = 0; i < rows; i++) {
+        const T *x = (const T *)args->x + c * args->x_plane + 2 * ((row + i) * args->x_row + column);
+        int64_t at = ((row + i) * args->columns + column) * args->outputs + o;
+        for (int64_t j = 0; j < columns; j++, x += 2, at += args->outputs) {
             const I code = P(_winner_load)(args->codes + at);
             const V dy = (V)(*(const I *)((const T *)args->y + at) & (I)(code < (I){0} + FC_POOL_CODE_DEAD));
             all += dy;
@@ -140,9 +142,15 @@ static void P(_weight_gradient)(const fc_conv_pool_args *args)
 {
     const int64_t rows = 9 * args->channels + 1;
     V *sums = args->sums;
-    for (int64_t at = 0; at < args->outputs; at += L, sums += rows)
+    const int64_t wide = args->columns < FC_SUM_TERMS ? args->columns : FC_SUM_TERMS, high = FC_SUM_TERMS / wide;
+    for (int64_t at = 0; at < args->outputs; at += L, sums += rows) {
+        const int64_t o = at + L <= args->outputs ? at : args->outputs - L;
         for (int64_t c = 0; c < args->channels; c++)
-            P(_gradient)(args, c, at + L <= args->outputs ? at : args->outputs - L, sums, sums + rows - 1);
+            for (int64_t i = 0; i < args->rows; i += high)
+                for (int64_t j = 0; j < args->columns; j += wide)
+                    P(_gradient)(args, c, o, i, i + high < args->rows ? high : args->rows - i, j,
+                                 j + wide < args->columns ? wide : args->columns - j, sums, sums + rows - 1);
+    }
 }
 
 static const fc_conv_pool_kernel FC_CONV_POOL_NAME = {L, P(_forward), P(_weight_gradient)};

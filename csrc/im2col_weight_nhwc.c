@@ -60,7 +60,7 @@ FC_INLINE void copy_row(char *to, const char *from, int64_t bytes, int64_t reada
         if (bytes > COPY_BYTES / 2)
             memcpy(to + COPY_BYTES / 2, from + COPY_BYTES / 2, COPY_BYTES / 2);
         if (bytes > COPY_BYTES)
-            memcpy(to + COPY_BYTES, from + COPY_BYTES, (size_t)(bytes - COPY_BYTES));
+            memcpy(to + COPY_BYTES, from + COPY_BYTES, (size_t)(min64(bytes, readable) - COPY_BYTES));
     } else {
         memcpy(to, from, (size_t)min64(bytes, readable));
     }
@@ -218,7 +218,7 @@ void fc_im2col_weight_nhwc(const fc_conv2d_shape *s, const fc_view *x, const fc_
     g.run = g.icg * inner;
     g.runs = s->kh * s->kw / inner;
     g.run_tiles = ceil_div(g.run, g.kernel.mr);
-    g.columns = min64(g.ocg, BLOCK_COLUMNS);
+    g.columns = min64(g.ocg, BLOCK_COLUMNS / g.kernel.nr * g.kernel.nr); /* whole panels */
     g.column_blocks = ceil_div(g.ocg, g.columns);
     const int64_t tiles = g.runs * g.run_tiles, tasks = s->g * g.column_blocks;
     g.splits = threads > 1 ? max64(1, min64(tiles, ceil_div(2 * (int64_t)threads, tasks))) : 1;

@@ -498,7 +498,7 @@ static void run(const fc_conv2d_shape *shape, int tile, const fc_view *in, const
 
     s.source = (fc_winograd_source){
         .grid = &s.grid, .move = s.move, .transform = s.kernel->input, .size = s.size, .nchw = s.nchw, .data = p->in,
-        .mb = p->mb, .channels = p->c, .height = p->ih, .width = p->iw, .stride_n = p->in_n, .stride_c = p->in_c,
+        .mb = p->mb, .groups = p->g, .channels = p->c, .height = p->ih, .width = p->iw, .stride_n = p->in_n, .stride_c = p->in_c,
         .stride_h = p->in_h, .stride_w = p->in_w, .top = p->top, .left = p->left, .patch_h = s.alpha_h,
         .patch_w = s.alpha_w, .row = s.v_row, .point = s.v_point};
 

@@ -102,6 +102,13 @@ static inline fc_winograd_band fc_winograd_band_at(const fc_winograd_grid *grid,
     return band;
 }
 
+/* Elements of a row of transformed channels: an odd number of cache lines of float, so that rows do not share sets of the
+ * L1. */
+static inline int64_t fc_winograd_row(int64_t channels)
+{
+    return ((channels + FC_LANES_MAX - 1) / FC_LANES_MAX | 1) * FC_LANES_MAX;
+}
+
 /* What is transformed tile by tile: images of any strides, of which a tile of the grid reads a patch that starts at (i - top,
  * j - left), with zeros around the image. */
 typedef struct fc_winograd_source {
@@ -111,7 +118,7 @@ typedef struct fc_winograd_source {
     int64_t size; /* bytes of an element */
     int nchw;
     const char *data;
-    int64_t mb, channels, height, width;           /* channels of one group */
+    int64_t mb, groups, channels, height, width;    /* channels of one group */
     int64_t stride_n, stride_c, stride_h, stride_w; /* elements; a group is channels * stride_c further */
     int64_t top, left, patch_h, patch_w;
     int64_t row, point; /* elements of the result between tiles and between points */

@@ -40,12 +40,6 @@ typedef struct adjoint_plan {
     int *bad; /* of each worker */
 } adjoint_plan;
 
-/* An odd number of cache lines of float, so that rows do not share sets of the L1. */
-static int64_t row_elements(int64_t channels)
-{
-    return (ceil_div(channels, FC_LANES_MAX) | 1) * FC_LANES_MAX;
-}
-
 /* Everything that follows from the shape, whatever the ISA. Mirrored by winograd_adjoint_workspace in
  * fastconv/capability.py. */
 static adjoint_plan make_plan(const fc_conv2d_shape *shape, int tile)
@@ -68,7 +62,7 @@ static adjoint_plan make_plan(const fc_conv2d_shape *shape, int tile)
     const int64_t most = s.images * s.image_tiles;
     s.block_tiles = ceil_div(most, ceil_div(max64(1, most), BLOCK_TILES));
     fc_winograd_products *const p = &s.products;
-    p->v_row = row_elements(s.depth);
+    p->v_row = fc_winograd_row(s.depth);
     p->v_point = s.block_tiles * p->v_row + PAD;
     p->m_row = CHANNEL_BLOCK;
     p->m_point = s.block_tiles * CHANNEL_BLOCK + PAD;
@@ -142,6 +136,7 @@ static void images_task(void *ctx, int64_t task, int worker)
     char *const v = s->workers + worker * worker_bytes(s), *const m = v + s->v_bytes, *const scratch = m + s->m_bytes;
     const int64_t n0 = task * s->images, n1 = min64(s->shape->mb, n0 + s->images);
     const int64_t image_bytes = s->shape->ih * s->shape->iw * s->channels * s->size;
+    const int64_t step = CHANNEL_BLOCK / s->gemm->nr * s->gemm->nr; /* whole panels of U */
     fc_winograd_products products = s->products;
     int bad = 0;
     products.v = v;
@@ -150,8 +145,8 @@ static void images_task(void *ctx, int64_t task, int worker)
     for (int64_t start = n0 * s->image_tiles; start < n1 * s->image_tiles; start += products.tiles) {
         products.tiles = min64(s->block_tiles, n1 * s->image_tiles - start);
         fc_winograd_transform(&s->source, 0, start, start + products.tiles, v, scratch);
-        for (int64_t c = 0; c < s->channels; c += CHANNEL_BLOCK) {
-            products.channels = min64(CHANNEL_BLOCK, s->channels - c);
+        for (int64_t c = 0; c < s->channels; c += step) {
+            products.channels = min64(step, s->channels - c);
             products.u = s->u + c * s->depth * s->size;
             fc_winograd_multiply(&products);
             for (int64_t t = 0; t < products.tiles; t++)
@@ -178,7 +173,7 @@ static int run(const fc_conv2d_shape *shape, int tile, const void *dy, const uin
                                       .w_c = w->strides[0], .w_a = w->strides[2], .w_b = w->strides[3]};
     s.source = (fc_winograd_source){
         .grid = &s.grid, .move = s.move, .transform = s.kernel->output_adjoint, .size = s.size, .data = dy, .codes = codes,
-        .mb = shape->mb, .channels = s.depth, .height = shape->oh, .width = shape->ow,
+        .mb = shape->mb, .groups = 1, .channels = s.depth, .height = shape->oh, .width = shape->ow,
         .stride_n = shape->oh * shape->ow * s.depth, .stride_c = 1, .stride_h = shape->ow * s.depth, .stride_w = s.depth,
         .patch_h = s.grid.tile_h, .patch_w = s.grid.tile_w, .row = s.products.v_row, .point = s.products.v_point};
     s.products.gemm = s.gemm;

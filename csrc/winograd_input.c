@@ -37,7 +37,10 @@ static void transform_nchw(const fc_winograd_source *s, int64_t g, int64_t start
             const int whole = right - left == s->width; /* the rows follow each other */
             for (int64_t r = top; r < bottom && left < right; r = whole ? bottom : r + 1) {
                 const char *const src = cell_at(s, b.n, g, c, row + r, col + left);
-                const int64_t after = (s->data + s->mb * s->stride_n * s->size - src) / s->size;
+                /* NumPy leaves the stride of an axis of length 1 undefined */
+                const int64_t images = (s->mb - 1) * (s->mb > 1 ? s->stride_n : 0);
+                const int64_t elements = images + s->groups * s->channels * s->height * s->width;
+                const int64_t after = elements - (src - s->data) / s->size;
                 s->move->gather(src, s->stride_c, channels, (whole ? bottom - top : 1) * (right - left),
                                 after - (channels - 1) * s->stride_c, right - left, width - (right - left),
                                 strip + (r * width + left) * pixel);
@@ -58,7 +61,7 @@ static void transform_patch(const fc_winograd_source *s, int64_t n, int64_t g, i
     for (; c < end; c += FC_WINOGRAD_PATCH) {
         const int64_t count = min64(FC_WINOGRAD_PATCH, end - c), padded = ceil_div(count, lanes) * lanes;
         for (int64_t r = 0; r < s->patch_h; r++) {
-            if (padded == s->stride_w) { /* the cells of a row follow each other as in the patch */
+            if (count == padded && padded == s->stride_w) { /* the cells of a row follow each other as in the patch */
                 char *const to = patch + r * s->patch_w * padded * s->size;
                 const int64_t some = row + r >= 0 && row + r < s->height ? cells : 0, before = some ? first : 0;
                 memset(to, 0, (size_t)(before * padded * s->size));

@@ -202,7 +202,9 @@ static void FC_JOIN(FC_MOVE_NAME, _expand)(const void *dy, const uint8_t *codes,
             code = FC_JOIN(FC_MOVE_NAME, _winner_load)(codes + j);
         } else {
             for (int64_t k = j; k < n; k++) {
-                value[k - j] = ((const FC_MOVE_INT *)dy)[k];
+                FC_MOVE_INT bits;
+                memcpy(&bits, (const FC_T *)dy + k, sizeof bits);
+                value[k - j] = bits;
                 code[k - j] = codes[k];
             }
         }

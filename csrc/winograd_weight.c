@@ -6,7 +6,8 @@
  * every task adds one GEMM, dU[point][c][k] += V^T M, for one point and some output channels; after the last block dU is
  * transformed back. Nobody adds to what another thread adds to, and the order of the sums is fixed.
  *
- * Where a transform overflowed or met a value that is not finite, dw has one too: then all of it is the plain sum's. */
+ * Where a transform overflowed or met a value that is not finite, dw has one too: then all of it is the plain sum's (not for
+ * pooled outputs, whose codes mean little then). */
 #include "conv_pool.h"
 #include "numbers.h"
 #include "winograd.h"
@@ -39,12 +40,6 @@ typedef struct weight_plan {
     int *bad;                                     /* of each worker */
 } weight_plan;
 
-/* An odd number of cache lines of float, so that rows do not share sets of the L1. */
-static int64_t row_elements(int64_t channels)
-{
-    return (ceil_div(channels, FC_LANES_MAX) | 1) * FC_LANES_MAX;
-}
-
 /* Everything that follows from the shape, whatever the ISA. Mirrored by winograd_weight_workspace in
  * fastconv/capability.py. */
 static weight_plan make_plan(const fc_conv2d_shape *shape, int tile)
@@ -66,7 +61,7 @@ static weight_plan make_plan(const fc_conv2d_shape *shape, int tile)
     s.alpha_w = grid->tile_w + shape->kw - 1;
     s.points = s.alpha_h * s.alpha_w;
 
-    const int64_t v_row = row_elements(s.c), m_row = row_elements(s.k);
+    const int64_t v_row = fc_winograd_row(s.c), m_row = fc_winograd_row(s.k);
     const int64_t held = BLOCK_BYTES / (s.points * (v_row + m_row) * s.size);
     s.block_tiles = min64(max64(LEAST_TILES, held), max64(1, grid->tiles));
     s.block_tiles = ceil_div(grid->tiles, ceil_div(max64(1, grid->tiles), s.block_tiles)); /* alike */
@@ -112,7 +107,7 @@ static void multiply_task(void *ctx, int64_t task, int worker)
     fc_gemm_args args = {.kc = s->end - s->start, .taps = 1, .rs_a = 1, .cs_a = s->x.row, .rs_b = s->dy.row,
                          .rs_c = s->u_row, .accumulate = s->start > 0};
     for (int64_t k = k0; k < k1; k += nr) {
-        args.n = k1 - k <= s->move->lanes ? s->move->lanes : nr;
+        args.n = min64(nr, ceil_div(k1 - k, s->move->lanes) * s->move->lanes); /* a task's columns only */
         args.b = m + k * s->size;
         for (int64_t piece = 0; piece < pieces; piece++) {
             const int64_t c = s->c * piece / pieces;
@@ -160,7 +155,7 @@ static fc_winograd_source source_of(const weight_plan *s, const fc_view *view, i
     const int64_t *const stride = view->strides;
     return (fc_winograd_source){
         .grid = &s->grid, .move = s->move, .size = s->size, .nchw = s->shape->layout == FC_NCHW, .data = view->data,
-        .mb = s->shape->mb, .channels = channels, .height = height, .width = width, .stride_n = stride[0],
+        .mb = s->shape->mb, .groups = s->shape->g, .channels = channels, .height = height, .width = width, .stride_n = stride[0],
         .stride_c = stride[1], .stride_h = stride[2], .stride_w = stride[3], .row = row, .point = point};
 }
 
@@ -213,6 +208,16 @@ static void run_plain(const fc_conv2d_shape *shape, int tile, const fc_view *x, 
         fc_conv2d_backward_weight_im2col.run(shape, x, dy, dw, workspace, threads);
 }
 
+static void zero_weights(const fc_conv2d_shape *s, const fc_view *dw)
+{
+    const int64_t cells = s->kh * s->kw, size = element_size(s->dtype), *const stride = dw->strides;
+    for (int64_t o = 0; o < s->oc; o++)
+        for (int64_t c = 0; c < s->ic / s->g; c++)
+            for (int64_t t = 0; t < cells; t++)
+                memset((char *)dw->data + (o * stride[0] + c * stride[1] + t / s->kw * stride[2] + t % s->kw * stride[3]) * size,
+                       0, (size_t)size);
+}
+
 /* The bias gradient of pooled outputs: sums of some cells for each task, then over the tasks. */
 typedef struct bias_sums {
     const fc_conv2d_shape *shape;
@@ -259,6 +264,8 @@ static void run_pooled(const fc_conv2d_shape *shape, int tile, const fc_conv_poo
     const fc_conv2d_shape s = fc_conv_pool_even(shape);
     const fc_view x = {arrays->x, {s.ih * s.iw * s.ic, 1, s.iw * s.ic, s.ic}}, dy = {arrays->y, {0}};
     run(&s, tile, &x, &dy, arrays->codes, &arrays->w, workspace, threads);
+    if (s.mb == 0)
+        zero_weights(&s, &arrays->w);
     if (arrays->bias)
         bias_gradient(&s, arrays->y, arrays->codes, arrays->bias, workspace, threads);
 }

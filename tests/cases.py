@@ -310,6 +310,9 @@ def conv_problems(pass_: str) -> list[ConvProblem]:
 # of rows, many images; and what only the reference serves.
 CONV_POOLS = (
     "mb1ic1ih4oc16kh3",
+    "mb0ic1ih8oc16kh3",
+    "mb0ic32ih8oc64kh3",
+    "mb1ic1ih4iw1031oc16kh3",
     "mb3ic1ih28oc32kh3",
     "mb2ic1ih9iw12oc17kh3ph1",
     "mb1ic3ih7iw8oc40kh3ph2pw0",

@@ -59,7 +59,7 @@ def test_out_arrays_are_filled_and_returned():
 def test_non_finite_values_win_as_by_the_reference(kernel, isa, dtype, value):
     for text in cases.CONV_POOLS:
         p = ConvPoolProblem.of(fastconv.ConvProblem.parse(text, layout="NHWC", dtype=dtype))
-        if kernel.cannot(p) is not None:
+        if kernel.cannot(p) is not None or p.mb == 0:
             continue
         o = rows.pooled_operands(p)
         x = o.x.copy()

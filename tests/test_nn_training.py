@@ -745,3 +745,80 @@ def test_train_command_refuses_wrong_options(command, arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         command(*arguments)
     assert ended.value.code == 2 and arguments[0] in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Layers and settings that the compiled steps meet
+
+class Crop(layers.Layer):
+    """Leaves out the rim; its gradient is a view, in another dtype, of a larger array."""
+
+    def compute_output_shape(self, input_shape):
+        h, w, c = input_shape
+        return h - 2, w - 2, c
+
+    def forward(self, x, training, logits=False):
+        self._shape = x.shape
+        return np.ascontiguousarray(x[:, 1:-1, 1:-1])
+
+    def backward(self, dy, need_dx, logits=False):
+        wide = np.zeros((*self._shape[:3], 2 * self._shape[3]))
+        wide[:, 1:-1, 1:-1, ::2] = dy
+        return wide[..., ::2]
+
+
+def test_gradients_that_are_views_of_another_dtype(few):
+    models_ = []
+    for crop in (Crop, None):
+        network = [layers.Conv2D(8, 3, activation="relu", input_shape=(28, 28, 1)), *([Crop()] if crop else []),
+                   layers.Flatten(), layers.Dense(10, activation="softmax")]
+        models_.append(Sequential(network, seed=3))
+        models_[-1].compile("sgd", "sparse_categorical_crossentropy")
+    cropped, whole = models_
+    # the same network, in which the rim has no weight
+    kernel, bias = cropped.layers[-1].get_weights()
+    full = np.zeros((26, 26, 8, 10), np.float32)
+    full[1:-1, 1:-1] = kernel.reshape(24, 24, 8, 10)
+    whole.set_weights([*cropped.get_weights()[:2], full.reshape(-1, 10), bias])
+    for model in models_:
+        model.train_on_batch(few[0][0][:16], few[0][1][:16])
+    for name in ("kernel", "bias"):
+        np.testing.assert_allclose(cropped.layers[0].grads[name], whole.layers[0].grads[name], rtol=1e-4, atol=1e-7)
+
+
+def test_an_optimizer_serves_models_of_other_dtypes(few):
+    shared = optimizers.RMSprop()
+    for dtype in ("float32", "float64", "float32"):
+        model = Sequential([layers.Flatten(input_shape=(28, 28, 1)), layers.Dense(10, activation="softmax")], seed=0,
+                           dtype=dtype)
+        model.compile(shared, "sparse_categorical_crossentropy")
+        model.train_on_batch(*(a[:8] for a in few[0]))
+        assert all(slot.dtype == dtype for slot in shared.slots.values())
+
+
+def test_fusing_follows_the_settings(few):
+    def fused(model):
+        return type(model._steps[0][0]).__name__ == "ConvPool"
+
+    model = Sequential([layers.Conv2D(16, 3, activation="relu", input_shape=(28, 28, 1)), layers.MaxPooling2D(2),
+                        layers.Flatten(), layers.Dense(10, activation="softmax")], seed=0)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    with fastconv.config(algorithm="naive"):
+        model.train_on_batch(few[0][0][:4], few[0][1][:4])
+    assert not fused(model)
+    model.train_on_batch(few[0][0][:4], few[0][1][:4])
+    assert fused(model) == (fastconv.info()["cython rows"] == "ready")
+
+
+def test_fuse_is_kept_in_a_file(few, tmp_path):
+    model = tiny(fuse=False)
+    model.save(tmp_path / "model.npz")
+    assert not load_model(tmp_path / "model.npz").fuse
+    assert tiny().fuse
+
+
+def test_cross_entropy_refuses_outputs_of_images(few):
+    model = Sequential([layers.Conv2D(10, 28, activation="softmax", input_shape=(28, 28, 1))])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match="put a Flatten layer at its end"):
+        model.train_on_batch(few[0][0][:4], few[0][1][:4])

@@ -1,5 +1,5 @@
 # cython: freethreading_compatible = True
-"""What a training step does between convolutions: doors to csrc/training.c. Arrays are C-contiguous, of one float dtype."""
+"""What a training step does between convolutions: doors to csrc/training.c."""
 
 cimport numpy as cnp
 from libc.stdint cimport int64_t
@@ -19,6 +19,8 @@ from fastconv._cython.fastconv cimport (
 )
 from fastconv._cython.shape cimport data_or_null
 
+import numpy as np
+
 cnp.import_array()
 
 cdef dict RULES = {"sgd": FC_SGD, "rmsprop": FC_RMSPROP, "adam": FC_ADAM}
@@ -33,11 +35,29 @@ cdef int dtype_of(cnp.ndarray array) except -1:
     raise TypeError(f"float32 or float64, got {array.dtype}")
 
 
+cdef int check(cnp.ndarray first, other, bint same_size) except -1:
+    """Refuse arrays that are not dense or not alike: C would read past them."""
+    if other is None:
+        return 0
+    cdef cnp.ndarray array = other
+    if not (cnp.PyArray_IS_C_CONTIGUOUS(first) and cnp.PyArray_IS_C_CONTIGUOUS(array)):
+        raise ValueError("the arrays of a training step are C-contiguous")
+    if cnp.PyArray_TYPE(array) != cnp.PyArray_TYPE(first):
+        raise TypeError(f"the arrays of a training step have one dtype, got {first.dtype} and {array.dtype}")
+    if same_size and cnp.PyArray_SIZE(array) != cnp.PyArray_SIZE(first):
+        raise ValueError(f"the arrays of a training step are alike, got {first.size} and {array.size} elements")
+    return 0
+
+
 def relu_backward(cnp.ndarray dy not None, y, db, int threads):
     """dy = dy where y > 0 else 0, in place (y None: all stay); db = the sums over all axes but the last, unless None."""
     cdef int dtype = dtype_of(dy)
+    check(dy, y, True)
+    check(dy, db, False)
     cdef int64_t channels = dy.shape[dy.ndim - 1]
     cdef int64_t rows = cnp.PyArray_SIZE(dy) // channels if channels else 0
+    if db is not None and db.size != channels:
+        raise ValueError(f"one sum for each of {channels} channels, got {db.size}")
     cdef void *scratch = NULL
     cdef void *sums = data_or_null(db)
     cdef void *mask = data_or_null(y)
@@ -55,6 +75,11 @@ def softmax_cross_entropy(cnp.ndarray z not None, cnp.ndarray labels not None, d
     cdef int64_t correct = 0
     cdef double total
     cdef int dtype = dtype_of(z)
+    check(z, z if dz is None else dz, True)
+    if z.ndim != 2 or labels.ndim != 1 or cnp.PyArray_TYPE(labels) != cnp.NPY_INT64 or len(labels) != len(z):
+        raise ValueError("cross-entropy takes logits (n, classes) and int64 labels (n,)")
+    if not cnp.PyArray_IS_C_CONTIGUOUS(labels):
+        labels = np.ascontiguousarray(labels)
     cdef int64_t rows = z.shape[0], classes = z.shape[1]
     cdef void *gradient = data_or_null(dz)
     cdef void *data = cnp.PyArray_DATA(z)
@@ -68,6 +93,8 @@ def update(str rule, cnp.ndarray w not None, cnp.ndarray g not None, first_slot,
            double second, double epsilon, bint nesterov, int threads):
     """One update of flat parameters by a rule of csrc/fastconv.h."""
     cdef fc_update job
+    for array in (g, first_slot, second_slot):
+        check(w, array, True)
     job.dtype, job.rule, job.nesterov = dtype_of(w), RULES[rule], nesterov
     job.size, job.w, job.g = cnp.PyArray_SIZE(w), cnp.PyArray_DATA(w), cnp.PyArray_DATA(g)
     job.slots[0], job.slots[1] = data_or_null(first_slot), data_or_null(second_slot)

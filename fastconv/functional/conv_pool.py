@@ -134,6 +134,10 @@ def conv2d_relu_max_pool2d(
     if out is not None:
         check_out(where, out, p.output_shape, result, {"input": x, "weight": w, "bias": b})
     held = np.empty(p.output_shape, np.uint8) if codes is None else _check_codes(where, codes, p.output_shape)
+    if codes is not None and not held.flags.writeable:
+        raise ValueError(f"{where}: codes is read-only")
+    if codes is not None and any(a is not None and np.shares_memory(held, a) for a in (x, w, b, out)):
+        raise ValueError(f"{where}: codes shares memory with another array")
     target = Output(out, p.output_shape, result, compute)
     plan(
         logical(contiguous(x, compute), layout),
@@ -251,7 +255,8 @@ def conv2d_relu_max_pool2d_weight(
 
     Notes
     -----
-    Only the winners of the windows take part: what lies under the others is not multiplied, be it NaN.
+    The sum is over the winners of the windows. A NaN or Inf under one of the others may reach the result or not,
+    unlike in `conv2d_weight`.
     """
     where = "conv2d_relu_max_pool2d_weight"
     x, dy = as_array(where, "input", input), as_array(where, "grad_output", grad_output)

@@ -40,6 +40,7 @@ from fastconv.functional.padding_modes import fold_image, pad_image, padded_shap
 from fastconv.functional.shortcuts import Shortcut
 from fastconv.problem import (
     ConvProblem,
+    NoKernelError,
     check_int,
     check_layout,
     check_pair,
@@ -390,7 +391,8 @@ def conv2d_backward(
     grad_output : array of the forward output's shape
     input, weight, stride, padding, dilation, groups, layout, padding_mode : as in the forward call
     output_mask : which of the three gradients to compute
-    algorithm, backend, precision, max_workspace : as in `conv2d`
+    algorithm, backend, precision, max_workspace : as in `conv2d`; where a forced Winograd has no weight gradient, that
+        one takes its default
 
     Returns
     -------
@@ -412,7 +414,13 @@ def conv2d_backward(
     if output_mask[0]:
         dx = conv2d_input(x.shape, w, dy, stride, padding, dilation, groups, algorithm=algorithm, **common)
     if output_mask[1]:
-        dw = conv2d_weight(x, w.shape, dy, stride, padding, dilation, groups, algorithm=algorithm, **common)
+        arguments = (x, w.shape, dy, stride, padding, dilation, groups)
+        try:
+            dw = conv2d_weight(*arguments, algorithm=algorithm, **common)
+        except NoKernelError:
+            if not algorithm.startswith("winograd"):
+                raise
+            dw = conv2d_weight(*arguments, **common)
     if output_mask[2]:
         result, compute = common_dtype("conv2d_backward", grad_output=dy, weight=w)
         db = _bias_gradient(dy, layout, compute).astype(result, copy=False)

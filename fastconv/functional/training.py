@@ -1,6 +1,6 @@
 """What a training step does between convolutions, each in one pass over its arrays: for `fastconv.nn`.
 
-Arrays are C-contiguous and of one dtype, float32 or float64; nothing is checked. Without the extension NumPy does it.
+Arrays are C-contiguous and of one dtype, float32 or float64, or an error says so. Without the extension NumPy does it.
 """
 
 from __future__ import annotations

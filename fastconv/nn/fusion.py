@@ -45,13 +45,12 @@ class ConvPool:
 def _compiled(conv: Conv2D, passes: Iterable[str]) -> bool:
     """Whether a compiled kernel serves all of these passes, by the algorithm and backend that the layer asks for."""
     choice = conv.kernels
-    if choice.backend not in ("auto", "cython"):
-        return False
-    return all(
+    names = [
         fastconv.explain((1, *conv.input_shape), conv.kernel_shape(), conv.strides, conv.padding, conv.dilation_rate,
                          conv.groups, op=OP, layout="NHWC", dtype=conv.dtype, pass_=pass_, algorithm=choice.algorithm,
-                         backend="cython").kernel
-        for pass_ in passes)
+                         backend=choice.backend).kernel
+        for pass_ in passes]
+    return all(name is not None and name.endswith("__cython") for name in names)
 
 
 def steps(layers: list[Layer], first_trained: int, fuse: bool) -> list[tuple[Any, int]]:

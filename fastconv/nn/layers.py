@@ -71,6 +71,11 @@ def _relu_backward(y: np.ndarray, dy: np.ndarray) -> None:
     training.relu_backward(dy, y, None)
 
 
+def _dense(dy: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """`dy` as the compiled steps take it: layers of others may return views, or another dtype."""
+    return dy if dy.flags.c_contiguous and dy.dtype == dtype else np.ascontiguousarray(dy, dtype)
+
+
 def _sigmoid(z: np.ndarray) -> None:
     # 1/(1+exp(-z)) = (1+tanh(z/2))/2, which cannot overflow
     np.multiply(z, 0.5, out=z)
@@ -249,8 +254,9 @@ class _Weighted(Layer):
             passes[0](z)
         return z
 
-    def _gradient_of_sum(self, y: np.ndarray, dy: np.ndarray, logits: bool) -> None:
-        """dy brought back through the activation, in place, and the gradient of the bias from it."""
+    def _gradient_of_sum(self, y: np.ndarray, dy: np.ndarray, logits: bool) -> np.ndarray:
+        """dy brought back through the activation, in place where it is dense; and the gradient of the bias from it."""
+        dy = _dense(dy, self.dtype)
         passes = ACTIVATIONS[self.activation]
         masked = y if self.activation == "relu" and not logits and not self.masked_by_next else None
         if passes is not None and self.activation != "relu" and not logits:
@@ -261,6 +267,7 @@ class _Weighted(Layer):
             bias = None
         if masked is not None or bias is not None:
             training.relu_backward(dy, masked, bias)
+        return dy
 
 
 class Conv2D(_Weighted):
@@ -320,7 +327,7 @@ class Conv2D(_Weighted):
         return self._activate(y, logits)
 
     def backward(self, dy: np.ndarray, need_dx: bool, logits: bool = False) -> np.ndarray | None:
-        self._gradient_of_sum(self._y, dy, logits)
+        dy = self._gradient_of_sum(self._y, dy, logits)
         kernel = self.weights["kernel"]
         self.kernels.run("backward_weight", len(dy), fastconv.conv2d_weight, self._x, kernel.shape, dy,
                          out=self.grads["kernel"], **self.geometry)
@@ -369,7 +376,7 @@ class Dense(_Weighted):
         return self._activate(y, logits)
 
     def backward(self, dy: np.ndarray, need_dx: bool, logits: bool = False) -> np.ndarray | None:
-        self._gradient_of_sum(self._y, dy, logits)
+        dy = self._gradient_of_sum(self._y, dy, logits)
         x, kernel, row = self._x[None, None], self.weights["kernel"][None, None], dy[None, None]
         self.kernels.run("backward_weight", len(dy), fastconv.conv2d_weight, x, kernel.shape, row, layout="NHWC",
                          out=self.grads["kernel"][None, None])
@@ -424,6 +431,7 @@ class MaxPooling2D(_Pooling):
         if not need_dx:
             return None
         if self.masked_layer is not None:
+            dy = _dense(dy, self.dtype)
             _relu_backward(self._y, dy)
             self.masked_layer.pooled_dy = dy
         dx = self.buffer("dx", self._x.shape)
@@ -512,6 +520,7 @@ class Activation(Layer):
     def backward(self, dy: np.ndarray, need_dx: bool, logits: bool = False) -> np.ndarray | None:
         passes = ACTIVATIONS[self.activation]
         if passes is not None and not logits and not self.masked_by_next:
+            dy = _dense(dy, self.dtype)
             passes[1](self._y, dy)
         return dy
 

@@ -74,6 +74,9 @@ class SparseCategoricalCrossentropy(_Categorical):
     name = "sparse_categorical_crossentropy"
 
     def check(self, y: Any, output_shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        if len(output_shape) != 1:
+            raise ValueError(f"{self.name} needs a model with outputs (n, classes), got (n, "
+                             f"{', '.join(map(str, output_shape))}); put a Flatten layer at its end")
         y, classes = self._length(y), output_shape[-1]
         if y.ndim == 2 and y.shape[1] == 1:
             y = y[:, 0]

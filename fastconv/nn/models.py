@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 import fastconv
+from fastconv import settings
 
 from . import fusion, losses, optimizers, saving, summary, training
 from . import layers as layers_module
@@ -61,6 +62,7 @@ class Sequential:
         self.algorithm = self.backend = "auto"
         self.fuse = True
         self._steps: list[tuple[Any, int]] = []
+        self._steps_under: Any = None  # the settings that the choice of fused layers was made under
         self.stop_training = False
         self.epochs_done = 0
         self.history: History | None = None
@@ -118,7 +120,7 @@ class Sequential:
         if self.optimizer is not None:
             self._flatten()
         else:
-            self._steps = fusion.steps(self.layers, 0, False)
+            self._steps_under = None
 
     @property
     def built(self) -> bool:
@@ -216,7 +218,15 @@ class Sequential:
         self._first_trained = min((self.layers.index(layer) for layer, *_ in places), default=len(self.layers))
         if self.optimizer is not None:
             self.optimizer.build(size, self.dtype)
-        self._steps = fusion.steps(self.layers, self._first_trained, self.fuse)
+        self._steps_under = None
+
+    def _line_up(self) -> None:
+        """Choose again which layers run as one, where the settings in force are others than last time."""
+        now = settings.current()
+        if self._steps_under is not now:
+            compiled = self.optimizer is not None
+            self._steps = fusion.steps(self.layers, self._first_trained if compiled else 0, self.fuse and compiled)
+            self._steps_under = now
 
     # -- training
 
@@ -292,6 +302,7 @@ class Sequential:
 
     def _forward(self, x: np.ndarray, training: bool, logits: bool = False) -> np.ndarray:
         """Outputs in a buffer of the last layer."""
+        self._line_up()
         last = len(self.layers) - 1
         for step, index in self._steps:
             x = step.forward(x, training, logits and index == last)
@@ -301,6 +312,7 @@ class Sequential:
         """One update; (sum of the losses, number of right predictions) before it."""
         loss, optimizer, clock = self.loss, self.optimizer, self._clock
         assert loss is not None and optimizer is not None
+        self._line_up()
         fused, last, first = self._fused_ending, len(self.layers) - 1, self._first_trained
         batch, now = len(x), perf_counter()
         for step, index in self._steps:
@@ -423,7 +435,7 @@ class Sequential:
             if self.loss is not None and self.optimizer is not None:
                 header["training"] = {
                     "loss": self.loss.get_config(), "metrics": self.metrics, "kernels": self.algorithm,
-                    "backend": self.backend, "optimizer": self.optimizer.get_config(),
+                    "backend": self.backend, "fuse": self.fuse, "optimizer": self.optimizer.get_config(),
                     "iterations": self.optimizer.iterations}
                 arrays |= {f"optimizer/{name}": slot for name, slot in self.optimizer.slots.items()}
             saving.write(path, header, arrays)
@@ -466,7 +478,8 @@ class Sequential:
         model.epochs_done = int(header["epochs_done"])
         if "training" in header:
             run = header["training"]
-            model.compile(run["optimizer"], run["loss"], run["metrics"], run["kernels"], run["backend"])
+            model.compile(run["optimizer"], run["loss"], run["metrics"], run["kernels"], run["backend"],
+                          run.get("fuse", True))
             assert model.optimizer is not None
             model.optimizer.iterations = int(run["iterations"])
             for name, slot in model.optimizer.slots.items():

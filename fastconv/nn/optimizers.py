@@ -87,7 +87,7 @@ class Optimizer:
         self.learning_rate = learning_rate
         self.iterations = 0
         self.slots: dict[str, np.ndarray] = {}
-        self._size = -1
+        self._built_for: tuple[int, np.dtype] | None = None
 
     @property
     def current_learning_rate(self) -> float:
@@ -97,9 +97,9 @@ class Optimizer:
 
     def build(self, size: int, dtype: np.dtype) -> None:
         """Allocate the slots for a model of `size` weights."""
-        if size == self._size:
+        if (size, dtype) == self._built_for:
             return
-        self._size = size
+        self._built_for = size, dtype
         self.iterations = 0
         self.slots = {name: np.zeros(size, dtype) for name in self.slot_names}
 

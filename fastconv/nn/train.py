@@ -67,7 +67,8 @@ def add_train_parser(subparsers: Any) -> argparse.ArgumentParser:
                              "package; 'download': fetch the full set. Without it: FASTCONV_DATA, the data folder, "
                              f"a download of at most {data.DOWNLOAD_SECONDS:g} seconds, or the embedded digits")
     parser.add_argument("--until", type=_accuracy, metavar="ACCURACY",
-                        help="evaluate the test digits after each epoch, stop at this accuracy (0.99), fail without it")
+                        help="evaluate the test digits after each epoch, stop at this accuracy (such as 0.99), fail "
+                             f"without it; Adam then has beta_2 = {UNTIL_BETA_2}")
     parser.add_argument("--epochs", type=_at_least(1), help=f"passes over the data {_defaults('epochs')}")
     parser.add_argument("--batch-size", type=_at_least(1), help=f"digits per update {_defaults('batch_size')}")
     parser.add_argument("--optimizer", choices=sorted(optimizers.OPTIMIZERS),
