@@ -10,6 +10,7 @@ import re
 import signal
 import sys
 import threading
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -822,3 +823,41 @@ def test_cross_entropy_refuses_outputs_of_images(few):
     model.compile("sgd", "sparse_categorical_crossentropy")
     with pytest.raises(ValueError, match="put a Flatten layer at its end"):
         model.train_on_batch(few[0][0][:4], few[0][1][:4])
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The forum's network
+
+def test_ten_steps_are_those_of_float64(digits):
+    """Losses of ten updates by SGD, float32 with everything fused against float64 by plain sums: within 1e-4."""
+    (x, y), _ = digits
+    single = mnist_network(seed=0)
+    reference = Sequential([
+        layers.Conv2D(32, 3, activation="relu", input_shape=(28, 28, 1)), layers.MaxPooling2D(2),
+        layers.Conv2D(64, 3, activation="relu"), layers.MaxPooling2D(2), layers.Conv2D(64, 3, activation="relu"),
+        layers.Flatten(), layers.Dense(64, activation="relu"), layers.Dense(10, activation="softmax")], dtype="float64")
+    single.compile("sgd", "sparse_categorical_crossentropy")
+    reference.compile("sgd", "sparse_categorical_crossentropy", kernels="im2col", fuse=False)
+    reference.set_weights([w.astype(np.float64) for w in single.get_weights()])
+    for step in range(10):
+        batch = x[64 * step:64 * step + 64], y[64 * step:64 * step + 64]
+        losses = [model.train_on_batch(*batch)["loss"] for model in (single, reference)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_step_allocates_nothing_that_grows_with_the_batch(digits):
+    """After the first steps all arrays are there: what a step allocates is some kilobytes of Python objects."""
+    (x, y), _ = digits
+    model = mnist_network(seed=0)
+    model.compile("rmsprop", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    labels = y[:64].astype(np.int64)
+    for _ in range(3):
+        model._train_step(x[:64], labels)
+    tracemalloc.start()
+    try:
+        for _ in range(3):
+            model._train_step(x[:64], labels)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 64 * 1024, f"{peak} bytes; the first layer's output alone has 5.5 MB"
