@@ -7,12 +7,13 @@ models.py        Sequential                 training.py   the loops of fit, eval
 feeding.py       checks and batches         progress.py   bars and lines
 callbacks.py     callbacks and History      profiling.py  time per layer     kernels.py  kernels asked for and run
 summary.py       the table of a model       saving.py     one file per model
+augment.py       images changed at random, batches made ahead
 data.py          MNIST from files, the data folder, a download, or the digits that ship with the package
 networks.py      mnist_network              train.py      the command `fastconv train`
 """
-from . import callbacks, data, layers, losses, models, optimizers
+from . import augment, callbacks, data, layers, losses, models, optimizers
 from .models import Sequential, load_model
 from .networks import mnist_network
 
-__all__ = ["Sequential", "callbacks", "data", "layers", "load_model", "losses", "mnist_network", "models",
+__all__ = ["Sequential", "augment", "callbacks", "data", "layers", "load_model", "losses", "mnist_network", "models",
            "optimizers"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .augment import Augment, ahead
 from .seeding import Stream
 
 # Standardised images stay far below this; 8-bit pixels that nobody scaled do not.
@@ -90,6 +91,18 @@ class ArrayFeed:
         self.samples = len(x)
         self.steps = -(-len(x) // self.batch_size)
         self._rows = np.empty((min(self.batch_size, len(x)), *x.shape[1:]), x.dtype)
+
+    def augmented(self, stream: Stream | None, augment: Augment, random: Stream) -> Iterator[Batch]:
+        """`epoch` with its images changed by `augment`, made ready one batch ahead by another thread."""
+
+        def changed() -> Iterator[Batch]:
+            for batch in self.epoch(stream):
+                x = augment(batch.x, random)
+                if x.shape != batch.x.shape:
+                    raise ValueError(f"augment changed the shape of a batch from {batch.x.shape} to {x.shape}")
+                yield Batch(np.ascontiguousarray(x, batch.x.dtype), batch.y)
+
+        return ahead(changed())
 
     def epoch(self, stream: Stream | None) -> Iterator[Batch]:
         """One pass in a random order drawn from `stream`, or in the given order. A batch lives until the next."""

@@ -15,11 +15,12 @@ from fastconv import settings
 
 from . import fusion, losses, optimizers, saving, summary, training
 from . import layers as layers_module
+from .augment import Augment
 from .callbacks import Callback, History
 from .kernels import KernelChoice
 from .layers import Layer, MaxPooling2D
 from .profiling import Clock, Profile, profile
-from .seeding import SHUFFLE, Stream, checked_seed, fresh_seed
+from .seeding import AUGMENT, SHUFFLE, Stream, checked_seed, fresh_seed
 
 METRICS = {"accuracy": "accuracy", "acc": "acc"}
 
@@ -66,7 +67,7 @@ class Sequential:
         self.stop_training = False
         self.epochs_done = 0
         self.history: History | None = None
-        self._shuffle = Stream(self.seed, SHUFFLE)
+        self._shuffle, self._augment = Stream(self.seed, SHUFFLE), Stream(self.seed, AUGMENT)
         self._parameters = self._gradients = np.empty(0, self.dtype)
         self._clock = Clock(0)
         self._lock = threading.RLock()
@@ -346,7 +347,7 @@ class Sequential:
     def fit(self, x: Any, y: Any = None, batch_size: int | None = None, epochs: int = 1, verbose: int | str = "auto",
             callbacks: Iterable[Callback] | None = None, validation_split: float = 0.0, validation_data: Any = None,
             shuffle: bool = True, initial_epoch: int = 0, steps_per_epoch: int | None = None,
-            validation_steps: int | None = None, seed: int | None = None) -> History:
+            validation_steps: int | None = None, seed: int | None = None, augment: Augment | None = None) -> History:
         """Train, and return the History of the run (also after Ctrl-C).
 
         Parameters
@@ -361,7 +362,9 @@ class Sequential:
         shuffle : draw a new order in every epoch; else the batches keep the arrays' order
         initial_epoch : of a continued run: `model.epochs_done` of a loaded model
         steps_per_epoch, validation_steps : batches to take from a generator
-        seed : start the order of batches and dropout from this seed instead of going on with the model's
+        seed : start the order of batches, dropout and augmentation from this seed instead of going on with the model's
+        augment : changes the images of each batch of arrays: augment(x, stream) gives new ones of the same shape, for
+            example augment.RandomAffine(degrees=10, shift=2); another thread makes the next batch ready meanwhile
 
         Raises
         ------
@@ -373,7 +376,7 @@ class Sequential:
                 self, x, y, batch_size=batch_size, epochs=epochs, verbose=verbose, callbacks=callbacks,
                 validation_split=validation_split, validation_data=validation_data, shuffle=shuffle,
                 initial_epoch=initial_epoch, steps_per_epoch=steps_per_epoch, validation_steps=validation_steps,
-                seed=seed)
+                seed=seed, augment=augment)
 
     def fit_generator(self, generator: Any, steps_per_epoch: int | None = None, epochs: int = 1,
                       verbose: int | str = "auto", callbacks: Iterable[Callback] | None = None,
@@ -443,10 +446,10 @@ class Sequential:
     def _streams_state(self) -> dict[str, Any]:
         dropouts = {layer.name: layer.stream.state for layer in self.layers
                     if isinstance(layer, layers_module.Dropout)}
-        return {"shuffle": self._shuffle.state, "dropout": dropouts}
+        return {"shuffle": self._shuffle.state, "augment": self._augment.state, "dropout": dropouts}
 
     def _reseed(self, seed: int) -> None:
-        self._shuffle = Stream(seed, SHUFFLE)
+        self._shuffle, self._augment = Stream(seed, SHUFFLE), Stream(seed, AUGMENT)
         for index, layer in enumerate(self.layers):
             layer.reseed(seed, index)
 
@@ -485,6 +488,8 @@ class Sequential:
             for name, slot in model.optimizer.slots.items():
                 slot[:] = arrays[f"optimizer/{name}"]
         model._shuffle.state = header["streams"]["shuffle"]
+        if "augment" in header["streams"]:
+            model._augment.state = header["streams"]["augment"]
         for name, state in header["streams"]["dropout"].items():
             model.get_layer(name).stream.state = state  # type: ignore[attr-defined]
         return model

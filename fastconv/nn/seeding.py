@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 
-INIT, SHUFFLE, DROPOUT = range(3)
+INIT, SHUFFLE, DROPOUT, AUGMENT = range(4)
 
 
 def fresh_seed() -> int:

@@ -16,6 +16,7 @@ import numpy as np
 import fastconv
 
 from . import data, optimizers, saving
+from .augment import RandomAffine
 from .callbacks import History, TargetReached
 from .models import Sequential
 from .networks import mnist_network
@@ -32,6 +33,8 @@ MOMENTUM = 0.9  # of sgd
 UNTIL = {"epochs": 2, "batch_size": 128, "optimizer": "adam"}
 USUAL = {"epochs": 5, "batch_size": 64, "optimizer": "rmsprop"}
 UNTIL_BETA_2 = 0.99
+# `--augment`: how far digits are changed.
+AUGMENT = {"degrees": 12.0, "shift": 2.0, "zoom": 0.12, "shear": 0.12}
 # How long `--data download` may take: whoever asks for the full set by name waits for it.
 PATIENT_SECONDS = 600.0
 
@@ -69,6 +72,8 @@ def add_train_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--until", type=_accuracy, metavar="ACCURACY",
                         help="evaluate the test digits after each epoch, stop at this accuracy (such as 0.99), fail "
                              f"without it; Adam then has beta_2 = {UNTIL_BETA_2}")
+    parser.add_argument("--augment", action="store_true",
+                        help="turn, scale, slant and shift the training digits at random, anew in each epoch")
     parser.add_argument("--epochs", type=_at_least(1), help=f"passes over the data {_defaults('epochs')}")
     parser.add_argument("--batch-size", type=_at_least(1), help=f"digits per update {_defaults('batch_size')}")
     parser.add_argument("--optimizer", choices=sorted(optimizers.OPTIMIZERS),
@@ -143,9 +148,9 @@ def _train(args: argparse.Namespace) -> tuple[dict[str, Any], Sequential]:
     model.compile(_optimizer(args.optimizer, args.learning_rate, updates, until), "sparse_categorical_crossentropy",
                   metrics=["accuracy"], kernels=args.algorithm, backend=args.backend)
     model.summary()
-    watched: dict[str, Any] = {}
+    watched: dict[str, Any] = {"augment": RandomAffine(**AUGMENT) if args.augment else None}
     if until:
-        watched = {"validation_data": (x_test, y_test), "callbacks": [TargetReached(args.until)]}
+        watched |= {"validation_data": (x_test, y_test), "callbacks": [TargetReached(args.until)]}
     history = model.fit(x_train, y_train, batch_size=args.batch_size, epochs=args.epochs, **watched)
     profile = model.profile()
     if history.interrupted:
@@ -185,7 +190,7 @@ def _epochs(history: History) -> list[dict[str, float]]:
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    names = ("until", "epochs", "batch_size", "optimizer", "learning_rate", "seed", "algorithm", "backend")
+    names = ("until", "augment", "epochs", "batch_size", "optimizer", "learning_rate", "seed", "algorithm", "backend")
     settings = {name: getattr(args, name) for name in names}
     if settings["learning_rate"] is None:
         settings["learning_rate"] = PEAK_LEARNING_RATES[args.optimizer]

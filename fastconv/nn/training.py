@@ -13,6 +13,7 @@ import numpy as np
 
 import fastconv
 
+from .augment import Augment
 from .callbacks import Callback, History
 from .feeding import ArrayFeed, Batch, GeneratorFeed, check_images
 from .profiling import Clock
@@ -156,7 +157,8 @@ def _check_epochs(epochs: Any, initial_epoch: Any) -> None:
 
 def fit(model: Any, x: Any, y: Any, *, batch_size: int | None, epochs: int, verbose: int | str,
         callbacks: Iterable[Callback] | None, validation_split: float, validation_data: Any, shuffle: bool,
-        initial_epoch: int, steps_per_epoch: int | None, validation_steps: int | None, seed: int | None) -> History:
+        initial_epoch: int, steps_per_epoch: int | None, validation_steps: int | None, seed: int | None,
+        augment: Augment | None) -> History:
     """See `Sequential.fit`."""
     model._need_compiled()
     _check_epochs(epochs, initial_epoch)
@@ -182,7 +184,9 @@ def fit(model: Any, x: Any, y: Any, *, batch_size: int | None, epochs: int, verb
         listener.set_model(model)
         listener.set_params({"epochs": epochs, "steps": source.steps, "samples": source.samples, "verbose": level})
     model.stop_training = False
-    run = _Run(model, source, validation, listeners, history, level, shuffle)
+    if augment is not None and not isinstance(source, ArrayFeed):
+        raise ValueError("augment is for arrays: a generator changes its own batches")
+    run = _Run(model, source, validation, listeners, history, level, shuffle, augment)
     if level:
         write(_updates_line(source, max(0, epochs - initial_epoch)))
     with _deferred_interrupt() as pressed:
@@ -209,9 +213,11 @@ class _Run:
     """What the epochs of one `fit` share."""
 
     def __init__(self, model: Any, source: ArrayFeed | GeneratorFeed, validation: ArrayFeed | GeneratorFeed | None,
-                 listeners: list[Callback], history: History, verbose: int, shuffle: bool) -> None:
+                 listeners: list[Callback], history: History, verbose: int, shuffle: bool,
+                 augment: Augment | None) -> None:
         self.model, self.source, self.validation = model, source, validation
         self.listeners, self.history, self.verbose, self.shuffle = listeners, history, verbose, shuffle
+        self.augment = augment
         self.progress: Progress | None = None
         model._clock = Clock(len(model.layers))
         # the batch hooks are called only where someone overrides them
@@ -231,7 +237,12 @@ class _Run:
                                             self.source.samples)
         total, correct, samples, steps = 0.0, 0, 0, 0
         drawn = perf_counter()
-        for batch in self.source.epoch(model._shuffle if self.shuffle else None):
+        order = model._shuffle if self.shuffle else None
+        if self.augment is not None and isinstance(self.source, ArrayFeed):
+            batches = self.source.augmented(order, self.augment, model._augment)
+        else:
+            batches = self.source.epoch(order)
+        for batch in batches:
             clock.batches += perf_counter() - drawn
             for listener in self._begin:
                 listener.on_train_batch_begin(steps, {})
