@@ -30,6 +30,8 @@ def run(data: str, accuracy: float, seed: int, threads: int) -> dict[str, Any]:
         start = time.perf_counter()
         process = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
         seconds = time.perf_counter() - start
+        if not figures.exists():
+            raise SystemExit(f"seed {seed}: the command failed with status {process.returncode}")
         found = json.loads(figures.read_text(encoding="utf-8"))
     return {
         "seed": seed, "threads": threads, "until": accuracy, "reached": process.returncode == 0, "seconds": seconds,

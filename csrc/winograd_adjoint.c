@@ -20,7 +20,7 @@ enum {
     CHANNEL_BLOCK = 64,  /* as M of so many channels does */
     PACK_CHANNELS = 8,   /* channels of dy of one packing task */
     TAPS_MAX = 25,
-    PAD = 16,
+    PAD = 16,            /* elements after points, as in winograd.c */
 };
 
 typedef struct adjoint_plan {
