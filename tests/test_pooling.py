@@ -377,3 +377,39 @@ def test_torch_agrees(layout, ceil_mode, window, rng):
             fastconv.avg_pool2d_backward, np.abs(dy), x.shape, *window, ceil_mode, include, algorithm="reference"
         )
         compare.assert_rounding(mine, dx.numpy(), limit, "pool")
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("dtype", ["float32", "int32"])
+def test_max_pool_into_a_pair_of_arrays(layout, dtype):
+    x = np.random.default_rng(5).integers(-9, 9, (2, 6, 6, 6)).astype(dtype)
+    wanted, wanted_indices = fastconv.max_pool2d(x, 3, 2, return_indices=True, layout=layout)
+    wide = np.full((*wanted.shape, 2), -1, np.int64)
+    for indices in (np.empty(wanted.shape, np.int64), wide[..., 0]):
+        for _ in range(2):  # the second call is served by the remembered first
+            y = np.empty_like(wanted)
+            indices[...] = -1
+            got = fastconv.max_pool2d(x, 3, 2, return_indices=True, layout=layout, out=(y, indices))
+            assert got[0] is y and got[1] is indices
+            compare.assert_exact(y, wanted)
+            compare.assert_exact(indices, wanted_indices)
+    assert (wide[..., 1] == -1).all()
+
+
+def test_max_pool_refuses_wrong_pairs():
+    x = np.ones((1, 2, 4, 4), np.int64)
+    y, indices = fastconv.max_pool2d(x, 2, return_indices=True)
+    for _ in range(2):
+        for error, match, pair in (
+            (TypeError, r"\(indices\): out has dtype int32", (y, indices.astype(np.int32))),
+            (ValueError, r"\(indices\): out has shape", (y, indices[:, :1])),
+            (TypeError, "out must be a NumPy array, got NoneType", (None, indices)),
+            (TypeError, "out must be a NumPy array, got NoneType", (y, None)),
+            (ValueError, "out shares memory with indices", (y, y)),
+            (ValueError, "out shares memory with input", (y, x[:, :, :2, :2])),
+            (TypeError, "out must be a NumPy array, got tuple", (y, indices, indices)),
+        ):
+            with pytest.raises(error, match=match):
+                fastconv.max_pool2d(x, 2, return_indices=True, out=pair)
+        with pytest.raises(TypeError, match="got tuple"):
+            fastconv.max_pool2d(x, 2, out=(y, indices))

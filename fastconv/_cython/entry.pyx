@@ -340,20 +340,29 @@ cdef class PoolCall(Call):
     cdef object pool(self, object x, object out):
         """All checks that depend on the arrays; None if one fails."""
         cdef int flags = cnp.NPY_ARRAY_C_CONTIGUOUS | cnp.NPY_ARRAY_ALIGNED
+        cdef object indices = None
         if not plain(x, self.typenum, self.ndim, self.x_shape, flags):
             return None
+        if self.shape.c.return_indices and type(out) is tuple and len(<tuple> out) == 2:
+            out, indices = out
+            if out is None or not plain(
+                indices, cnp.NPY_INT64, self.ndim, self.y_shape, flags | cnp.NPY_ARRAY_WRITEABLE
+            ):
+                return None
         if out is None:
             out = cnp.PyArray_EMPTY(self.ndim, self.y_shape, self.typenum, 0)
         elif not plain(out, self.typenum, self.ndim, self.y_shape, flags | cnp.NPY_ARRAY_WRITEABLE) or not apart(
             <cnp.ndarray> out, x
         ):
             return None
-        cdef object indices = None
+        if indices is not None and not (apart(<cnp.ndarray> indices, x) and apart(<cnp.ndarray> indices, out)):
+            return None
         cdef const void *source = cnp.PyArray_DATA(<cnp.ndarray> x)
         cdef void *target = cnp.PyArray_DATA(<cnp.ndarray> out)
         cdef int64_t *places = NULL
         if self.shape.c.return_indices:
-            indices = cnp.PyArray_EMPTY(self.ndim, self.y_shape, cnp.NPY_INT64, 0)
+            if indices is None:
+                indices = cnp.PyArray_EMPTY(self.ndim, self.y_shape, cnp.NPY_INT64, 0)
             places = <int64_t *> cnp.PyArray_DATA(<cnp.ndarray> indices)
         if self.release:
             with nogil:

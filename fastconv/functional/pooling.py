@@ -56,7 +56,7 @@ def _options(**values: Any) -> tuple[tuple[str, Any], ...]:
 
 
 def _forward(
-    where: str, op: str, input: Any, layout: str, out: np.ndarray | None, algorithm: str, backend: str,
+    where: str, op: str, input: Any, layout: str, out: Any, algorithm: str, backend: str,
     return_indices: bool = False, *, shortcut: tuple[Shortcut, tuple[Any, ...]] | None = None, **options: Any,
 ) -> Any:  # fmt: skip
     """Any forward pooling: checks, plan, arrays, kernel. shortcut: what serves such calls from now on."""
@@ -71,19 +71,23 @@ def _forward(
     )  # fmt: skip
     p: PoolProblem = plan.problem  # type: ignore[assignment]
     shape = p.output_shape if x.ndim == 4 else p.output_shape[1:]
-    if out is not None:
-        check_out(where, out, shape, result, {"input": x})
+    out_indices = None
+    if return_indices and isinstance(out, tuple) and len(out) == 2:
+        out, out_indices = out
+        check_out(f"{where} (indices)", out_indices, shape, np.dtype(np.int64), {"input": x})
+    if out is not None or out_indices is not None:
+        check_out(where, out, shape, result, {"input": x, "indices": out_indices})
     target = Output(out, shape, result, compute)
-    indices = np.empty(shape, np.int64) if return_indices else None
+    places = Output(out_indices, shape, np.dtype(np.int64), np.dtype(np.int64)) if return_indices else None
     plan(
         logical(contiguous(batch, compute), layout),
         logical(batched4(target.array), layout),
-        None if indices is None else logical(batched4(indices), layout),
+        None if places is None else logical(batched4(places.array), layout),
     )
     if shortcut is not None:
         shortcut[0].remember(plan, x.ndim, *shortcut[1])
     y = target.finish(out)
-    return (y, indices) if return_indices else y
+    return y if places is None else (y, places.finish(out_indices))
 
 
 def _backward(
@@ -146,7 +150,7 @@ def _check_range(where: str, indices: np.ndarray, cells: int) -> None:
 
 def max_pool2d(
     input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False,
-    return_indices: bool = False, *, layout: str = "NCHW", out: np.ndarray | None = None, algorithm: str = "auto",
+    return_indices: bool = False, *, layout: str = "NCHW", out: Any = None, algorithm: str = "auto",
     backend: str = "auto",
 ) -> Any:  # fmt: skip
     """Largest cell of each window of each channel.
@@ -159,7 +163,8 @@ def max_pool2d(
     padding : any form `conv2d` takes, less than the window; padded cells never win
     ceil_mode : bool, round the output size up; the last window must start inside the input or its padding at the start
     return_indices : bool, also return where each maximum was
-    out : array of the output's shape and dtype, optional
+    out : array of the output's shape and dtype, optional; with return_indices also a pair of it and
+        an int64 array
     algorithm, backend : as in `conv2d`
 
     Returns
@@ -314,7 +319,7 @@ def _output_pair(where: str, output_size: Any, shape: tuple[int, ...], layout: s
 
 def adaptive_max_pool2d(
     input: Any, output_size: Any, return_indices: bool = False, *, layout: str = "NCHW",
-    out: np.ndarray | None = None, algorithm: str = "auto", backend: str = "auto",
+    out: Any = None, algorithm: str = "auto", backend: str = "auto",
 ) -> Any:  # fmt: skip
     """Largest cell of each of oh x ow windows that cover the image: rows floor(i ih / oh) to ceil((i + 1) ih / oh).
 

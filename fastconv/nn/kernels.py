@@ -11,13 +11,15 @@ class KernelChoice:
     """Calls fastconv functions for one layer, with a forced algorithm or backend where a kernel for it exists.
 
     A layer has passes that a family of algorithms cannot serve (no Winograd for pooling): there the default runs,
-    and `refused` says so. `ran` maps each pass to the names of the kernels that served it.
+    and `refused` says so. `ran` maps each pass to the names of the kernels that served it, `workspace` is the largest
+    number of scratch bytes among them.
     """
 
     def __init__(self, algorithm: str = "auto", backend: str = "auto") -> None:
         self.algorithm, self.backend = algorithm, backend
         self.ran: dict[str, list[str]] = {}
         self.refused: dict[str, str] = {}
+        self.workspace = 0
         self._options: dict[tuple[str, int], dict[str, str]] = {}
 
     def run(self, pass_: str, batch: int, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -32,7 +34,8 @@ class KernelChoice:
         """The first call of a problem finds the options that work and notes the kernel's name."""
         names = self.ran.setdefault(pass_, [])
 
-        def note(name: str, *_: Any) -> None:
+        def note(name: str, problem: Any, threads: int, workspace: int, milliseconds: float) -> None:
+            self.workspace = max(self.workspace, workspace)
             if name not in names:
                 names.append(name)
 

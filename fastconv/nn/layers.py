@@ -54,7 +54,7 @@ def _pair(value: Any, what: str, least: int = 1) -> tuple[int, int]:
     return int(values[0]), int(values[1])
 
 
-def _count(value: Any, what: str) -> int:
+def positive(value: Any, what: str) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise ValueError(f"{what} is a positive integer, got {value!r}")
     return int(value)
@@ -155,7 +155,7 @@ class Layer:
 
     @staticmethod
     def _checked_shape(shape: Iterable[int]) -> tuple[int, ...]:
-        return tuple(_count(size, "every size of input_shape") for size in shape)
+        return tuple(positive(size, "every size of input_shape") for size in shape)
 
     # -- structure
 
@@ -218,6 +218,11 @@ class Layer:
         if kept is None or kept.shape[1:] != shape[1:] or kept.shape[0] < shape[0]:
             kept = self._buffers[key] = aligned_empty(shape, self.dtype if dtype is None else dtype)
         return kept[:shape[0]]
+
+    @property
+    def buffer_bytes(self) -> int:
+        """What the arrays kept between steps hold."""
+        return sum(kept.nbytes for kept in self._buffers.values())
 
     def release_buffers(self) -> None:
         self._buffers.clear()
@@ -292,11 +297,11 @@ class Conv2D(_Weighted):
                  use_bias: bool = True, kernel_initializer: str = "glorot_uniform",
                  bias_initializer: str = "zeros", **kwargs: Any) -> None:
         super().__init__(activation, use_bias, kernel_initializer, bias_initializer, **kwargs)
-        self.filters = _count(filters, "filters")
+        self.filters = positive(filters, "filters")
         self.kernel_size = _pair(kernel_size, "kernel_size")
         self.strides = _pair(strides, "strides")
         self.dilation_rate = _pair(dilation_rate, "dilation_rate")
-        self.groups = _count(groups, "groups")
+        self.groups = positive(groups, "groups")
         self.padding = _padding(padding)
 
     def kernel_shape(self) -> tuple[int, ...]:
@@ -352,7 +357,7 @@ class Dense(_Weighted):
                  kernel_initializer: str = "glorot_uniform", bias_initializer: str = "zeros",
                  **kwargs: Any) -> None:
         super().__init__(activation, use_bias, kernel_initializer, bias_initializer, **kwargs)
-        self.units = _count(units, "units")
+        self.units = positive(units, "units")
 
     def kernel_shape(self) -> tuple[int, ...]:
         return self.input_shape[0], self.units
@@ -418,9 +423,9 @@ class MaxPooling2D(_Pooling):
         shape = (len(x), *self.output_shape)
         y = self.buffer("y", shape)
         if training:
-            _, self._indices = self.kernels.run("forward", len(x), fastconv.max_pool2d, x, self.pool_size,
-                                                self.strides, self.padding, return_indices=True, layout="NHWC",
-                                                out=y)
+            self._indices = self.buffer("indices", shape, np.int64)
+            self.kernels.run("forward", len(x), fastconv.max_pool2d, x, self.pool_size, self.strides, self.padding,
+                             return_indices=True, layout="NHWC", out=(y, self._indices))
         else:
             self.kernels.run("inference", len(x), fastconv.max_pool2d, x, self.pool_size, self.strides,
                              self.padding, layout="NHWC", out=y)

@@ -1,6 +1,7 @@
 """Sequential: a stack of layers that can be compiled, trained, evaluated, saved and loaded."""
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -19,10 +20,15 @@ from .augment import Augment
 from .callbacks import Callback, History
 from .kernels import KernelChoice
 from .layers import Layer, MaxPooling2D
+from .memory import Memory
 from .profiling import Clock, Profile, profile
 from .seeding import AUGMENT, SHUFFLE, Stream, checked_seed, fresh_seed
 
 METRICS = {"accuracy": "accuracy", "acc": "acc"}
+
+
+def _bytes(*arrays: dict[str, np.ndarray]) -> int:
+    return sum(array.nbytes for group in arrays for array in group.values())
 
 
 class Sequential:
@@ -160,25 +166,61 @@ class Sequential:
         """Print the table of layers, output shapes and numbers of parameters.
 
         `columns` adds any of "multiply_adds" (of one sample), "bytes" (of the weights and the outputs of
-        `batch_size` samples) and "kernel" (that serves such a batch).
+        `batch_size` samples; and the line of `memory` below) and "kernel" (that serves such a batch).
         """
         self._need_built()
         columns = tuple(columns)
+        summary.check_columns(columns)
+        memory = self.memory(batch_size) if "bytes" in columns else None
         if "kernel" in columns:
-            self._dry_run(batch_size)
+            self._dry_run(batch_size, False)
         text = summary.table(self, columns, batch_size)
+        if memory is not None:
+            text += f"\n{memory}"
         if print_fn is None:
             sys.stdout.write(text + "\n")
         else:
             for line in text.split("\n"):
                 print_fn(line)
 
-    def _dry_run(self, batch_size: int) -> None:
-        """Let every layer note which kernel serves a batch of this size."""
+    def memory(self, batch_size: int = 64) -> Memory:
+        """What a training step on `batch_size` samples keeps allocated (of a model that is not compiled: a prediction).
+
+        Found by a step on zeros that changes no weight and no random stream.
+        """
+        self._need_built()
+        batch_size = layers_module.positive(batch_size, "batch_size")
         with self._lock:
             for layer in self.layers:
+                layer.release_buffers()
+            self._dry_run(batch_size, self.optimizer is not None)
+            optimizer = self.optimizer.slots if self.optimizer is not None else {}
+            return Memory(
+                batch_size,
+                weights=_bytes(*(layer.weights for layer in self.layers)),
+                gradients=_bytes(*(layer.grads for layer in self.layers)),
+                optimizer=_bytes(optimizer),
+                batch=batch_size * math.prod(self.layers[0].input_shape) * self.dtype.itemsize,
+                layers=sum(layer.buffer_bytes for layer in self.layers),
+                workspace=max(layer.kernels.workspace for layer in self.layers))
+
+    def _dry_run(self, batch_size: int, training: bool) -> None:
+        """Let every layer note which kernels serve a batch of this size, and make its buffers."""
+        streams = self._streams_state()["dropout"]
+        with self._lock, np.errstate(all="ignore"):
+            for layer in self.layers:
                 layer.kernels = KernelChoice(self.algorithm, self.backend)
-            self._forward(np.zeros((batch_size, *self.layers[0].input_shape), self.dtype), False)
+            x = np.zeros((batch_size, *self.layers[0].input_shape), self.dtype)
+            logits = training and self._fused_ending
+            y = self._forward(x, training, logits)
+            if training:
+                last, first = len(self.layers) - 1, self._first_trained
+                dy: Any = self.layers[last].buffer("dy", y.shape)
+                dy[:] = 0
+                for step, index in reversed([step for step in self._steps if step[1] >= first]):
+                    dy = step.backward(dy, index > first, logits and index == last)
+            for name, state in streams.items():
+                self.get_layer(name).stream.state = state  # type: ignore[attr-defined]
 
     # -- weights
 

@@ -23,12 +23,16 @@ def shape_text(shape: tuple[int, ...]) -> str:
     return f"({', '.join(['None', *map(str, shape)])})" if shape else "(None,)"
 
 
-def table(model: Any, columns: tuple[str, ...], batch_size: int) -> str:
-    """The lines of the table. `columns` adds any of multiply_adds (of one sample), bytes (weights and the outputs
-    of one batch) and kernel (the last that ran)."""
+def check_columns(columns: tuple[str, ...]) -> None:
+    """Refuse a column that there is not."""
     for column in columns:
         if column not in HEADERS:
             raise ValueError(f"summary: unknown column {column!r}; there are {', '.join(HEADERS)}")
+
+
+def table(model: Any, columns: tuple[str, ...], batch_size: int) -> str:
+    """The lines of the table. `columns` adds any of multiply_adds (of one sample), bytes (weights and the outputs
+    of one batch) and kernel (the last that ran)."""
     stops: tuple[int, ...] = STOPS
     for column in columns:
         stops = (*stops, stops[-1] + WIDTHS[column])

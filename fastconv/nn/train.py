@@ -148,6 +148,8 @@ def _train(args: argparse.Namespace) -> tuple[dict[str, Any], Sequential]:
     model.compile(_optimizer(args.optimizer, args.learning_rate, updates, until), "sparse_categorical_crossentropy",
                   metrics=["accuracy"], kernels=args.algorithm, backend=args.backend)
     model.summary()
+    memory = model.memory(args.batch_size)
+    print(memory)
     watched: dict[str, Any] = {"augment": RandomAffine(**AUGMENT) if args.augment else None}
     if until:
         watched |= {"validation_data": (x_test, y_test), "callbacks": [TargetReached(args.until)]}
@@ -172,6 +174,7 @@ def _train(args: argparse.Namespace) -> tuple[dict[str, Any], Sequential]:
         "accuracy": accuracy, "loss": loss, "updates": history.updates,
         "updates_per_epoch": history.updates // len(history.seconds), "images_per_second": rate, "seconds": seconds,
         "test_seconds": test_seconds, "total_seconds": perf_counter() - began, "profile": profile.to_dict(),
+        "memory": {**vars(memory), "total": memory.total},
         "kernels": _kernels(model), "epochs": _epochs(history), "settings": _settings(args),
         "data": {"source": source.text, "training": len(x_train), "test": len(x_test)},
         "threads": fastconv.get_num_threads(),
