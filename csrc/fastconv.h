@@ -320,6 +320,12 @@ typedef struct fc_update {
 
 void fc_update_parameters(const fc_update *update, int threads);
 
+/* ---- Augmentation (augment.c) ------------------------------------------------------------------------------------ */
+
+/* y[i][j] of every image (h, w, c) = x at row m[0] i + m[1] j + m[2], column m[3] i + m[4] j + m[5], bilinear, 0 outside;
+ * maps: the six finite numbers m of each image. On the calling thread. */
+void fc_affine_images(int dtype, int64_t n, int64_t h, int64_t w, int64_t c, const void *x, const double *maps, void *y);
+
 #ifdef __cplusplus
 }
 #endif

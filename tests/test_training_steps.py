@@ -124,3 +124,35 @@ def test_updates(rule, slots, options, size, dtype):
         close(got, slot, dtype)
     for a, b in zip([results[0][0], *results[0][1]], [results[1][0], *results[1][1]]):
         compare.assert_same_bits(a, b)
+
+
+def plain_affine(x, maps):
+    """Bilinear interpolation in float64, one pixel after the other, zeros from outside."""
+    n, h, w, c = x.shape
+    rim = np.zeros((n, h + 4, w + 4, c))
+    rim[:, 2:-2, 2:-2] = x
+    out = np.zeros(x.shape)
+    for k, i, j in np.ndindex(n, h, w):
+        y, z = np.clip(maps[k] @ [i, j, 1], -2, [h, w])
+        top, left = int(np.floor(y)), int(np.floor(z))
+        for a, share_a in ((top, 1 - (y - top)), (top + 1, y - top)):
+            for b, share_b in ((left, 1 - (z - left)), (left + 1, z - left)):
+                out[k, i, j] += share_a * share_b * rim[k, a + 2, b + 2]
+    return out
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(3, 5, 7, 1), (2, 1, 1, 3), (4, 6, 4, 5)])
+def test_affine_images(dtype, shape):
+    x, rng = draw(dtype, *shape), np.random.default_rng(2)
+    maps = np.tile(np.eye(2, 3), (shape[0], 1, 1)) + rng.uniform(-0.5, 0.5, (shape[0], 2, 3))
+    maps[:, :, 2] += rng.uniform(-2, 2, (shape[0], 2))
+    close(training.affine_images(x, maps), plain_affine(x, maps), dtype, 64.0)
+    same = np.tile(np.eye(2, 3), (shape[0], 1, 1))
+    compare.assert_exact(training.affine_images(x, same), x)
+    same[:, :, 2] = 1
+    moved = np.zeros_like(x)
+    moved[:, :-1, :-1] = x[:, 1:, 1:]
+    compare.assert_exact(training.affine_images(x, same), moved)
+    same[:, :, 2] = -1e30
+    compare.assert_exact(training.affine_images(x, same), np.zeros_like(x))

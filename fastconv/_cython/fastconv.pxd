@@ -181,3 +181,6 @@ cdef extern from "fastconv.h" nogil:
         double rate, first, second, epsilon
 
     void fc_update_parameters(const fc_update *update, int threads)
+
+    void fc_affine_images(int dtype, int64_t n, int64_t h, int64_t w, int64_t c, const void *x, const double *maps,
+                          void *y)

@@ -1,5 +1,5 @@
 # cython: freethreading_compatible = True
-"""What a training step does between convolutions: doors to csrc/training.c."""
+"""What a training step does between convolutions, and augmentation: doors to csrc/training.c and csrc/augment.c."""
 
 cimport numpy as cnp
 from libc.stdint cimport int64_t
@@ -10,6 +10,7 @@ from fastconv._cython.fastconv cimport (
     FC_F64,
     FC_RMSPROP,
     FC_SGD,
+    fc_affine_images,
     fc_relu_backward,
     fc_relu_backward_workspace,
     fc_scratch,
@@ -101,3 +102,18 @@ def update(str rule, cnp.ndarray w not None, cnp.ndarray g not None, first_slot,
     job.rate, job.first, job.second, job.epsilon = rate, first, second, epsilon
     with nogil:
         fc_update_parameters(&job, threads)
+
+
+def affine_images(cnp.ndarray x not None, cnp.ndarray maps not None, cnp.ndarray y not None):
+    """y = images x (n, h, w, c) through the maps (n, 2, 3) of float64."""
+    cdef int dtype = dtype_of(x)
+    check(x, y, True)
+    if x.ndim != 4 or cnp.PyArray_TYPE(maps) != cnp.NPY_FLOAT64 or cnp.PyArray_SIZE(maps) != 6 * x.shape[0] \
+            or not cnp.PyArray_IS_C_CONTIGUOUS(maps):
+        raise ValueError("affine maps are dense float64 (n, 2, 3), for images (n, h, w, c)")
+    cdef int64_t n = x.shape[0], h = x.shape[1], w = x.shape[2], c = x.shape[3]
+    cdef void *source = cnp.PyArray_DATA(x)
+    cdef void *target = cnp.PyArray_DATA(y)
+    cdef const double *each = <const double *> cnp.PyArray_DATA(maps)
+    with nogil:
+        fc_affine_images(dtype, n, h, w, c, source, each, target)

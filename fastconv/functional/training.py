@@ -1,4 +1,4 @@
-"""What a training step does between convolutions, each in one pass over its arrays: for `fastconv.nn`.
+"""For `fastconv.nn`: what a training step does between convolutions, and augmentation, in one pass over the arrays.
 
 Arrays are C-contiguous and of one dtype, float32 or float64, or an error says so. Without the extension NumPy does it.
 """
@@ -98,3 +98,31 @@ def adam(
     m += (1 - beta_1) * (g - m)
     v += (1 - beta_2) * (g * g - v)
     w -= alpha * (m / (np.sqrt(v) + epsilon))
+
+
+def affine_images(x: np.ndarray, maps: np.ndarray) -> np.ndarray:
+    """Each image of x (n, h, w, c) through its map m of maps (n, 2, 3): pixel (i, j) is x at the place m (i, j, 1).
+
+    Bilinear, zeros from outside; on the calling thread alone.
+    """
+    maps = np.ascontiguousarray(maps, np.float64)
+    compiled = _compiled()
+    if compiled is not None:
+        y = np.empty_like(x)
+        compiled.affine_images(x, maps, y)
+        return y
+    n, h, w, c = x.shape
+    grid = np.stack([*np.indices((h, w)), np.ones((h, w), int)]).astype(x.dtype)
+    # outside by a pixel or more is all zeros: one rim of them is enough
+    limits = np.array([h, w], x.dtype)[:, None, None]
+    places = np.clip(np.einsum("nak,kij->naij", maps.astype(x.dtype), grid), -1, limits)
+    corners = np.floor(places)
+    down, right = (places - corners)[..., None].swapaxes(0, 1)
+    top, left = corners.astype(np.int64).swapaxes(0, 1) + 1
+    padded = np.zeros((n, h + 3, w + 3, c), x.dtype)
+    padded[:, 1:-2, 1:-2] = x
+    flat = padded.reshape(-1, c)
+    at = (np.arange(n)[:, None, None] * (h + 3) + top) * (w + 3) + left
+    upper = flat[at] * (1 - right) + flat[at + 1] * right
+    lower = flat[at + w + 3] * (1 - right) + flat[at + w + 4] * right
+    return upper * (1 - down) + lower * down

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from fastconv.functional import training
+
 from .seeding import Stream
 
 T = TypeVar("T")
@@ -45,35 +47,12 @@ class RandomAffine:
         scale_y, scale_x = 1 + self.zoom * drawn[2:4]
         # A pixel's place in the source, from the middle: source = M (i, j) + shift, M = rotation, slant and 1 / scale.
         sine, cosine = np.sin(angle), np.cos(angle)
-        matrix = np.stack([cosine / scale_y, -sine / scale_x, (sine + shear) / scale_y, cosine / scale_x])
-        matrix = matrix.astype(x.dtype)
-        i = np.arange(h, dtype=x.dtype)[:, None] - x.dtype.type((h - 1) / 2)
-        j = np.arange(w, dtype=x.dtype)[None, :] - x.dtype.type((w - 1) / 2)
-        shift = (self.shift * drawn[4:6]).astype(x.dtype)
-        places = []
-        for row, size in ((0, h), (1, w)):
-            a, b = matrix[2 * row, :, None, None], matrix[2 * row + 1, :, None, None]
-            place = a * i + b * j
-            place += shift[row, :, None, None] + x.dtype.type((size - 1) / 2)
-            # outside by a pixel or more is all zeros: one rim of them is enough
-            places.append(np.clip(place, -1, size))
-        return _bilinear(x, *places)
-
-
-def _bilinear(x: np.ndarray, y_place: np.ndarray, x_place: np.ndarray) -> np.ndarray:
-    """x at places (n, h, w) in [-1, size], zeros around it."""
-    n, h, w, c = x.shape
-    padded = np.zeros((n, h + 3, w + 3, c), x.dtype)
-    padded[:, 1:-2, 1:-2] = x
-    flat = padded.reshape(-1, c)
-    top, left = np.floor(y_place), np.floor(x_place)
-    down, right = y_place - top, x_place - left
-    at = (top.astype(np.int64) + 1) * (w + 3) + left.astype(np.int64) + 1
-    at += (np.arange(n) * ((h + 3) * (w + 3)))[:, None, None]
-    down, right = down[..., None], right[..., None]
-    upper = flat[at] * (1 - right) + flat[at + 1] * right
-    lower = flat[at + w + 3] * (1 - right) + flat[at + w + 4] * right
-    return upper * (1 - down) + lower * down
+        maps = np.empty((n, 2, 3))
+        maps[:, 0, 0], maps[:, 0, 1] = cosine / scale_y, -sine / scale_x
+        maps[:, 1, 0], maps[:, 1, 1] = (sine + shear) / scale_y, cosine / scale_x
+        middle = np.array([(h - 1) / 2, (w - 1) / 2])
+        maps[:, :, 2] = self.shift * drawn[4:6].T + middle - maps[:, :, :2] @ middle
+        return training.affine_images(np.ascontiguousarray(x), maps)
 
 
 def ahead(items: Iterable[T]) -> Iterator[T]:
