@@ -1,4 +1,5 @@
-"""Draw bench/results/goals_ISA.json: bars of speed with the peak as a line, and a roofline. Files are small PNGs.
+"""Draw bench/results: of goals_ISA.json bars of speed with the peak as a line, and a roofline; of curves.json accuracy
+against seconds. Files are small PNGs.
 
 python -m bench.pictures [--threads 1] [--isa avx512 avx2]
 """
@@ -31,6 +32,15 @@ SHOWN = (
 )  # fmt: skip
 PARTS = ("winograd", "direct", "five", "depthwise", "others")
 DOTS_AN_INCH = 110
+#: Curves: rival -> label, colour, style of line.
+CURVES = {
+    "fastconv": ("fastconv", COLOURS[0], "-"),
+    "torch": ("PyTorch", COLOURS[1], "-"),
+    "torch_channels_last": ("PyTorch, channels_last", COLOURS[1], "--"),
+    "torch_compiled": ("PyTorch, compiled", COLOURS[1], ":"),
+    "keras_tensorflow": ("Keras on TensorFlow", COLOURS[2], "-"),
+    "keras_jax": ("Keras on JAX", COLOURS[2], "--"),
+}
 
 
 def measured(found: dict[str, Any], threads: int) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -96,6 +106,31 @@ def roofline(found: dict[str, Any], threads: int, title: str) -> Any:
     return figure
 
 
+def curves(rows: list[dict[str, Any]], title: str) -> Any:
+    """Wrong test digits over seconds of training, both in powers, for each way of each library."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.6), layout="constrained")
+    axes = figure.add_subplot()
+    shown = [row for row in rows if row["rival"] in CURVES]
+    for row in shown:
+        label, colour, style = CURVES[row["rival"]]
+        wrong = [100 * (1 - accuracy) for accuracy in row["accuracy"]]
+        axes.plot(row["seconds"], wrong, style, color=colour, label=label, linewidth=1.2)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    ticks = (5, 3, 2, 1, 0.7)
+    axes.set_yticks(ticks, [f"{100 - tick:g} %" for tick in ticks])
+    axes.set_yticks([], minor=True)
+    axes.invert_yaxis()
+    axes.set_xlabel("seconds of training")
+    axes.set_ylabel("test digits that are right")
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return figure
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1)
@@ -109,6 +144,12 @@ def main() -> None:
             path = RESULTS / f"{name}_{isa}.png"
             draw(file["rows"], args.threads, title).savefig(path, dpi=DOTS_AN_INCH)
             print(f"written: {path}")
+    path = RESULTS / "curves.png"
+    file = json.loads((RESULTS / "curves.json").read_text(encoding="utf-8"))
+    c, first = file["conditions"], file["rows"][0]
+    title = f"MNIST, batches of {first['batch_size']}, {first['threads']} threads; {c['cpu']} ({c['isa']})"
+    curves(file["rows"], title).savefig(path, dpi=DOTS_AN_INCH)
+    print(f"written: {path}")
 
 
 if __name__ == "__main__":

@@ -93,6 +93,35 @@ def _training(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+#: Rows of the table of whole epochs.
+LIBRARIES = {
+    "fastconv": "fastconv", "fastconv_unfused": "fastconv, not fused", "fastconv_augmented": "fastconv, augmenting",
+    "torch": "PyTorch", "torch_channels_last": "PyTorch, channels_last", "torch_compiled": "PyTorch, compiled",
+    "keras_tensorflow": "Keras on TensorFlow", "keras_jax": "Keras on JAX",
+}  # fmt: skip
+
+
+def _curves(results: dict[str, Any]) -> str:
+    """Whole epochs: images a second, seconds to each accuracy, memory."""
+    rows = results["rows"]
+    accuracies = list(rows[0]["seconds_to"])
+    titles = ["library", "images a second", *(f"s to {100 * float(a):g} %" for a in accuracies), "last accuracy", "MB"]
+    first = rows[0]
+    lines = [
+        f"Batches of {first['batch_size']}, {first['threads']} threads, {first['epochs']} epochs; seconds of training "
+        "alone. MB: the largest size of the process, the digits (220 MB) included.",
+        "",
+        "| " + " | ".join(titles) + " |",
+        "|---" * len(titles) + "|",
+    ]
+    for r in rows:
+        seconds = ["-" if s is None else f"{s:.1f}" for s in r["seconds_to"].values()]
+        cells = [LIBRARIES[r["rival"]], f"{r['images_per_second']['median']:,.0f}", *seconds,
+                 f"{100 * r['accuracy'][-1]:.2f} %", f"{r['peak_megabytes']:,.0f}"]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def _until(results: dict[str, Any]) -> str:
     """Seconds to a test accuracy, process start included."""
     lines = ["| seed | test accuracy | epochs | seconds |", "|---|---|---|---|"]
@@ -119,6 +148,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "goals_avx512": ("goals_avx512.json", _goals),
     "goals_avx2": ("goals_avx2.json", _goals),
     "training": ("train.json", _training),
+    "curves": ("curves.json", _curves),
     "until": ("until.json", _until),
     "accuracy": ("accuracy.json", _accuracy),
 }

@@ -283,7 +283,7 @@ def test_large_fractional_values_are_only_warned_about(few):
     ({"validation_split": 1.0}, "share between 0 and 1"),
     ({"validation_split": 0.999}, "leaves nothing to train on or to validate"),
     ({"validation_split": 0.5, "validation_data": ()}, "not both"),
-    ({"steps_per_epoch": 3}, "steps_per_epoch is for generators"),
+    ({"steps_per_epoch": 0}, "steps_per_epoch is a positive integer, got 0"),
     ({"seed": -3}, "non-negative"),
 ])
 def test_wrong_arguments_of_fit(few, arguments, message):

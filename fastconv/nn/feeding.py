@@ -68,6 +68,12 @@ def _check_values(x: np.ndarray, where: str) -> None:
                   stacklevel=4)
 
 
+def check_steps(steps: Any, what: str) -> None:
+    """Refuse what is neither None nor a positive integer."""
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1):
+        raise ValueError(f"{what} is a positive integer, got {steps!r}")
+
+
 class Batch:
     """One step's data: inputs, labels, how many."""
 
@@ -78,9 +84,12 @@ class Batch:
 
 
 class ArrayFeed:
-    """Batches from arrays, without replacement; the last one may be smaller."""
+    """Batches from arrays, without replacement; the last one of a pass may be smaller.
 
-    def __init__(self, x: np.ndarray, y: np.ndarray | None, batch_size: int) -> None:
+    An epoch is one pass, or `steps` batches: then it goes on where the last one stopped, pass after pass.
+    """
+
+    def __init__(self, x: np.ndarray, y: np.ndarray | None, batch_size: int, steps: int | None = None) -> None:
         if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise ValueError(f"batch_size is a positive integer, got {batch_size!r}")
         if y is not None and len(x) != len(y):
@@ -88,8 +97,9 @@ class ArrayFeed:
         if len(x) == 0:
             raise ValueError("there are no samples: x has length 0")
         self.x, self.y, self.batch_size = x, y, int(batch_size)
-        self.samples = len(x)
-        self.steps = -(-len(x) // self.batch_size)
+        self.steps = -(-len(x) // self.batch_size) if steps is None else steps
+        self.samples = len(x) if steps is None else None
+        self._pass: Iterator[Batch] = iter(())
         self._rows = np.empty((min(self.batch_size, len(x)), *x.shape[1:]), x.dtype)
 
     def augmented(self, stream: Stream | None, augment: Augment, random: Stream) -> Iterator[Batch]:
@@ -105,10 +115,20 @@ class ArrayFeed:
         return ahead(changed())
 
     def epoch(self, stream: Stream | None) -> Iterator[Batch]:
-        """One pass in a random order drawn from `stream`, or in the given order. A batch lives until the next."""
-        order = None if stream is None else stream.permutation(self.samples)
-        for start in range(0, self.samples, self.batch_size):
-            stop = min(start + self.batch_size, self.samples)
+        """One epoch, each pass in a random order drawn from `stream`, or in the given order. A batch lives until the
+        next."""
+        for _ in range(self.steps):
+            batch = next(self._pass, None)
+            if batch is None:
+                self._pass = self._one_pass(stream)
+                batch = next(self._pass)
+            yield batch
+
+    def _one_pass(self, stream: Stream | None) -> Iterator[Batch]:
+        count = len(self.x)
+        order = None if stream is None else stream.permutation(count)
+        for start in range(0, count, self.batch_size):
+            stop = min(start + self.batch_size, count)
             if order is None:
                 x, y = self.x[start:stop], None if self.y is None else self.y[start:stop]
             else:
@@ -120,17 +140,20 @@ class ArrayFeed:
     @property
     def text(self) -> str:
         """How an epoch is made up, in words."""
-        last = self.samples - (self.steps - 1) * self.batch_size
+        count = len(self.x)
+        if self.samples is None:
+            passes = self.steps * self.batch_size / count
+            return f"{passes:.3g} passes over {count:,} samples in batches of {min(self.batch_size, count)}"
+        last = count - (self.steps - 1) * self.batch_size
         partial = f", the last of {last}" if last != self.batch_size and self.steps > 1 else ""
-        return f"{self.samples:,} samples in batches of {min(self.batch_size, self.samples)}{partial}"
+        return f"{count:,} samples in batches of {min(self.batch_size, count)}{partial}"
 
 
 class GeneratorFeed:
     """Batches (x, y) from a generator, an iterator, or a sequence of batches."""
 
     def __init__(self, source: Any, steps: int | None, what: str, prepare: Callable[[Any], Batch]) -> None:
-        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1):
-            raise ValueError(f"{what} is a positive integer, got {steps!r}")
+        check_steps(steps, what)
         sized = len(source) if hasattr(source, "__len__") else None
         if steps is None and sized is None:
             raise ValueError(f"a generator has no length: pass {what}=, the number of batches of one epoch")

@@ -403,7 +403,9 @@ class Sequential:
         validation_data : (x, y), or a generator of batches with `validation_steps`
         shuffle : draw a new order in every epoch; else the batches keep the arrays' order
         initial_epoch : of a continued run: `model.epochs_done` of a loaded model
-        steps_per_epoch, validation_steps : batches to take from a generator
+        steps_per_epoch : batches of one epoch, for a generator; with arrays in place of one pass: the next epoch goes
+            on where this one stopped, and a pass that ends is followed by another
+        validation_steps : batches to take from a generator
         seed : start the order of batches, dropout and augmentation from this seed instead of going on with the model's
         augment : changes the images of each batch of arrays: augment(x, stream) gives new ones of the same shape, for
             example augment.RandomAffine(degrees=10, shift=2); another thread makes the next batch ready meanwhile

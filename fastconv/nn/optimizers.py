@@ -50,18 +50,22 @@ class CosineDecay(Schedule):
 
 class OneCycle(Schedule):
     """Linear rise from max/`start_div` to max over the share `warmup` of the updates, then a cosine down to
-    max/`final_div` (Smith and Topin 2018)."""
+    max/`final_div` (Smith and Topin 2018), which stays; or with `again` > 0 more such cycles of again * max."""
 
     def __init__(self, max_learning_rate: float, total_steps: int, warmup: float = 0.3, start_div: float = 10.0,
-                 final_div: float = 1000.0) -> None:
+                 final_div: float = 1000.0, again: float = 0.0) -> None:
         self.max_learning_rate = float(max_learning_rate)
         self.total_steps = int(total_steps)
         self.warmup = float(warmup)
         self.start_div = float(start_div)
         self.final_div = float(final_div)
+        self.again = float(again)
 
     def __call__(self, update: int) -> float:
         top, rise = self.max_learning_rate, self.warmup * self.total_steps
+        if self.again and update >= self.total_steps:
+            top *= self.again
+            update %= self.total_steps
         if update < rise:
             low = top / self.start_div
             return low + (top - low) * update / rise

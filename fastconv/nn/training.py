@@ -15,7 +15,7 @@ import fastconv
 
 from .augment import Augment
 from .callbacks import Callback, History
-from .feeding import ArrayFeed, Batch, GeneratorFeed, check_images
+from .feeding import ArrayFeed, Batch, GeneratorFeed, check_images, check_steps
 from .profiling import Clock
 from .progress import Progress, write
 
@@ -60,13 +60,14 @@ def feed(model: Any, x: Any, y: Any, batch_size: int | None, steps: int | None, 
             return prepared(model, item[0], item[1], where)
 
         return GeneratorFeed(x, steps, steps_name, prepare)
-    if steps is not None:
+    check_steps(steps, steps_name)
+    if steps is not None and where != "fit":
         raise ValueError(f"{where}: {steps_name} is for generators; with arrays the batch size fixes it")
     if y is None:
         raise ValueError(f"{where}: y is missing: pass labels beside the array x")
     data = prepared(model, x, y, where)
     default = TRAIN_BATCH if where == "fit" else TEST_BATCH
-    return ArrayFeed(data.x, data.y, default if batch_size is None else batch_size)
+    return ArrayFeed(data.x, data.y, default if batch_size is None else batch_size, steps)
 
 
 def _split(x: Any, y: Any, share: float) -> tuple[Any, Any, tuple[Any, Any]]:
