@@ -3,6 +3,7 @@
 #define FASTCONV_CONV_POOL_H
 
 #include "fastconv.h"
+#include "template.h"
 
 enum { FC_POOL_CODE_DEAD = 4 }; /* codes: which of the 2x2 outputs is the maximum, row by row; or none is positive */
 
@@ -36,5 +37,19 @@ typedef struct fc_conv_pool_kernel {
     void (*forward)(const fc_conv_pool_args *args);
     void (*weight_gradient)(const fc_conv_pool_args *args);
 } fc_conv_pool_kernel;
+
+/* The row of one Winograd tile, by pooled_workspace and run_pooled of the file that uses this; `row` is its symbol and, after
+ * "fc_", its name. */
+#define FC_POOLED_ROW(row, tile) \
+    static int64_t FC_JOIN(row, _workspace)(const fc_conv2d_shape *shape, int threads) \
+    { \
+        return pooled_workspace(shape, tile, threads); \
+    } \
+    static void FC_JOIN(row, _run)(const fc_conv2d_shape *shape, const fc_conv_pool_operands *arrays, void *workspace, \
+                                   int threads) \
+    { \
+        run_pooled(shape, tile, arrays, workspace, threads); \
+    } \
+    const fc_conv_pool_row row = {&#row[sizeof "fc"], FC_JOIN(row, _workspace), FC_JOIN(row, _run)};
 
 #endif

@@ -221,8 +221,22 @@ static void run_plain(const fc_conv2d_shape *shape, int tile, const fc_view *dy,
         fc_conv2d_backward_input_im2col.run(shape, dy, w, NULL, epilogue, dx, workspace, threads);
 }
 
-/* The kernels of one tile, `row` of a convolution's and `pooled` of a pooled one's; after "fc_" they are their names. */
-#define FC_ADJOINT_ROWS(row, pooled, tile) \
+static void run_pooled(const fc_conv2d_shape *shape, int tile, const fc_conv_pool_operands *arrays, void *workspace,
+                       int threads)
+{
+    const fc_conv2d_shape even = fc_conv_pool_even(shape);
+    run(&even, tile, arrays->y, arrays->codes, &arrays->w, arrays->x, workspace, threads);
+}
+
+static int64_t pooled_workspace(const fc_conv2d_shape *shape, int tile, int threads)
+{
+    const fc_conv2d_shape even = fc_conv_pool_even(shape);
+    const adjoint_plan s = make_plan(&even, tile);
+    return plan_bytes(&s, threads);
+}
+
+/* The kernel of one tile; `row` is its symbol and, after "fc_", its name. */
+#define FC_ADJOINT_ROW(row, tile) \
     static int64_t FC_JOIN(row, _workspace)(const fc_conv2d_shape *shape, int packed, int threads) \
     { \
         (void)packed; \
@@ -235,24 +249,12 @@ static void run_plain(const fc_conv2d_shape *shape, int tile, const fc_view *dy,
         run_plain(shape, tile, dy, w, epilogue, dx, workspace, threads); \
     } \
     const fc_conv2d_kernel row = {&#row[sizeof "fc"], nothing_packed, pack_nothing, FC_JOIN(row, _workspace), \
-                                  FC_JOIN(row, _run)}; \
-    static int64_t FC_JOIN(pooled, _workspace)(const fc_conv2d_shape *shape, int threads) \
-    { \
-        const fc_conv2d_shape even = fc_conv_pool_even(shape); \
-        const adjoint_plan s = make_plan(&even, tile); \
-        return plan_bytes(&s, threads); \
-    } \
-    static void FC_JOIN(pooled, _run)(const fc_conv2d_shape *shape, const fc_conv_pool_operands *arrays, void *workspace, \
-                                      int threads) \
-    { \
-        const fc_conv2d_shape even = fc_conv_pool_even(shape); \
-        run(&even, tile, arrays->y, arrays->codes, &arrays->w, arrays->x, workspace, threads); \
-    } \
-    const fc_conv_pool_row pooled = {&#pooled[sizeof "fc"], FC_JOIN(pooled, _workspace), FC_JOIN(pooled, _run)};
+                                  FC_JOIN(row, _run)};
 
-FC_ADJOINT_ROWS(fc_conv2d_backward_input_winograd_f2x3_adjoint,
-                fc_conv2d_relu_max_pool2d_backward_input_winograd_f2x3, FC_WINOGRAD_F2X3)
-FC_ADJOINT_ROWS(fc_conv2d_backward_input_winograd_f4x3_adjoint,
-                fc_conv2d_relu_max_pool2d_backward_input_winograd_f4x3, FC_WINOGRAD_F4X3)
-FC_ADJOINT_ROWS(fc_conv2d_backward_input_winograd_f6x3_adjoint,
-                fc_conv2d_relu_max_pool2d_backward_input_winograd_f6x3, FC_WINOGRAD_F6X3)
+FC_ADJOINT_ROW(fc_conv2d_backward_input_winograd_f2x3_adjoint, FC_WINOGRAD_F2X3)
+FC_ADJOINT_ROW(fc_conv2d_backward_input_winograd_f4x3_adjoint, FC_WINOGRAD_F4X3)
+FC_ADJOINT_ROW(fc_conv2d_backward_input_winograd_f6x3_adjoint, FC_WINOGRAD_F6X3)
+
+FC_POOLED_ROW(fc_conv2d_relu_max_pool2d_backward_input_winograd_f2x3, FC_WINOGRAD_F2X3)
+FC_POOLED_ROW(fc_conv2d_relu_max_pool2d_backward_input_winograd_f4x3, FC_WINOGRAD_F4X3)
+FC_POOLED_ROW(fc_conv2d_relu_max_pool2d_backward_input_winograd_f6x3, FC_WINOGRAD_F6X3)

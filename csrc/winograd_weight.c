@@ -302,18 +302,6 @@ FC_WEIGHT_ROW(fc_conv2d_backward_weight_winograd_f6x3_1d, FC_WINOGRAD_F6X3_1D)
 FC_WEIGHT_ROW(fc_conv2d_backward_weight_winograd_f4x5_1d, FC_WINOGRAD_F4X5_1D)
 FC_WEIGHT_ROW(fc_conv2d_backward_weight_winograd_f4x7_1d, FC_WINOGRAD_F4X7_1D)
 
-#define FC_POOLED_WEIGHT_ROW(row, tile) \
-    static int64_t FC_JOIN(row, _workspace)(const fc_conv2d_shape *shape, int threads) \
-    { \
-        return pooled_workspace(shape, tile, threads); \
-    } \
-    static void FC_JOIN(row, _run)(const fc_conv2d_shape *shape, const fc_conv_pool_operands *arrays, void *workspace, \
-                                   int threads) \
-    { \
-        run_pooled(shape, tile, arrays, workspace, threads); \
-    } \
-    const fc_conv_pool_row row = {&#row[sizeof "fc"], FC_JOIN(row, _workspace), FC_JOIN(row, _run)};
-
-FC_POOLED_WEIGHT_ROW(fc_conv2d_relu_max_pool2d_backward_weight_winograd_f2x3, FC_WINOGRAD_F2X3)
-FC_POOLED_WEIGHT_ROW(fc_conv2d_relu_max_pool2d_backward_weight_winograd_f4x3, FC_WINOGRAD_F4X3)
-FC_POOLED_WEIGHT_ROW(fc_conv2d_relu_max_pool2d_backward_weight_winograd_f6x3, FC_WINOGRAD_F6X3)
+FC_POOLED_ROW(fc_conv2d_relu_max_pool2d_backward_weight_winograd_f2x3, FC_WINOGRAD_F2X3)
+FC_POOLED_ROW(fc_conv2d_relu_max_pool2d_backward_weight_winograd_f4x3, FC_WINOGRAD_F4X3)
+FC_POOLED_ROW(fc_conv2d_relu_max_pool2d_backward_weight_winograd_f6x3, FC_WINOGRAD_F6X3)
