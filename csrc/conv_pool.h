@@ -38,8 +38,8 @@ typedef struct fc_conv_pool_kernel {
     void (*weight_gradient)(const fc_conv_pool_args *args);
 } fc_conv_pool_kernel;
 
-/* The row of one Winograd tile, by pooled_workspace and run_pooled of the file that uses this; `row` is its symbol and, after
- * "fc_", its name. */
+/* The row of one Winograd tile, by pooled_workspace and run_pooled of the file that uses this; `row` is its symbol and,
+ * after "fc_", its name. */
 #define FC_POOLED_ROW(row, tile) \
     static int64_t FC_JOIN(row, _workspace)(const fc_conv2d_shape *shape, int threads) \
     { \

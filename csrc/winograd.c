@@ -45,14 +45,13 @@ typedef struct plan {
     const fc_winograd_kernel *kernel;
     const fc_winograd_move *move;
     const fc_gemm_kernel *gemm;
-    int64_t size;                     /* bytes of an element */
+    int64_t size;                /* bytes of an element */
     fc_winograd_grid grid;
-    fc_winograd_source source;        /* the input */
-    int64_t alpha_h, alpha_w, points; /* of a tile's inputs: 1 across a line */
-    int64_t terms;                    /* most input channels of a partial sum */
-    int64_t blocks, block_tiles;      /* blocks of at most block_tiles, whatever the ISA */
+    fc_winograd_source source;   /* the input */
+    int64_t terms;               /* most input channels of a partial sum */
+    int64_t blocks, block_tiles; /* blocks of at most block_tiles, whatever the ISA */
     int by_channel;
-    int64_t panels;                   /* of nr output channels, in one group */
+    int64_t panels;              /* of nr output channels, in one group */
     int64_t u_point, v_row, v_point, m_point; /* elements */
     int64_t bias_bytes, u_bytes, v_bytes, m_bytes, scratch_bytes;
     int64_t worker_bytes;
@@ -67,7 +66,6 @@ static plan make_plan(const fc_conv2d_shape *shape, int tile)
 {
     plan s = {0};
     fc_winograd_problem *p = &s.problem;
-    fc_winograd_grid *grid = &s.grid;
     const int backward = shape->pass == FC_BACKWARD_INPUT;
     p->mb = shape->mb;
     p->g = shape->g;
@@ -85,19 +83,13 @@ static plan make_plan(const fc_conv2d_shape *shape, int tile)
 
     s.size = element_size(shape->dtype);
     s.nchw = shape->layout == FC_NCHW;
-    grid->tile_h = p->kh == 1 ? 1 : fc_winograd_tiles[tile].m;
-    grid->tile_w = p->kw == 1 ? 1 : fc_winograd_tiles[tile].m;
-    s.alpha_h = grid->tile_h + p->kh - 1;
-    s.alpha_w = grid->tile_w + p->kw - 1;
-    s.points = s.alpha_h * s.alpha_w;
+    s.grid = fc_winograd_grid_of(tile, p->mb, p->oh, p->ow, p->kh, p->kw);
     s.terms = fc_winograd_tiles[tile].terms;
-    grid->tiles_h = ceil_div(p->oh, grid->tile_h);
-    grid->tiles_w = ceil_div(p->ow, grid->tile_w);
-    grid->tiles = p->mb * grid->tiles_h * grid->tiles_w;
+    const fc_winograd_grid *const grid = &s.grid;
 
     /* By tile there are four blocks at least, for the threads. */
     s.by_channel =
-        grid->tiles <= FEW_TILES && p->k >= MANY_CHANNELS && s.points * p->c * p->k * s.size >= LARGE_U;
+        grid->tiles <= FEW_TILES && p->k >= MANY_CHANNELS && grid->points * p->c * p->k * s.size >= LARGE_U;
     const int64_t most = fc_winograd_tiles[tile].line ? LINE_TILES : BLOCK_TILES;
     const int64_t wanted = s.by_channel ? most : max64(14, min64(most, ceil_div(grid->tiles, 4)));
     s.blocks = max64(1, ceil_div(grid->tiles, wanted));
@@ -106,16 +98,13 @@ static plan make_plan(const fc_conv2d_shape *shape, int tile)
     s.v_row = ceil_div(p->c, FC_LANES_MAX) * FC_LANES_MAX + PAD;
     s.v_point = (s.by_channel ? grid->tiles : s.block_tiles) * s.v_row + PAD;
     s.m_point = s.block_tiles * CHANNEL_BLOCK + PAD;
-    grid->band_rows = max64(
-        1, min64(grid->tiles_h, FC_WINOGRAD_BAND_PIXELS / max64(1, grid->tile_h * grid->tiles_w * grid->tile_w)));
     const int64_t most_tiles = max64(s.block_tiles, INPUT_TILES), strip = min64(most_tiles, grid->tiles_w) * grid->tile_w;
-    const int64_t scratch =
-        max64(fc_winograd_scratch(grid, s.alpha_h, s.alpha_w, most_tiles),
-              grid->band_rows * grid->tile_h * (strip + FC_LANES_MAX) * FC_LANES_MAX);
+    const int64_t scratch = max64(fc_winograd_scratch(grid, most_tiles),
+                                  grid->band_rows * grid->tile_h * (strip + FC_LANES_MAX) * FC_LANES_MAX);
     s.bias_bytes = align_up(p->g * (p->k + FC_NR_MAX - 1) * s.size);
-    s.u_bytes = align_up(p->g * s.points * (p->c * (p->k + FC_NR_MAX - 1) + PAD) * s.size);
-    s.v_bytes = align_up(s.points * s.v_point * s.size);
-    s.m_bytes = align_up(s.points * s.m_point * s.size);
+    s.u_bytes = align_up(p->g * grid->points * (p->c * (p->k + FC_NR_MAX - 1) + PAD) * s.size);
+    s.v_bytes = align_up(grid->points * s.v_point * s.size);
+    s.m_bytes = align_up(grid->points * s.m_point * s.size);
     s.scratch_bytes = align_up(scratch * s.size);
     return s;
 }
@@ -123,7 +112,7 @@ static plan make_plan(const fc_conv2d_shape *shape, int tile)
 /* The part of U of one panel, where a task packs its own. */
 static int64_t panel_bytes(const plan *s)
 {
-    return align_up(s->points * (s->problem.c * FC_NR_MAX + PAD) * s->size);
+    return align_up(s->grid.points * (s->problem.c * FC_NR_MAX + PAD) * s->size);
 }
 
 /* Bytes of U, V and the bias that all workers share, and those of each worker. */
@@ -150,13 +139,9 @@ static int64_t packed_bytes(const fc_conv2d_shape *shape, int tile)
     return make_plan(shape, tile).u_bytes;
 }
 
-static void choose_kernels(plan *s, int tile)
+static void choose_kernels(plan *s, int dtype, int tile)
 {
-    const fc_kernels_table *table = fc_kernels();
-    const int single = s->size == 4;
-    s->gemm = single ? &table->gemm_f32 : &table->gemm_f64;
-    s->move = single ? table->winograd_move_f32 : table->winograd_move_f64;
-    s->kernel = single ? table->winograd_f32[tile] : table->winograd_f64[tile];
+    fc_winograd_choose(dtype, tile, &s->gemm, &s->move, &s->kernel);
     s->panels = ceil_div(s->problem.k, s->gemm->nr);
     s->u_point = s->panels * s->problem.c * s->gemm->nr + PAD;
 }
@@ -179,6 +164,12 @@ static void set_weights(plan *s, const fc_conv2d_shape *shape, const fc_view *w)
         p->w_a = t[2];
         p->w_b = t[3];
     }
+}
+
+/* U of one panel of one group. */
+static char *panel_at(const plan *s, int64_t g, int64_t panel)
+{
+    return s->u + (g * s->grid.points * s->u_point + panel * s->problem.c * s->gemm->nr) * s->size;
 }
 
 /* ---- Weights ------------------------------------------------------------------------------------------------- */
@@ -214,8 +205,7 @@ static void pack_task(void *ctx, int64_t task, int worker)
     const plan *s = ctx;
     const int64_t chunks = ceil_div(s->problem.c, PACK_CHANNELS);
     const int64_t c = task % chunks * PACK_CHANNELS, panel = task / chunks % s->panels, g = task / chunks / s->panels;
-    pack_channels(s, g, panel, c, min64(s->problem.c, c + PACK_CHANNELS),
-                  s->u + (g * s->points * s->u_point + panel * s->problem.c * s->gemm->nr) * s->size, s->u_point);
+    pack_channels(s, g, panel, c, min64(s->problem.c, c + PACK_CHANNELS), panel_at(s, g, panel), s->u_point);
 }
 
 static void pack(plan *s, int threads)
@@ -226,7 +216,7 @@ static void pack(plan *s, int threads)
 static void pack_weights(const fc_conv2d_shape *shape, int tile, const fc_view *w, void *u, int threads)
 {
     plan s = make_plan(shape, tile);
-    choose_kernels(&s, tile);
+    choose_kernels(&s, shape->dtype, tile);
     set_weights(&s, shape, w);
     s.u = u;
     pack(&s, threads);
@@ -244,7 +234,8 @@ static int64_t out_at(const plan *s, int64_t n, int64_t g, int64_t o, int64_t i,
 static int output_tile(const plan *s, const char *m, int64_t n, const char *bias, const char *residual, int clamp,
                        char *y, int64_t row, int64_t col)
 {
-    return s->kernel->output(&s->problem, m, s->m_point, n, bias, residual, clamp, y, s->alpha_h == 1 ? col : row, col);
+    const int64_t along = s->grid.alpha_h == 1 ? col : row;
+    return s->kernel->output(&s->problem, m, s->m_point, n, bias, residual, clamp, y, along, col);
 }
 
 /* Output channels [o, o + count) of the block, M starts at o. NCHW: the outputs of some tiles, one vector of channels
@@ -408,7 +399,7 @@ static void channels_of_block(const plan *s, int64_t g, int64_t panel, int64_t p
     const int64_t nr = s->gemm->nr, o = panel * nr, count = min64(panels * nr, s->problem.k - o);
     char bad[LINE_TILES + FC_MR_MAX] = {0};
     const fc_winograd_products products = {
-        .gemm = s->gemm, .size = s->size, .lanes = s->move->lanes, .points = s->points, .depth = s->problem.c,
+        .gemm = s->gemm, .size = s->size, .lanes = s->move->lanes, .points = s->grid.points, .depth = s->problem.c,
         .terms = s->terms, .channels = count, .tiles = end - start, .v = v, .u = u, .m = m, .v_row = s->v_row,
         .v_point = s->v_point, .u_point = u_point, .m_row = CHANNEL_BLOCK, .m_point = s->m_point};
     fc_winograd_multiply(&products);
@@ -432,13 +423,12 @@ static void block_task(void *ctx, int64_t task, int worker)
     const int64_t start = block_start(s, block), end = block_start(s, block + 1);
     char *const m = s->workers + worker * s->worker_bytes, *const scratch = m + s->m_bytes;
     char *const v = scratch + s->scratch_bytes;
-    const int64_t nr = s->gemm->nr, step = CHANNEL_BLOCK / nr;
+    const int64_t step = CHANNEL_BLOCK / s->gemm->nr;
 
     fc_winograd_transform(&s->source, g, start, end, v, scratch);
     for (int64_t panel = 0; panel < s->panels; panel += step)
-        channels_of_block(s, g, panel, min64(step, s->panels - panel),
-                          s->u + (g * s->points * s->u_point + panel * s->problem.c * nr) * s->size, s->u_point, start,
-                          end, v, m, scratch);
+        channels_of_block(s, g, panel, min64(step, s->panels - panel), panel_at(s, g, panel), s->u_point, start, end, v, m,
+                          scratch);
 }
 
 /* By channel, first: V of some tiles of one group. */
@@ -455,10 +445,10 @@ static void input_task(void *ctx, int64_t task, int worker)
 static void panel_task(void *ctx, int64_t task, int worker)
 {
     const plan *s = ctx;
-    const int64_t g = task / s->panels, panel = task % s->panels, c = s->problem.c, nr = s->gemm->nr;
+    const int64_t g = task / s->panels, panel = task % s->panels, c = s->problem.c;
     char *const m = s->workers + worker * s->worker_bytes, *const scratch = m + s->m_bytes;
-    const int64_t u_point = s->u ? s->u_point : c * nr + PAD;
-    char *u = s->u ? s->u + (g * s->points * s->u_point + panel * c * nr) * s->size : scratch + s->scratch_bytes;
+    const int64_t u_point = s->u ? s->u_point : c * s->gemm->nr + PAD;
+    char *u = s->u ? panel_at(s, g, panel) : scratch + s->scratch_bytes;
     if (!s->u)
         for (int64_t k = 0; k < c; k += PACK_CHANNELS)
             pack_channels(s, g, panel, k, min64(c, k + PACK_CHANNELS), u, u_point);
@@ -476,7 +466,7 @@ static void run(const fc_conv2d_shape *shape, int tile, const fc_view *in, const
     fc_winograd_problem *p = &s.problem;
     if (s.grid.tiles == 0)
         return;
-    choose_kernels(&s, tile);
+    choose_kernels(&s, shape->dtype, tile);
     set_weights(&s, shape, w);
     p->in = in->data;
     p->in_n = in->strides[0];
@@ -499,8 +489,8 @@ static void run(const fc_conv2d_shape *shape, int tile, const fc_view *in, const
     s.source = (fc_winograd_source){
         .grid = &s.grid, .move = s.move, .transform = s.kernel->input, .size = s.size, .nchw = s.nchw, .data = p->in,
         .mb = p->mb, .groups = p->g, .channels = p->c, .height = p->ih, .width = p->iw, .stride_n = p->in_n, .stride_c = p->in_c,
-        .stride_h = p->in_h, .stride_w = p->in_w, .top = p->top, .left = p->left, .patch_h = s.alpha_h,
-        .patch_w = s.alpha_w, .row = s.v_row, .point = s.v_point};
+        .stride_h = p->in_h, .stride_w = p->in_w, .top = p->top, .left = p->left, .patch_h = s.grid.alpha_h,
+        .patch_w = s.grid.alpha_w, .row = s.v_row, .point = s.v_point};
 
     /* The bias of each group, zero padded to whole vectors. */
     s.bias = workspace;

@@ -74,7 +74,8 @@ typedef struct fc_winograd_move {
  * column beyond the edge in part. */
 typedef struct fc_winograd_grid {
     int64_t tile_h, tile_w, tiles_h, tiles_w, tiles;
-    int64_t band_rows; /* rows of tiles that NCHW takes at once */
+    int64_t alpha_h, alpha_w, points; /* of a tile's inputs: 1 across a line */
+    int64_t band_rows;                /* rows of tiles that NCHW takes at once */
 } fc_winograd_grid;
 
 /* Tiles t .. t + rows * count of image n, rows of `count` each: output rows from i, columns from j. */
@@ -132,12 +133,15 @@ enum {
     FC_WINOGRAD_BAND_PIXELS = 256, /* of NCHW taken at once: as vectors of channels they take half of L1 */
 };
 
-/* winograd_input.c: result[point][tile - start][channel] of tiles [start, end) of group g. The scratch holds
- * fc_winograd_scratch() elements. */
+/* winograd_input.c: the grid of mb images of oh x ow outputs of a filter kh x kw. */
+fc_winograd_grid fc_winograd_grid_of(int tile, int64_t mb, int64_t oh, int64_t ow, int64_t kh, int64_t kw);
+
+/* result[point][tile - start][channel] of tiles [start, end) of group g. The scratch holds fc_winograd_scratch()
+ * elements. */
 void fc_winograd_transform(const fc_winograd_source *source, int64_t g, int64_t start, int64_t end, char *result,
                            char *scratch);
-/* ... for at most `most` tiles at once. */
-int64_t fc_winograd_scratch(const fc_winograd_grid *grid, int64_t patch_h, int64_t patch_w, int64_t most);
+/* ... for at most `most` tiles at once, of patches as large as a tile's inputs. */
+int64_t fc_winograd_scratch(const fc_winograd_grid *grid, int64_t most);
 
 /* m[point][t][o] = sum over k of v[point][t][k] * u[point][o][k], t < tiles, o < channels, k < depth: one GEMM a point. u is
  * packed in panels of nr channels, [point][panel][k][nr]; terms: of a partial sum. Elements between points and rows. */
@@ -149,7 +153,11 @@ typedef struct fc_winograd_products {
     int64_t v_row, v_point, u_point, m_row, m_point;
 } fc_winograd_products;
 
-void fc_winograd_multiply(const fc_winograd_products *products); /* winograd_input.c */
+void fc_winograd_multiply(const fc_winograd_products *products);
+
+/* Those of the ISA in use. */
+void fc_winograd_choose(int dtype, int tile, const fc_gemm_kernel **gemm, const fc_winograd_move **move,
+                        const fc_winograd_kernel **kernel);
 
 /* winograd.c: m, r and whether in one dimension, of each tile, the same for every ISA; and how many input channels a partial
  * sum has: fewer where A^T magnifies errors more, else as everywhere. */

@@ -32,8 +32,7 @@ typedef struct adjoint_plan {
     fc_winograd_grid grid;
     fc_winograd_source source;
     fc_winograd_products products;
-    int64_t size, depth, channels; /* depth: channels of dy */
-    int64_t alpha_h, alpha_w, points, panels, u_point;
+    int64_t size, depth, channels, panels, u_point;  /* depth: channels of dy */
     int64_t image_tiles, images, tasks, block_tiles; /* images of a task */
     int64_t u_bytes, v_bytes, m_bytes, scratch_bytes;
     char *u, *workers, *dx;
@@ -45,18 +44,11 @@ typedef struct adjoint_plan {
 static adjoint_plan make_plan(const fc_conv2d_shape *shape, int tile)
 {
     adjoint_plan s = {.shape = shape};
-    fc_winograd_grid *const grid = &s.grid;
-    const int m = fc_winograd_tiles[tile].m;
     s.size = element_size(shape->dtype);
     s.depth = shape->oc;
     s.channels = shape->ic;
-    *grid = (fc_winograd_grid){.tile_h = m, .tile_w = m, .tiles_h = ceil_div(shape->oh, m),
-                               .tiles_w = ceil_div(shape->ow, m), .band_rows = 1};
-    s.image_tiles = grid->tiles_h * grid->tiles_w;
-    grid->tiles = shape->mb * s.image_tiles;
-    s.alpha_h = m + shape->kh - 1;
-    s.alpha_w = m + shape->kw - 1;
-    s.points = s.alpha_h * s.alpha_w;
+    s.grid = fc_winograd_grid_of(tile, shape->mb, shape->oh, shape->ow, shape->kh, shape->kw);
+    s.image_tiles = s.grid.tiles_h * s.grid.tiles_w;
     s.images = max64(1, BLOCK_TILES / max64(1, s.image_tiles));
     s.tasks = ceil_div(shape->mb, s.images);
     const int64_t most = s.images * s.image_tiles;
@@ -66,10 +58,10 @@ static adjoint_plan make_plan(const fc_conv2d_shape *shape, int tile)
     p->v_point = s.block_tiles * p->v_row + PAD;
     p->m_row = CHANNEL_BLOCK;
     p->m_point = s.block_tiles * CHANNEL_BLOCK + PAD;
-    s.u_bytes = align_up(s.points * (s.depth * (s.channels + FC_NR_MAX - 1) + PAD) * s.size);
-    s.v_bytes = align_up(s.points * p->v_point * s.size);
-    s.m_bytes = align_up(s.points * p->m_point * s.size);
-    s.scratch_bytes = align_up(s.points * FC_WINOGRAD_PATCH * s.size);
+    s.u_bytes = align_up(s.grid.points * (s.depth * (s.channels + FC_NR_MAX - 1) + PAD) * s.size);
+    s.v_bytes = align_up(s.grid.points * p->v_point * s.size);
+    s.m_bytes = align_up(s.grid.points * p->m_point * s.size);
+    s.scratch_bytes = align_up(s.grid.points * FC_WINOGRAD_PATCH * s.size);
     return s;
 }
 
@@ -107,18 +99,19 @@ static int add_tile(const adjoint_plan *s, int64_t t, int64_t c, int64_t count, 
     const int64_t top = tile.i - shape->ph, left = tile.j - shape->pw, lanes = s->move->lanes;
     const int64_t row = shape->iw * s->channels, col = s->channels;
     char *const image = s->dx + (tile.n * shape->ih * row + c) * s->size;
-    const int inside = top >= 0 && left >= 0 && top + s->alpha_h <= shape->ih && left + s->alpha_w <= shape->iw;
+    const int64_t alpha_h = s->grid.alpha_h, alpha_w = s->grid.alpha_w;
+    const int inside = top >= 0 && left >= 0 && top + alpha_h <= shape->ih && left + alpha_w <= shape->iw;
     const int64_t vectors = inside ? count / lanes * lanes : 0, padded = ceil_div(count - vectors, lanes) * lanes;
     int bad = 0;
     if (vectors)
         bad |= s->kernel->input_adjoint(m, s->products.m_point, vectors, image + (top * row + left * col) * s->size, row, col);
     if (!padded)
         return bad;
-    memset(patch, 0, (size_t)(s->points * padded * s->size));
-    bad |= s->kernel->input_adjoint(m + vectors * s->size, s->products.m_point, padded, patch, s->alpha_w * padded, padded);
-    for (int64_t i = max64(0, -top); i < min64(s->alpha_h, shape->ih - top); i++)
-        for (int64_t j = max64(0, -left); j < min64(s->alpha_w, shape->iw - left); j++) {
-            const char *const from = patch + (i * s->alpha_w + j) * padded * s->size;
+    memset(patch, 0, (size_t)(s->grid.points * padded * s->size));
+    bad |= s->kernel->input_adjoint(m + vectors * s->size, s->products.m_point, padded, patch, alpha_w * padded, padded);
+    for (int64_t i = max64(0, -top); i < min64(alpha_h, shape->ih - top); i++)
+        for (int64_t j = max64(0, -left); j < min64(alpha_w, shape->iw - left); j++) {
+            const char *const from = patch + (i * alpha_w + j) * padded * s->size;
             char *const to = image + ((top + i) * row + (left + j) * col + vectors) * s->size;
             if (s->size == 4)
                 for (int64_t k = 0; k < count - vectors; k++)
@@ -161,12 +154,8 @@ static int run(const fc_conv2d_shape *shape, int tile, const void *dy, const uin
                void *workspace, int threads)
 {
     adjoint_plan s = make_plan(shape, tile);
-    const fc_kernels_table *const table = fc_kernels();
-    const int single = shape->dtype == FC_F32;
     int bad = 0;
-    s.gemm = single ? &table->gemm_f32 : &table->gemm_f64;
-    s.move = single ? table->winograd_move_f32 : table->winograd_move_f64;
-    s.kernel = single ? table->winograd_f32[tile] : table->winograd_f64[tile];
+    fc_winograd_choose(shape->dtype, tile, &s.gemm, &s.move, &s.kernel);
     s.panels = ceil_div(s.channels, s.gemm->nr);
     s.u_point = s.panels * s.depth * s.gemm->nr + PAD;
     s.problem = (fc_winograd_problem){.kh = shape->kh, .kw = shape->kw, .w = w->data, .w_o = w->strides[1],
@@ -179,7 +168,7 @@ static int run(const fc_conv2d_shape *shape, int tile, const void *dy, const uin
     s.products.gemm = s.gemm;
     s.products.size = s.size;
     s.products.lanes = s.move->lanes;
-    s.products.points = s.points;
+    s.products.points = s.grid.points;
     s.products.depth = s.depth;
     s.products.terms = fc_winograd_tiles[tile].terms;
     s.products.u_point = s.u_point;

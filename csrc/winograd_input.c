@@ -1,11 +1,37 @@
-/* Tiles of images through a Winograd transform, in both layouts: result[point][tile][channel]; and the products of the
- * points. NCHW is transposed to channels-last strips of one vector of channels on the way. */
+/* What the Winograd convolution and its gradients share: the cut of images into tiles; tiles through a transform, in both
+ * layouts, result[point][tile][channel]; and the products of the points. NCHW is transposed to channels-last strips of
+ * one vector of channels on the way. */
 #include "numbers.h"
 #include "winograd.h"
 
 #include <string.h>
 
 enum { AHEAD_BYTES = 2048 }; /* how early U is fetched: 1.03x on 512 channels, Zen 4 */
+
+fc_winograd_grid fc_winograd_grid_of(int tile, int64_t mb, int64_t oh, int64_t ow, int64_t kh, int64_t kw)
+{
+    const int m = fc_winograd_tiles[tile].m;
+    fc_winograd_grid grid = {.tile_h = kh == 1 ? 1 : m, .tile_w = kw == 1 ? 1 : m};
+    grid.tiles_h = ceil_div(oh, grid.tile_h);
+    grid.tiles_w = ceil_div(ow, grid.tile_w);
+    grid.tiles = mb * grid.tiles_h * grid.tiles_w;
+    grid.alpha_h = grid.tile_h + kh - 1;
+    grid.alpha_w = grid.tile_w + kw - 1;
+    grid.points = grid.alpha_h * grid.alpha_w;
+    const int64_t row_pixels = max64(1, grid.tile_h * grid.tiles_w * grid.tile_w);
+    grid.band_rows = max64(1, min64(grid.tiles_h, FC_WINOGRAD_BAND_PIXELS / row_pixels));
+    return grid;
+}
+
+void fc_winograd_choose(int dtype, int tile, const fc_gemm_kernel **gemm, const fc_winograd_move **move,
+                        const fc_winograd_kernel **kernel)
+{
+    const fc_kernels_table *const table = fc_kernels();
+    const int single = dtype == FC_F32;
+    *gemm = single ? &table->gemm_f32 : &table->gemm_f64;
+    *move = single ? table->winograd_move_f32 : table->winograd_move_f64;
+    *kernel = single ? table->winograd_f32[tile] : table->winograd_f64[tile];
+}
 
 static const char *cell_at(const fc_winograd_source *s, int64_t n, int64_t g, int64_t c, int64_t i, int64_t j)
 {
@@ -142,11 +168,11 @@ void fc_winograd_transform(const fc_winograd_source *source, int64_t g, int64_t 
     (source->nchw ? transform_nchw : transform_nhwc)(source, g, start, end, result, scratch);
 }
 
-int64_t fc_winograd_scratch(const fc_winograd_grid *grid, int64_t patch_h, int64_t patch_w, int64_t most)
+int64_t fc_winograd_scratch(const fc_winograd_grid *grid, int64_t most)
 {
-    const int64_t height = (grid->band_rows - 1) * grid->tile_h + patch_h;
-    const int64_t width = (min64(most, grid->tiles_w) - 1) * grid->tile_w + patch_w;
-    return max64(patch_h * patch_w * FC_WINOGRAD_PATCH, height * width * FC_LANES_MAX);
+    const int64_t height = (grid->band_rows - 1) * grid->tile_h + grid->alpha_h;
+    const int64_t width = (min64(most, grid->tiles_w) - 1) * grid->tile_w + grid->alpha_w;
+    return max64(grid->points * FC_WINOGRAD_PATCH, height * width * FC_LANES_MAX);
 }
 
 /* Rows split evenly: 16 are 8 + 8, not 14 + 2, so that no register tile is nearly empty. */

@@ -30,7 +30,7 @@ typedef struct weight_plan {
     const fc_gemm_kernel *gemm;
     fc_winograd_grid grid;
     fc_winograd_source x, dy;
-    int64_t size, c, k, alpha_h, alpha_w, points; /* c, k: channels of one group */
+    int64_t size, c, k;                           /* c, k: channels of one group */
     int64_t block_tiles;
     int64_t u_row, u_point;                       /* elements */
     int64_t v_bytes, m_bytes, u_bytes, scratch_bytes;
@@ -45,24 +45,13 @@ typedef struct weight_plan {
 static weight_plan make_plan(const fc_conv2d_shape *shape, int tile)
 {
     weight_plan s = {.shape = shape};
-    const fc_winograd_tile *const sizes = &fc_winograd_tiles[tile];
-    fc_winograd_grid *const grid = &s.grid;
     s.size = element_size(shape->dtype);
     s.c = shape->ic / shape->g;
     s.k = shape->oc / shape->g;
-    grid->tile_h = shape->kh == 1 ? 1 : sizes->m;
-    grid->tile_w = shape->kw == 1 ? 1 : sizes->m;
-    grid->tiles_h = ceil_div(shape->oh, grid->tile_h);
-    grid->tiles_w = ceil_div(shape->ow, grid->tile_w);
-    grid->tiles = shape->mb * grid->tiles_h * grid->tiles_w;
-    grid->band_rows = max64(
-        1, min64(grid->tiles_h, FC_WINOGRAD_BAND_PIXELS / max64(1, grid->tile_h * grid->tiles_w * grid->tile_w)));
-    s.alpha_h = grid->tile_h + shape->kh - 1;
-    s.alpha_w = grid->tile_w + shape->kw - 1;
-    s.points = s.alpha_h * s.alpha_w;
-
+    s.grid = fc_winograd_grid_of(tile, shape->mb, shape->oh, shape->ow, shape->kh, shape->kw);
+    const fc_winograd_grid *const grid = &s.grid;
     const int64_t v_row = fc_winograd_row(s.c), m_row = fc_winograd_row(s.k);
-    const int64_t held = BLOCK_BYTES / (s.points * (v_row + m_row) * s.size);
+    const int64_t held = BLOCK_BYTES / (grid->points * (v_row + m_row) * s.size);
     s.block_tiles = min64(max64(LEAST_TILES, held), max64(1, grid->tiles));
     s.block_tiles = ceil_div(grid->tiles, ceil_div(max64(1, grid->tiles), s.block_tiles)); /* alike */
     s.u_row = ceil_div(s.k, FC_NR_MAX) * FC_NR_MAX;
@@ -71,11 +60,11 @@ static weight_plan make_plan(const fc_conv2d_shape *shape, int tile)
     s.x.point = s.block_tiles * v_row + FC_LANES_MAX;
     s.dy.row = m_row;
     s.dy.point = s.block_tiles * m_row + FC_NR_MAX; /* whole rows of B are read */
-    s.v_bytes = align_up(s.points * s.x.point * s.size);
-    s.m_bytes = align_up(s.points * s.dy.point * s.size);
-    s.u_bytes = align_up(s.points * s.u_point * s.size);
-    s.scratch_bytes = align_up(max64(fc_winograd_scratch(grid, s.alpha_h, s.alpha_w, TRANSFORM_TILES),
-                                     (int64_t)sizes->r * sizes->r * FC_LANES_MAX) * s.size);
+    s.v_bytes = align_up(grid->points * s.x.point * s.size);
+    s.m_bytes = align_up(grid->points * s.dy.point * s.size);
+    s.u_bytes = align_up(grid->points * s.u_point * s.size);
+    const int64_t r = fc_winograd_tiles[tile].r;
+    s.scratch_bytes = align_up(max64(fc_winograd_scratch(grid, TRANSFORM_TILES), r * r * FC_LANES_MAX) * s.size);
     return s;
 }
 
@@ -164,19 +153,15 @@ static int run(const fc_conv2d_shape *shape, int tile, const fc_view *x, const f
                const fc_view *dw, void *workspace, int threads)
 {
     weight_plan s = make_plan(shape, tile);
-    const fc_kernels_table *const table = fc_kernels();
-    const int single = shape->dtype == FC_F32;
     int bad = 0;
-    s.gemm = single ? &table->gemm_f32 : &table->gemm_f64;
-    s.move = single ? table->winograd_move_f32 : table->winograd_move_f64;
-    s.kernel = single ? table->winograd_f32[tile] : table->winograd_f64[tile];
+    fc_winograd_choose(shape->dtype, tile, &s.gemm, &s.move, &s.kernel);
     s.dw = *dw;
     s.x = source_of(&s, x, s.c, shape->ih, shape->iw, s.x.row, s.x.point);
     s.x.transform = s.kernel->input;
     s.x.top = shape->ph;
     s.x.left = shape->pw;
-    s.x.patch_h = s.alpha_h;
-    s.x.patch_w = s.alpha_w;
+    s.x.patch_h = s.grid.alpha_h;
+    s.x.patch_w = s.grid.alpha_w;
     s.dy = source_of(&s, dy, s.k, shape->oh, shape->ow, s.dy.row, s.dy.point);
     s.dy.transform = s.kernel->output_adjoint;
     s.dy.patch_h = s.grid.tile_h;
@@ -192,7 +177,7 @@ static int run(const fc_conv2d_shape *shape, int tile, const fc_view *x, const f
         for (s.start = 0; s.start < s.grid.tiles; s.start = s.end) {
             s.end = min64(s.grid.tiles, s.start + s.block_tiles);
             fc_parallel_for(ceil_div(s.end - s.start, TRANSFORM_TILES), threads, transform_task, &s);
-            fc_parallel_for(s.points * ceil_div(s.k, TASK_CHANNELS), threads, multiply_task, &s);
+            fc_parallel_for(s.grid.points * ceil_div(s.k, TASK_CHANNELS), threads, multiply_task, &s);
         }
         fc_parallel_for(s.c, threads, weights_task, &s);
     }
