@@ -36,7 +36,7 @@ typedef struct adjoint_plan {
     int64_t image_tiles, images, tasks, block_tiles; /* images of a task */
     int64_t u_bytes, v_bytes, m_bytes, scratch_bytes;
     char *u, *workers, *dx;
-    int *bad; /* of each worker */
+    int *bad; /* set to 1 if a sum is not finite */
 } adjoint_plan;
 
 /* Everything that follows from the shape, whatever the ISA. Mirrored by winograd_adjoint_workspace in
@@ -72,7 +72,7 @@ static int64_t worker_bytes(const adjoint_plan *s)
 
 static int64_t plan_bytes(const adjoint_plan *s, int threads)
 {
-    return s->u_bytes + threads * (worker_bytes(s) + FC_ALIGNMENT);
+    return s->u_bytes + threads * worker_bytes(s);
 }
 
 /* U[point][panel of dx channels][channel of dy][nr], some channels of dy of one panel. */
@@ -146,7 +146,8 @@ static void images_task(void *ctx, int64_t task, int worker)
                 bad |= add_tile(s, start + t, c, products.channels, m + t * CHANNEL_BLOCK * s->size, scratch);
         }
     }
-    s->bad[worker * FC_ALIGNMENT / (int)sizeof(int)] |= bad;
+    if (bad)
+        __atomic_store_n(s->bad, 1, __ATOMIC_RELAXED);
 }
 
 /* codes: of pooled outputs, or NULL. Returns whether any sum was not finite. */
@@ -174,13 +175,10 @@ static int run(const fc_conv2d_shape *shape, int tile, const void *dy, const uin
     s.products.u_point = s.u_point;
     s.dx = dx;
     s.u = workspace;
-    s.bad = (int *)(s.u + s.u_bytes);
-    s.workers = (char *)s.bad + threads * FC_ALIGNMENT;
-    memset(s.bad, 0, (size_t)(threads * FC_ALIGNMENT));
+    s.workers = s.u + s.u_bytes;
+    s.bad = &bad;
     fc_parallel_for(s.panels * ceil_div(s.depth, PACK_CHANNELS), threads, pack_task, &s);
     fc_parallel_for(s.tasks, threads, images_task, &s);
-    for (int worker = 0; worker < threads; worker++)
-        bad |= s.bad[worker * FC_ALIGNMENT / (int)sizeof(int)];
     return bad;
 }
 

@@ -37,7 +37,7 @@ typedef struct weight_plan {
     char *v, *m, *u, *scratch;
     fc_view dw;
     int64_t g, start, end;                        /* the block at work */
-    int *bad;                                     /* of each worker */
+    int *bad;                                     /* set to 1 if a sum is not finite */
 } weight_plan;
 
 /* Everything that follows from the shape, whatever the ISA. Mirrored by winograd_weight_workspace in
@@ -70,7 +70,7 @@ static weight_plan make_plan(const fc_conv2d_shape *shape, int tile)
 
 static int64_t plan_bytes(const weight_plan *s, int threads)
 {
-    return s->v_bytes + s->m_bytes + s->u_bytes + threads * (s->scratch_bytes + FC_ALIGNMENT);
+    return s->v_bytes + s->m_bytes + s->u_bytes + threads * s->scratch_bytes;
 }
 
 /* V and M of some tiles of the block. */
@@ -118,8 +118,8 @@ static void weights_task(void *ctx, int64_t c, int worker)
     for (int64_t k = 0; k < s->k; k += lanes) {
         const int64_t count = min64(lanes, s->k - k);
         char *const w = (char *)s->dw.data + ((s->g * s->k + k) * stride[0] + c * stride[1]) * s->size;
-        s->bad[worker * FC_ALIGNMENT / (int)sizeof(int)] |=
-            s->kernel->weights_adjoint(s->u + (c * s->u_row + k) * s->size, s->u_point, lanes, taps);
+        if (s->kernel->weights_adjoint(s->u + (c * s->u_row + k) * s->size, s->u_point, lanes, taps))
+            __atomic_store_n(s->bad, 1, __ATOMIC_RELAXED);
         for (int64_t t = 0; t < cells; t++) {
             char *const to = w + (t / shape->kw * stride[2] + t % shape->kw * stride[3]) * s->size;
             const char *const from = taps + t * lanes * s->size;
@@ -170,9 +170,8 @@ static int run(const fc_conv2d_shape *shape, int tile, const fc_view *x, const f
     s.v = workspace;
     s.m = s.v + s.v_bytes;
     s.u = s.m + s.m_bytes;
-    s.bad = (int *)(s.u + s.u_bytes);
-    s.scratch = (char *)s.bad + threads * FC_ALIGNMENT;
-    memset(s.bad, 0, (size_t)(threads * FC_ALIGNMENT));
+    s.scratch = s.u + s.u_bytes;
+    s.bad = &bad;
     for (s.g = 0; s.g < shape->g && s.grid.tiles > 0; s.g++) {
         for (s.start = 0; s.start < s.grid.tiles; s.start = s.end) {
             s.end = min64(s.grid.tiles, s.start + s.block_tiles);
@@ -181,8 +180,6 @@ static int run(const fc_conv2d_shape *shape, int tile, const fc_view *x, const f
         }
         fc_parallel_for(s.c, threads, weights_task, &s);
     }
-    for (int worker = 0; worker < threads; worker++)
-        bad |= s.bad[worker * FC_ALIGNMENT / (int)sizeof(int)];
     return bad;
 }
 

@@ -297,7 +297,7 @@ def winograd_adjoint_workspace(p: ConvProblem, threads: int, tile: int, pooled: 
 
     u = nbytes(points * (p.oc * (p.ic + nr - 1) + pad))
     v, m = nbytes(points * (block * _odd_lines(p.oc) + pad)), nbytes(points * (block * channels + pad))
-    own = u + threads * (v + m + nbytes(points * channels) + 64)
+    own = u + threads * (v + m + nbytes(points * channels))
     return own if pooled else max(own, im2col_workspace(p, threads))
 
 
@@ -353,7 +353,7 @@ def winograd_weight_workspace(p: ConvProblem, threads: int, tile: int, pooled: b
         nbytes(points * (block * v_row + lanes))
         + nbytes(points * (block * m_row + nr))
         + nbytes(points * (p.icg * -(-p.ocg // nr) * nr + lanes))
-        + threads * (nbytes(max(scratch, side * side * lanes)) + 64)
+        + threads * nbytes(max(scratch, side * side * lanes))
     )
     return max(own, 16 * p.oc * p.itemsize if pooled else im2col_workspace(p, threads))
 
