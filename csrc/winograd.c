@@ -532,50 +532,41 @@ static int64_t pooled_workspace(const fc_conv2d_shape *shape, int tile, int thre
 
 /* ---- Rows ---------------------------------------------------------------------------------------------------- */
 
-#define FC_ROW_TILE FC_WINOGRAD_F2X3
-#define FC_ROW_FORWARD fc_conv2d_forward_winograd_f2x3
-#define FC_ROW_BACKWARD fc_conv2d_backward_input_winograd_f2x3
-#include "winograd_row.h"
+/* The kernels of one tile: both passes are one convolution. `forward` and `backward` are their symbols and, after "fc_",
+ * their names. */
+#define FC_ROWS(forward, backward, tile) \
+    static int64_t FC_JOIN(forward, _packed_bytes)(const fc_conv2d_shape *shape) \
+    { \
+        return packed_bytes(shape, tile); \
+    } \
+    static void FC_JOIN(forward, _pack)(const fc_conv2d_shape *shape, const fc_view *w, void *packed, int threads) \
+    { \
+        pack_weights(shape, tile, w, packed, threads); \
+    } \
+    static int64_t FC_JOIN(forward, _workspace)(const fc_conv2d_shape *shape, int packed, int threads) \
+    { \
+        return workspace_bytes(shape, tile, packed, threads); \
+    } \
+    static void FC_JOIN(forward, _run)(const fc_conv2d_shape *shape, const fc_view *x, const fc_view *w, \
+                                       const void *packed, const fc_epilogue *epilogue, const fc_view *y, \
+                                       void *workspace, int threads) \
+    { \
+        run(shape, tile, x, w, packed, epilogue, y, NULL, workspace, threads); \
+    } \
+    const fc_conv2d_kernel forward = {&#forward[sizeof "fc"], FC_JOIN(forward, _packed_bytes), FC_JOIN(forward, _pack), \
+                                      FC_JOIN(forward, _workspace), FC_JOIN(forward, _run)}; \
+    const fc_conv2d_kernel backward = {&#backward[sizeof "fc"], FC_JOIN(forward, _packed_bytes), \
+                                       FC_JOIN(forward, _pack), FC_JOIN(forward, _workspace), FC_JOIN(forward, _run)};
 
-#define FC_ROW_TILE FC_WINOGRAD_F4X3
-#define FC_ROW_FORWARD fc_conv2d_forward_winograd_f4x3
-#define FC_ROW_BACKWARD fc_conv2d_backward_input_winograd_f4x3
-#include "winograd_row.h"
-
-#define FC_ROW_TILE FC_WINOGRAD_F6X3
-#define FC_ROW_FORWARD fc_conv2d_forward_winograd_f6x3
-#define FC_ROW_BACKWARD fc_conv2d_backward_input_winograd_f6x3
-#include "winograd_row.h"
-
-#define FC_ROW_TILE FC_WINOGRAD_F2X5
-#define FC_ROW_FORWARD fc_conv2d_forward_winograd_f2x5
-#define FC_ROW_BACKWARD fc_conv2d_backward_input_winograd_f2x5
-#include "winograd_row.h"
-
-#define FC_ROW_TILE FC_WINOGRAD_F4X5
-#define FC_ROW_FORWARD fc_conv2d_forward_winograd_f4x5
-#define FC_ROW_BACKWARD fc_conv2d_backward_input_winograd_f4x5
-#include "winograd_row.h"
-
-#define FC_ROW_TILE FC_WINOGRAD_F4X3_1D
-#define FC_ROW_FORWARD fc_conv2d_forward_winograd_f4x3_1d
-#define FC_ROW_BACKWARD fc_conv2d_backward_input_winograd_f4x3_1d
-#include "winograd_row.h"
-
-#define FC_ROW_TILE FC_WINOGRAD_F6X3_1D
-#define FC_ROW_FORWARD fc_conv2d_forward_winograd_f6x3_1d
-#define FC_ROW_BACKWARD fc_conv2d_backward_input_winograd_f6x3_1d
-#include "winograd_row.h"
-
-#define FC_ROW_TILE FC_WINOGRAD_F4X5_1D
-#define FC_ROW_FORWARD fc_conv2d_forward_winograd_f4x5_1d
-#define FC_ROW_BACKWARD fc_conv2d_backward_input_winograd_f4x5_1d
-#include "winograd_row.h"
-
-#define FC_ROW_TILE FC_WINOGRAD_F4X7_1D
-#define FC_ROW_FORWARD fc_conv2d_forward_winograd_f4x7_1d
-#define FC_ROW_BACKWARD fc_conv2d_backward_input_winograd_f4x7_1d
-#include "winograd_row.h"
+FC_ROWS(fc_conv2d_forward_winograd_f2x3, fc_conv2d_backward_input_winograd_f2x3, FC_WINOGRAD_F2X3)
+FC_ROWS(fc_conv2d_forward_winograd_f4x3, fc_conv2d_backward_input_winograd_f4x3, FC_WINOGRAD_F4X3)
+FC_ROWS(fc_conv2d_forward_winograd_f6x3, fc_conv2d_backward_input_winograd_f6x3, FC_WINOGRAD_F6X3)
+FC_ROWS(fc_conv2d_forward_winograd_f2x5, fc_conv2d_backward_input_winograd_f2x5, FC_WINOGRAD_F2X5)
+FC_ROWS(fc_conv2d_forward_winograd_f4x5, fc_conv2d_backward_input_winograd_f4x5, FC_WINOGRAD_F4X5)
+FC_ROWS(fc_conv2d_forward_winograd_f4x3_1d, fc_conv2d_backward_input_winograd_f4x3_1d, FC_WINOGRAD_F4X3_1D)
+FC_ROWS(fc_conv2d_forward_winograd_f6x3_1d, fc_conv2d_backward_input_winograd_f6x3_1d, FC_WINOGRAD_F6X3_1D)
+FC_ROWS(fc_conv2d_forward_winograd_f4x5_1d, fc_conv2d_backward_input_winograd_f4x5_1d, FC_WINOGRAD_F4X5_1D)
+FC_ROWS(fc_conv2d_forward_winograd_f4x7_1d, fc_conv2d_backward_input_winograd_f4x7_1d, FC_WINOGRAD_F4X7_1D)
 
 FC_POOLED_ROW(fc_conv2d_relu_max_pool2d_forward_winograd_f2x3, FC_WINOGRAD_F2X3)
 FC_POOLED_ROW(fc_conv2d_relu_max_pool2d_forward_winograd_f4x3, FC_WINOGRAD_F4X3)
