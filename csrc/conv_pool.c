@@ -134,18 +134,11 @@ static void pack(const conv_pool *p, char *to)
 static void add_chunks(const conv_pool *p, int64_t row, char *to, int64_t step)
 {
     const int64_t lanes = p->kernel->lanes, oc = p->s->oc, rows = TAPS * p->s->ic + 1;
+    const int dtype = p->s->dtype;
     for (int64_t o = 0; o < oc; o++) {
         const int64_t vector = o < oc / lanes * lanes ? o / lanes : ceil_div(oc, lanes) - 1;
         const int64_t lane = o - min64(vector * lanes, oc - lanes), at = (vector * rows + row) * lanes + lane;
-        double sum = 0;
-        for (int64_t chunk = 0; chunk < p->chunks; chunk++) {
-            const char *const sums = p->sums + chunk * p->sum_bytes;
-            sum += p->size == 4 ? (double)((const float *)sums)[at] : ((const double *)sums)[at];
-        }
-        if (p->size == 4)
-            ((float *)to)[o * step] = (float)sum;
-        else
-            ((double *)to)[o * step] = sum;
+        set_element(dtype, to, o * step, sum_of_tasks(dtype, p->sums, at, p->chunks, p->sum_bytes / p->size));
     }
 }
 

@@ -45,10 +45,8 @@ static void add_padding(const weight_gradient *g, const char *b, char *sums, int
         const int64_t y = row % s->oh * s->sh + th;
         const int inside = y >= 0 && y < s->ih;
         for (int64_t column = 0; column < width; column++)
-            for (int64_t j = 0; j < nr && !(inside && column >= lo && column < hi); j++) {
-                const int64_t at = ((row - row0) * width + column) * nr + j;
-                zero[j] += 0.0 * (g->size == 4 ? ((const float *)b)[at] : ((const double *)b)[at]);
-            }
+            for (int64_t j = 0; j < nr && !(inside && column >= lo && column < hi); j++)
+                zero[j] += 0.0 * element(s->dtype, b, ((row - row0) * width + column) * nr + j);
     }
     for (int64_t i = 0; i < m * nr; i++)
         if (g->size == 4)

@@ -69,25 +69,11 @@ void fc_relu_backward(int dtype, int64_t rows, int64_t channels, void *dy, const
 {
     relu_job j = {dtype, rows, channels, dy, db ? workspace : NULL, y};
     fc_parallel_for(ROW_TASKS, rows * channels < SMALL_ELEMENTS ? 1 : threads, relu_task, &j);
-    for (int64_t c = 0; db && c < channels; c++) {
-        double sum = 0;
-        for (int64_t task = 0; task < ROW_TASKS; task++) {
-            const int64_t at = 2 * task * channels + c;
-            sum += dtype == FC_F32 ? (double)((const float *)workspace)[at] : ((const double *)workspace)[at];
-        }
-        if (dtype == FC_F32)
-            ((float *)db)[c] = (float)sum;
-        else
-            ((double *)db)[c] = sum;
-    }
+    for (int64_t c = 0; db && c < channels; c++)
+        set_element(dtype, db, c, sum_of_tasks(dtype, workspace, c, ROW_TASKS, 2 * channels));
 }
 
 /* ---- Cross-entropy ------------------------------------------------------------------------------------------- */
-
-static double element(int dtype, const void *data, int64_t at)
-{
-    return dtype == FC_F32 ? (double)((const float *)data)[at] : ((const double *)data)[at];
-}
 
 double fc_softmax_cross_entropy(int dtype, int64_t rows, int64_t classes, const void *z, const int64_t *labels, void *dz,
                                 int64_t *correct)
@@ -111,11 +97,7 @@ double fc_softmax_cross_entropy(int dtype, int64_t rows, int64_t classes, const 
         total -= element(dtype, z, at + labels[row]) - largest - log(sum);
         for (int64_t c = 0; dz && c < classes; c++) {
             const double share = exp(element(dtype, z, at + c) - largest) / sum;
-            const double slope = (share - (c == labels[row])) / (double)rows;
-            if (dtype == FC_F32)
-                ((float *)dz)[at + c] = (float)slope;
-            else
-                ((double *)dz)[at + c] = slope;
+            set_element(dtype, dz, at + c, (share - (c == labels[row])) / (double)rows);
         }
     }
     return total;

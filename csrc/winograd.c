@@ -57,7 +57,7 @@ typedef struct plan {
     int64_t worker_bytes;
     uint8_t *codes; /* of pooled outputs, or NULL: then `out` is pooled (NHWC, one group) */
     char *u, *v, *bias, *workers; /* u NULL: packed by each task; v: by channel */
-    int nchw;
+    int nchw, dtype;
 } plan;
 
 /* Everything that follows from the shape; sizes do not depend on the ISA, so that a workspace fits any. Mirrored by
@@ -83,6 +83,7 @@ static plan make_plan(const fc_conv2d_shape *shape, int tile)
 
     s.size = element_size(shape->dtype);
     s.nchw = shape->layout == FC_NCHW;
+    s.dtype = shape->dtype;
     s.grid = fc_winograd_grid_of(tile, p->mb, p->oh, p->ow, p->kh, p->kw);
     s.terms = fc_winograd_tiles[tile].terms;
     const fc_winograd_grid *const grid = &s.grid;
@@ -139,9 +140,9 @@ static int64_t packed_bytes(const fc_conv2d_shape *shape, int tile)
     return make_plan(shape, tile).u_bytes;
 }
 
-static void choose_kernels(plan *s, int dtype, int tile)
+static void choose_kernels(plan *s, int tile)
 {
-    fc_winograd_choose(dtype, tile, &s->gemm, &s->move, &s->kernel);
+    fc_winograd_choose(s->dtype, tile, &s->gemm, &s->move, &s->kernel);
     s->panels = ceil_div(s->problem.k, s->gemm->nr);
     s->u_point = s->panels * s->problem.c * s->gemm->nr + PAD;
 }
@@ -216,7 +217,7 @@ static void pack(plan *s, int threads)
 static void pack_weights(const fc_conv2d_shape *shape, int tile, const fc_view *w, void *u, int threads)
 {
     plan s = make_plan(shape, tile);
-    choose_kernels(&s, shape->dtype, tile);
+    choose_kernels(&s, tile);
     set_weights(&s, shape, w);
     s.u = u;
     pack(&s, threads);
@@ -357,20 +358,16 @@ static void recompute_pooled(const plan *s, int64_t o, int64_t count, int64_t t)
                 q.out = (char *)&sums - (i * 2 + j) * s->size;
                 for (int c = 0; c < 4; c++)
                     s->move->plain(&q, tile.n, 0, k, i + c / 2, j + c % 2);
-                double best = s->size == 4 ? sums.f32[0] : sums.f64[0];
+                double best = element(s->dtype, &sums, 0);
                 for (int c = 1; c < 4; c++) {
-                    const double v = s->size == 4 ? sums.f32[c] : sums.f64[c];
+                    const double v = element(s->dtype, &sums, c);
                     if (v > best || v != v) {
                         best = v;
                         where = c;
                     }
                 }
                 s->codes[to] = (uint8_t)(best > 0 ? where : FC_POOL_CODE_DEAD);
-                best = best < 0 ? 0 : best;
-                if (s->size == 4)
-                    ((float *)p->out)[to] = (float)best;
-                else
-                    ((double *)p->out)[to] = best;
+                set_element(s->dtype, p->out, to, best < 0 ? 0 : best);
             }
 }
 
@@ -466,7 +463,7 @@ static void run(const fc_conv2d_shape *shape, int tile, const fc_view *in, const
     fc_winograd_problem *p = &s.problem;
     if (s.grid.tiles == 0)
         return;
-    choose_kernels(&s, shape->dtype, tile);
+    choose_kernels(&s, tile);
     set_weights(&s, shape, w);
     p->in = in->data;
     p->in_n = in->strides[0];

@@ -222,22 +222,12 @@ static void bias_gradient(const fc_conv2d_shape *shape, const void *dy, const ui
                           int threads)
 {
     const fc_kernels_table *const table = fc_kernels();
-    const int single = shape->dtype == FC_F32;
+    const fc_winograd_move *const move = shape->dtype == FC_F32 ? table->winograd_move_f32 : table->winograd_move_f64;
     const int64_t cells = shape->mb * (shape->oh / 2) * (shape->ow / 2);
-    bias_sums s = {shape, single ? table->winograd_move_f32 : table->winograd_move_f64, dy, codes, scratch, cells,
-                   element_size(shape->dtype)};
+    bias_sums s = {shape, move, dy, codes, scratch, cells, element_size(shape->dtype)};
     fc_parallel_for(BIAS_TASKS, cells * shape->oc < SMALL_CELLS ? 1 : threads, bias_task, &s);
-    for (int64_t o = 0; o < shape->oc; o++) {
-        double sum = 0;
-        for (int64_t task = 0; task < BIAS_TASKS; task++) {
-            const int64_t at = task * shape->oc + o;
-            sum += single ? (double)((const float *)scratch)[at] : ((const double *)scratch)[at];
-        }
-        if (single)
-            ((float *)db)[o] = (float)sum;
-        else
-            ((double *)db)[o] = sum;
-    }
+    for (int64_t o = 0; o < shape->oc; o++)
+        set_element(shape->dtype, db, o, sum_of_tasks(shape->dtype, scratch, o, BIAS_TASKS, shape->oc));
 }
 
 static void run_pooled(const fc_conv2d_shape *shape, int tile, const fc_conv_pool_operands *arrays, void *workspace,
