@@ -8,30 +8,29 @@ from typing import Any
 import numpy as np
 
 from fastconv import dispatch
-from fastconv.autotune import generation
 from fastconv.functional.arrays import (
     NAMES,
     Output,
     as_array,
     cast,
     check_out,
-    check_rank,
     common_dtype,
     contiguous,
     logical,
     logical_weight,
 )
 from fastconv.functional.intake import (
-    AXES,
-    WEIGHT_AXES,
     check_bias,
-    forward_problem,
+    check_grad,
     hashable,
-    precision_of,
-    request_of,
+    image_array,
+    problem_of,
     size4,
+    weight_array,
+    weight_shape_of,
+    wishes,
 )
-from fastconv.problem import ConvPoolProblem, check_int, check_layout
+from fastconv.problem import ConvPoolProblem
 
 
 @functools.lru_cache(maxsize=dispatch.PLAN_CACHE_SIZE, typed=True)
@@ -41,9 +40,9 @@ def _plan(
     generation: tuple[int, int],
 ) -> dispatch.Plan:  # fmt: skip
     """The plan of one pass, by the shapes of input and weight."""
-    problem, _ = forward_problem(
-        where, x_shape, w_shape, stride, padding, dilation, groups, layout, pass_=pass_, dtype=dtype, bias=bias,
-        precision=precision,
+    problem = problem_of(
+        where, x_shape, w_shape, groups, layout, pass_=pass_, stride=stride, padding=padding, dilation=dilation,
+        dtype=dtype, bias=bias, precision=precision,
     )  # fmt: skip
     if problem.oh < 2 or problem.ow < 2:
         raise ValueError(f"{where}: the convolution's output {problem.oh}x{problem.ow} has no 2x2 window")
@@ -58,13 +57,6 @@ def _check_codes(where: str, codes: Any, shape: tuple[int, ...]) -> np.ndarray:
             f"{array.shape}"
         )
     return array
-
-
-def _check_grad(where: str, dy: np.ndarray, p: ConvPoolProblem) -> None:
-    if dy.shape != p.output_shape:
-        raise ValueError(
-            f"{where}: grad_output has shape {dy.shape}, but the forward output ({p.text}) has {p.output_shape}"
-        )
 
 
 def conv2d_relu_max_pool2d(
@@ -119,15 +111,11 @@ def conv2d_relu_max_pool2d(
     ((2, 13, 13, 32), dtype('uint8'))
     """
     where = "conv2d_relu_max_pool2d"
-    x, w = as_array(where, "input", input), as_array(where, "weight", weight)
-    check_layout(where, layout)
-    check_rank(where, "input", x, (4,), AXES[layout])
-    check_rank(where, "weight", w, (4,), WEIGHT_AXES[layout])
+    x, w = image_array(where, "input", input, layout, (4,)), weight_array(where, weight, layout)
     result, compute = common_dtype(where, input=x, weight=w)
     plan = _plan(
         where, "forward", x.shape, w.shape, NAMES[compute], hashable(stride), hashable(padding), hashable(dilation),
-        groups, layout, bias is not None, precision_of(precision), request_of(where, algorithm, backend, max_workspace),
-        generation(),
+        groups, layout, bias is not None, *wishes(where, algorithm, backend, precision, max_workspace),
     )  # fmt: skip
     p: ConvPoolProblem = plan.problem  # type: ignore[assignment]
     b = check_bias(where, bias, p.oc, compute)
@@ -187,19 +175,15 @@ def conv2d_relu_max_pool2d_input(
         As `conv2d_input`; also for codes of another shape or type.
     """
     where = "conv2d_relu_max_pool2d_input"
-    dy, w = as_array(where, "grad_output", grad_output), as_array(where, "weight", weight)
-    check_layout(where, layout)
+    dy, w = image_array(where, "grad_output", grad_output, layout, (4,)), weight_array(where, weight, layout)
     size, _ = size4(where, "input_size", input_size)
-    check_rank(where, "grad_output", dy, (4,), AXES[layout])
-    check_rank(where, "weight", w, (4,), WEIGHT_AXES[layout])
     result, compute = common_dtype(where, grad_output=dy, weight=w)
     plan = _plan(
         where, "backward_input", size, w.shape, NAMES[compute], hashable(stride), hashable(padding),
-        hashable(dilation), groups, layout, False, precision_of(precision),
-        request_of(where, algorithm, backend, max_workspace), generation(),
+        hashable(dilation), groups, layout, False, *wishes(where, algorithm, backend, precision, max_workspace),
     )  # fmt: skip
     p: ConvPoolProblem = plan.problem  # type: ignore[assignment]
-    _check_grad(where, dy, p)
+    check_grad(where, dy, p)
     held = _check_codes(where, codes, p.output_shape)
     if out is not None:
         check_out(where, out, size, result, {"grad_output": dy, "weight": w})
@@ -259,21 +243,16 @@ def conv2d_relu_max_pool2d_weight(
     unlike in `conv2d_weight`.
     """
     where = "conv2d_relu_max_pool2d_weight"
-    x, dy = as_array(where, "input", input), as_array(where, "grad_output", grad_output)
-    check_layout(where, layout)
-    check_rank(where, "input", x, (4,), AXES[layout])
-    check_rank(where, "grad_output", dy, (4,), AXES[layout])
-    w_shape = tuple(check_int(where, "weight_size", s, 0) for s in weight_size)
-    if len(w_shape) != 4:
-        raise ValueError(f"{where}: weight_size must have 4 axes {WEIGHT_AXES[layout]}, got {w_shape}")
+    x = image_array(where, "input", input, layout, (4,))
+    dy = image_array(where, "grad_output", grad_output, layout, (4,))
+    w_shape = weight_shape_of(where, "weight_size", weight_size, layout, 0)
     result, compute = common_dtype(where, input=x, grad_output=dy)
     plan = _plan(
         where, "backward_weight", x.shape, w_shape, NAMES[compute], hashable(stride), hashable(padding),
-        hashable(dilation), groups, layout, False, precision_of(precision),
-        request_of(where, algorithm, backend, max_workspace), generation(),
+        hashable(dilation), groups, layout, False, *wishes(where, algorithm, backend, precision, max_workspace),
     )  # fmt: skip
     p: ConvPoolProblem = plan.problem  # type: ignore[assignment]
-    _check_grad(where, dy, p)
+    check_grad(where, dy, p)
     held = _check_codes(where, codes, p.output_shape)
     for name, given, shape in (("out", out, w_shape), ("out_bias", out_bias, (p.oc,))):
         if given is not None:

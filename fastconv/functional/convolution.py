@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from fastconv import dispatch
-from fastconv.autotune import generation
 from fastconv.functional.arrays import (
     NAMES,
     Output,
@@ -23,18 +22,19 @@ from fastconv.functional.arrays import (
     logical_weight,
 )
 from fastconv.functional.intake import (
-    AXES,
-    WEIGHT_AXES,
     batched4,
     check_bias,
-    check_channels,
+    check_grad,
     check_residual,
     filter_sizes,
     hashable,
+    image_array,
     image_sizes,
-    precision_of,
-    request_of,
+    problem_of,
     size4,
+    weight_array,
+    weight_shape_of,
+    wishes,
 )
 from fastconv.functional.padding_modes import fold_image, pad_image, padded_shape, resolve_mode
 from fastconv.functional.shortcuts import Shortcut
@@ -42,7 +42,6 @@ from fastconv.problem import (
     ConvProblem,
     NoKernelError,
     check_int,
-    check_layout,
     check_pair,
     conv_problem,
     effective_filter,
@@ -70,15 +69,9 @@ def conv_plan(
     generation: tuple[int, int],
 ) -> dispatch.Plan:
     """The plan of a forward pass or a gradient, by the shape of the forward pass's input."""
-    check_layout(where, layout)
-    groups = check_int(where, "groups", groups, 1)
-    check_channels(where, x_shape, w_shape, groups, layout)
-    mb, ic, ih, iw = image_sizes(x_shape, layout)
-    oc, _, kh, kw = filter_sizes(w_shape, layout)
-    problem = conv_problem(
-        where, pass_=pass_, mb=mb, ic=ic, ih=ih, iw=iw, oc=oc, kh=kh, kw=kw, stride=stride, padding=padding,
-        dilation=dilation, groups=groups, dtype=dtype, layout=layout, bias=bias, activation=activation,
-        residual=residual, precision=precision,
+    problem = problem_of(
+        where, x_shape, w_shape, groups, layout, pass_=pass_, stride=stride, padding=padding, dilation=dilation,
+        dtype=dtype, bias=bias, activation=activation, residual=residual, precision=precision,
     )  # fmt: skip
     return dispatch.plan(problem, request)
 
@@ -159,10 +152,7 @@ def conv2d(
     if y is not None:
         return y
     where = "conv2d"
-    x, w = as_array(where, "input", input), as_array(where, "weight", weight)
-    check_layout(where, layout)
-    check_rank(where, "input", x, (3, 4), AXES[layout])
-    check_rank(where, "weight", w, (4,), WEIGHT_AXES[layout])
+    x, w = image_array(where, "input", input, layout), weight_array(where, weight, layout)
     result, compute = common_dtype(where, input=x, weight=w)
     batch = batched4(x)
     stride, padding, dilation = hashable(stride), hashable(padding), hashable(dilation)
@@ -171,8 +161,7 @@ def conv2d(
         where, "forward",
         batch.shape if pads is None else padded_shape(batch.shape, pads, layout),
         w.shape, NAMES[compute], stride, padding if pads is None else 0, dilation, groups, layout, bias is not None,
-        hashable(activation), residual is not None, precision_of(precision),
-        request_of(where, algorithm, backend, max_workspace), generation(),
+        hashable(activation), residual is not None, *wishes(where, algorithm, backend, precision, max_workspace),
     )  # fmt: skip
     p: ConvProblem = plan.problem  # type: ignore[assignment]
     shape = p.output_shape if x.ndim == 4 else p.output_shape[1:]
@@ -196,12 +185,6 @@ def conv2d(
             residual, out, algorithm, backend, precision, max_workspace,
         )  # fmt: skip
     return target.finish(out)
-
-
-def _check_grad(where: str, dy: np.ndarray, p: ConvProblem, batched: bool) -> None:
-    shape = p.output_shape if batched else p.output_shape[1:]
-    if dy.shape != shape:
-        raise ValueError(f"{where}: grad_output has shape {dy.shape}, but the forward output ({p.text}) has {shape}")
 
 
 def conv2d_input(
@@ -246,21 +229,19 @@ def conv2d_input(
     residue class of the input cells, without inserted zeros.
     """
     where = "conv2d_input"
-    dy, w = as_array(where, "grad_output", grad_output), as_array(where, "weight", weight)
-    check_layout(where, layout)
     size, batched = size4(where, "input_size", input_size)
-    check_rank(where, "grad_output", dy, (4 if batched else 3,), AXES[layout])
-    check_rank(where, "weight", w, (4,), WEIGHT_AXES[layout])
+    dy = image_array(where, "grad_output", grad_output, layout, (4 if batched else 3,))
+    w = weight_array(where, weight, layout)
     result, compute = common_dtype(where, grad_output=dy, weight=w)
     stride, padding, dilation = hashable(stride), hashable(padding), hashable(dilation)
     pads = resolve_mode(where, padding_mode, size, w.shape, stride, padding, dilation, layout)
     plan = conv_plan(
         where, "backward_input", size if pads is None else padded_shape(size, pads, layout), w.shape, NAMES[compute],
         stride, padding if pads is None else 0, dilation, groups, layout, False, None, False,
-        precision_of(precision), request_of(where, algorithm, backend, max_workspace), generation(),
+        *wishes(where, algorithm, backend, precision, max_workspace),
     )  # fmt: skip
     p: ConvProblem = plan.problem  # type: ignore[assignment]
-    _check_grad(where, dy, p, batched)
+    check_grad(where, dy, p, batched)
     shape = size if batched else size[1:]
     if out is not None:
         check_out(where, out, shape, result, {"grad_output": dy, "weight": w})
@@ -320,13 +301,9 @@ def conv2d_weight(
     Threads share the output channels and filter cells, never the pixels: the order of summation is fixed.
     """
     where = "conv2d_weight"
-    x, dy = as_array(where, "input", input), as_array(where, "grad_output", grad_output)
-    check_layout(where, layout)
-    check_rank(where, "input", x, (3, 4), AXES[layout])
-    check_rank(where, "grad_output", dy, (x.ndim,), AXES[layout])
-    w_shape = tuple(check_int(where, "weight_size", s, 0) for s in weight_size)
-    if len(w_shape) != 4:
-        raise ValueError(f"{where}: weight_size must have 4 axes {WEIGHT_AXES[layout]}, got {w_shape}")
+    x = image_array(where, "input", input, layout)
+    dy = image_array(where, "grad_output", grad_output, layout, (x.ndim,))
+    w_shape = weight_shape_of(where, "weight_size", weight_size, layout, 0)
     result, compute = common_dtype(where, input=x, grad_output=dy)
     batch = batched4(x)
     stride, padding, dilation = hashable(stride), hashable(padding), hashable(dilation)
@@ -334,10 +311,10 @@ def conv2d_weight(
     plan = conv_plan(
         where, "backward_weight", batch.shape if pads is None else padded_shape(batch.shape, pads, layout), w_shape,
         NAMES[compute], stride, padding if pads is None else 0, dilation, groups, layout, False, None, False,
-        precision_of(precision), request_of(where, algorithm, backend, max_workspace), generation(),
+        *wishes(where, algorithm, backend, precision, max_workspace),
     )  # fmt: skip
     p: ConvProblem = plan.problem  # type: ignore[assignment]
-    _check_grad(where, dy, p, x.ndim == 4)
+    check_grad(where, dy, p, x.ndim == 4)
     if out is not None:
         check_out(where, out, w_shape, result, {"input": x, "grad_output": dy})
     if pads is not None:
@@ -529,15 +506,13 @@ def conv_transpose2d(
     (1, 2, 10, 10)
     """
     where = "conv_transpose2d"
-    x, w = as_array(where, "input", input), as_array(where, "weight", weight)
-    check_layout(where, layout)
-    check_rank(where, "input", x, (3, 4), AXES[layout])
+    x, w = image_array(where, "input", input, layout), as_array(where, "weight", weight)
     check_rank(where, "weight", w, (4,), "(in_channels, out_channels / groups, height, width) or HWIO with NHWC")
     result, compute = common_dtype(where, input=x, weight=w)
     plan = _transpose_plan(
         batched4(x).shape, w.shape, NAMES[compute], hashable(stride), hashable(padding), hashable(output_padding),
         groups, hashable(dilation), layout, bias is not None, hashable(activation), residual is not None,
-        precision_of(precision), request_of(where, algorithm, backend, max_workspace), generation(),
+        *wishes(where, algorithm, backend, precision, max_workspace),
     )  # fmt: skip
     p: ConvProblem = plan.problem  # type: ignore[assignment]
     shape = p.input_shape if x.ndim == 4 else p.input_shape[1:]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 
 from fastconv import dispatch, settings
-from fastconv.functional.arrays import as_array, contiguous
-from fastconv.problem import ConvProblem, check_int, check_layout, conv_problem
+from fastconv.autotune import generation
+from fastconv.functional.arrays import as_array, check_rank, contiguous
+from fastconv.problem import ConvProblem, PoolProblem, check_int, check_layout, conv_problem
 
 AXES = {"NCHW": "(batch, channels, height, width)", "NHWC": "(batch, height, width, channels)"}
 WEIGHT_AXES = {
@@ -37,6 +39,10 @@ def hashable(value: Any) -> Any:
     return _Typed(hashable(v) for v in value)
 
 
+# Made once: that takes longer than the rest of the intake.
+_request = functools.lru_cache(maxsize=dispatch.PLAN_CACHE_SIZE)(dispatch.Request)
+
+
 def request_of(
     where: str, algorithm: Any, backend: Any, max_workspace: Any, packed: bool = False
 ) -> dispatch.Request:
@@ -46,11 +52,34 @@ def request_of(
     backend = now.backend if backend == "auto" else backend
     max_workspace = now.max_workspace if max_workspace is None else max_workspace
     dispatch.check_request(where, algorithm, backend, max_workspace)
-    return dispatch.Request(algorithm, backend, max_workspace, now.deterministic, packed)
+    return _request(algorithm, backend, max_workspace, now.deterministic, packed)
 
 
 def precision_of(precision: Any) -> Any:
     return settings.current().precision if precision == "fast" else precision
+
+
+def wishes(
+    where: str, algorithm: Any, backend: Any, precision: Any, max_workspace: Any, packed: bool = False
+) -> tuple[Any, dispatch.Request, tuple[int, int]]:
+    """What the cached plans of a convolution hang on beside the problem: precision, request, what was tuned since."""
+    request = request_of(where, algorithm, backend, max_workspace, packed)
+    return precision_of(precision), request, generation()
+
+
+def image_array(where: str, name: str, value: Any, layout: str, ranks: tuple[int, ...] = (3, 4)) -> np.ndarray:
+    """An argument that is a batch of images, or one image."""
+    array = as_array(where, name, value)
+    check_layout(where, layout)
+    check_rank(where, name, array, ranks, AXES[layout])
+    return array
+
+
+def weight_array(where: str, weight: Any, layout: str) -> np.ndarray:
+    """A weight of convolutions, of a layout that was checked."""
+    array = as_array(where, "weight", weight)
+    check_rank(where, "weight", array, (4,), WEIGHT_AXES[layout])
+    return array
 
 
 def image_sizes(shape: tuple[int, ...], layout: str) -> tuple[int, int, int, int]:
@@ -66,7 +95,7 @@ def filter_sizes(shape: tuple[int, ...], layout: str) -> tuple[int, int, int, in
 
 
 def check_channels(
-    where: str, x_shape: tuple[int, ...], w_shape: tuple[int, ...], groups: int, layout: str, name: str = "input"
+    where: str, x_shape: tuple[int, ...], w_shape: tuple[int, ...], groups: int, layout: str, name: str
 ) -> None:
     """The image's channels must be those that the weight expects; say so when the other layout would fit."""
     expected = filter_sizes(w_shape, layout)[1] * groups
@@ -124,21 +153,42 @@ def size4(where: str, name: str, size: Any) -> tuple[tuple[int, ...], bool]:
     return (sizes, True) if len(sizes) == 4 else ((1, *sizes), False)
 
 
+def weight_shape_of(where: str, name: str, size: Any, layout: str, least: int) -> tuple[int, ...]:
+    """A weight's shape, of sizes of at least `least`."""
+    sizes = tuple(check_int(where, name, s, least) for s in size)
+    if len(sizes) != 4:
+        raise ValueError(f"{where}: {name} must have 4 axes {WEIGHT_AXES[layout]}, got {sizes}")
+    return sizes
+
+
+def check_grad(where: str, dy: np.ndarray, p: ConvProblem | PoolProblem, batched: bool = True) -> None:
+    shape = p.output_shape if batched else p.output_shape[1:]
+    if dy.shape != shape:
+        raise ValueError(f"{where}: grad_output has shape {dy.shape}, but the forward output ({p.text}) has {shape}")
+
+
+def problem_of(
+    where: str, x_shape: tuple[int, ...], w_shape: tuple[int, ...], groups: Any, layout: str, name: str = "input",
+    **options: Any,
+) -> ConvProblem:  # fmt: skip
+    """The problem of arrays of these shapes; name: of the first, in messages; options: as in `conv_problem`."""
+    check_layout(where, layout)
+    groups = check_int(where, "groups", groups, 1)
+    check_channels(where, x_shape, w_shape, groups, layout, name)
+    mb, ic, ih, iw = image_sizes(x_shape, layout)
+    oc, _, kh, kw = filter_sizes(w_shape, layout)
+    return conv_problem(where, mb=mb, ic=ic, ih=ih, iw=iw, oc=oc, kh=kh, kw=kw, groups=groups, layout=layout, **options)
+
+
 def forward_problem(
     where: str, input_shape: Any, weight_shape: Any, stride: Any, padding: Any, dilation: Any, groups: Any,
     layout: str, **options: Any,
 ) -> tuple[ConvProblem, bool]:  # fmt: skip
     check_layout(where, layout)
     size, batched = size4(where, "input_shape", input_shape)
-    w_shape = tuple(check_int(where, "weight_shape", s, 1) for s in weight_shape)
-    if len(w_shape) != 4:
-        raise ValueError(f"{where}: weight_shape must have 4 axes {WEIGHT_AXES[layout]}, got {w_shape}")
-    groups = check_int(where, "groups", groups, 1)
-    check_channels(where, size, w_shape, groups, layout, "input_shape")
-    mb, ic, ih, iw = image_sizes(size, layout)
-    oc, _, kh, kw = filter_sizes(w_shape, layout)
-    problem = conv_problem(
-        where, mb=mb, ic=ic, ih=ih, iw=iw, oc=oc, kh=kh, kw=kw, stride=stride, padding=padding, dilation=dilation,
-        groups=groups, layout=layout, **options,
+    w_shape = weight_shape_of(where, "weight_shape", weight_shape, layout, 1)
+    problem = problem_of(
+        where, size, w_shape, groups, layout, "input_shape", stride=stride, padding=padding, dilation=dilation,
+        **options,
     )  # fmt: skip
     return problem, batched

@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 
 from fastconv import dispatch
-from fastconv.autotune import generation
 from fastconv.functional.arrays import (
     NAMES,
     Output,
     as_array,
     check_out,
-    check_rank,
     common_dtype,
     contiguous,
     logical,
@@ -22,7 +20,6 @@ from fastconv.functional.arrays import (
 from fastconv.functional.convolution import conv_plan
 from fastconv.functional.intake import (
     AXES,
-    WEIGHT_AXES,
     check_bias,
     check_residual,
     forward_problem,
@@ -30,6 +27,8 @@ from fastconv.functional.intake import (
     precision_of,
     request_of,
     size4,
+    weight_array,
+    wishes,
 )
 from fastconv.functional.shortcuts import nothing
 from fastconv.problem import ConvPoolProblem, ConvProblem, NoKernelError, check_layout, parse_problem
@@ -251,9 +250,8 @@ def plan_conv2d(
     (1, 4, 8, 8)
     """
     where = "plan_conv2d"
-    w = as_array(where, "weight", weight)
     check_layout(where, layout)
-    check_rank(where, "weight", w, (4,), WEIGHT_AXES[layout])
+    w = weight_array(where, weight, layout)
     _, compute = common_dtype(where, weight=w)
     size, batched = size4(where, "input_shape", input_shape)
     if not batched:
@@ -264,7 +262,7 @@ def plan_conv2d(
     )  # fmt: skip
     plan = conv_plan(
         where, "forward", size, w.shape, NAMES[compute], *arguments[:5], bias is not None, arguments[5], bool(residual),
-        precision_of(precision), request_of(where, algorithm, backend, max_workspace, packed=True), generation(),
+        *wishes(where, algorithm, backend, precision, max_workspace, packed=True),
     )  # fmt: skip
     b = check_bias(where, bias, plan.problem.oc, compute)  # type: ignore[union-attr]
     return ConvPlan(plan, np.array(w, compute, order="C"), None if b is None else b.copy(), arguments)

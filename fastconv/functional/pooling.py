@@ -9,10 +9,10 @@ import numpy as np
 
 from fastconv import dispatch
 from fastconv.autotune import generation
-from fastconv.functional.arrays import NAMES, Output, as_array, check_out, check_rank, common_dtype, contiguous, logical
-from fastconv.functional.intake import AXES, batched4, hashable, image_sizes, request_of, size4
+from fastconv.functional.arrays import NAMES, Output, as_array, check_out, common_dtype, contiguous, logical
+from fastconv.functional.intake import batched4, check_grad, hashable, image_array, image_sizes, request_of, size4
 from fastconv.functional.shortcuts import Shortcut
-from fastconv.problem import PoolProblem, check_int, check_layout, check_pair, pool_problem
+from fastconv.problem import PoolProblem, check_int, check_pair, pool_problem
 
 _max_pool2d = Shortcut("max_pool2d")
 _avg_pool2d = Shortcut("avg_pool2d")
@@ -44,13 +44,6 @@ def _plan(
     return dispatch.plan(problem, request)
 
 
-def _intake(where: str, name: str, value: Any, layout: str, ranks: tuple[int, ...] = (3, 4)) -> np.ndarray:
-    array = as_array(where, name, value)
-    check_layout(where, layout)
-    check_rank(where, name, array, ranks, AXES[layout])
-    return array
-
-
 def _options(**values: Any) -> tuple[tuple[str, Any], ...]:
     return hashable(tuple(values.items()))
 
@@ -60,7 +53,7 @@ def _forward(
     return_indices: bool = False, *, shortcut: tuple[Shortcut, tuple[Any, ...]] | None = None, **options: Any,
 ) -> Any:  # fmt: skip
     """Any forward pooling: checks, plan, arrays, kernel. shortcut: what serves such calls from now on."""
-    x = _intake(where, "input", input, layout)
+    x = image_array(where, "input", input, layout)
     result, compute = common_dtype(where, input=x)
     if compute.kind == "i" and "avg" in op:
         raise TypeError(f"{where}: input has dtype {x.dtype}; an average of integers is not one: convert it first")
@@ -95,7 +88,7 @@ def _backward(
     algorithm: str, backend: str, *, shortcut: tuple[Shortcut, tuple[Any, ...]], **options: Any,
 ) -> np.ndarray:  # fmt: skip
     """Any pooling gradient: checks, plan, arrays, kernel. shortcut: as in _forward."""
-    dy = _intake(where, "grad_output", grad_output, layout)
+    dy = image_array(where, "grad_output", grad_output, layout)
     size, batched = size4(where, "input_size", input_size)
     result, compute = common_dtype(where, grad_output=dy)
     if compute.kind == "i" and "avg" in op:
@@ -106,8 +99,7 @@ def _backward(
     )  # fmt: skip
     p: PoolProblem = plan.problem  # type: ignore[assignment]
     expected = p.output_shape if batched else p.output_shape[1:]
-    if dy.shape != expected:
-        raise ValueError(f"{where}: grad_output has shape {dy.shape}, but the forward output ({p.text}) has {expected}")
+    check_grad(where, dy, p, batched)
     where_to = None
     if "max" in op:
         where_to = _check_indices(where, indices, expected)
@@ -342,7 +334,7 @@ def adaptive_max_pool2d(
     if y is not None:
         return y
     where = "adaptive_max_pool2d"
-    x = _intake(where, "input", input, layout)
+    x = image_array(where, "input", input, layout)
     pair = _output_pair(where, output_size, batched4(x).shape, layout)
     return _forward(
         where, where, x, layout, out, algorithm, backend, bool(return_indices), output=pair,
@@ -374,7 +366,7 @@ def adaptive_max_pool2d_backward(
     if dx is not None:
         return dx
     where, op = "adaptive_max_pool2d_backward", "adaptive_max_pool2d"
-    dy = _intake(where, "grad_output", grad_output, layout)
+    dy = image_array(where, "grad_output", grad_output, layout)
     pair = image_sizes(batched4(dy).shape, layout)[2:]
     return _backward(
         where, op, dy, input_size, indices, layout, out, algorithm, backend, output=pair,
@@ -407,7 +399,7 @@ def adaptive_avg_pool2d(
     y = _adaptive_avg_pool2d.call(*arguments)
     if y is not None:
         return y
-    x = _intake(where, "input", input, layout)
+    x = image_array(where, "input", input, layout)
     pair = _output_pair(where, output_size, batched4(x).shape, layout)
     return _forward(
         where, where, x, layout, out, algorithm, backend, output=pair, shortcut=(_adaptive_avg_pool2d, arguments)
@@ -438,7 +430,7 @@ def adaptive_avg_pool2d_backward(
     if dx is not None:
         return dx
     where = "adaptive_avg_pool2d_backward"
-    dy = _intake(where, "grad_output", grad_output, layout)
+    dy = image_array(where, "grad_output", grad_output, layout)
     pair = image_sizes(batched4(dy).shape, layout)[2:]
     return _backward(
         where, "adaptive_avg_pool2d", dy, input_size, None, layout, out, algorithm, backend, output=pair,
@@ -474,7 +466,7 @@ def lp_pool2d(
     p = float(norm_type)
     if not p > 0:
         raise ValueError(f"{where}: norm_type must be positive, got {norm_type!r}")
-    x = _intake(where, "input", input, layout)
+    x = image_array(where, "input", input, layout)
     total = avg_pool2d(
         np.abs(x) ** x.dtype.type(p) if x.dtype.kind == "f" else np.abs(x).astype(np.float64) ** p,
         kernel_size, stride, 0, ceil_mode, divisor_override=1, layout=layout, algorithm=algorithm, backend=backend,
@@ -506,7 +498,7 @@ def max_unpool2d(
         Shapes that do not fit, or an index outside its plane.
     """
     where = "max_unpool2d"
-    x = _intake(where, "input", input, layout)
+    x = image_array(where, "input", input, layout)
     batch = batched4(x)
     mb, c, h, w = image_sizes(batch.shape, layout)
     kh, kw = check_pair(where, "kernel_size", kernel_size, 1)
