@@ -1,4 +1,4 @@
-"""Fixtures of the whole suite: a seeded generator, a private cache folder, settings restored after each test."""
+"""Fixtures of the whole suite: a seeded generator, digits, a private cache folder, threads as they were before."""
 
 from __future__ import annotations
 
@@ -37,3 +37,18 @@ def threads():
     before = fastconv.get_num_threads()
     yield fastconv.set_num_threads
     fastconv.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """The digits of the package: ((x, y) for training, (x, y) for testing)."""
+    from fastconv.nn import data
+
+    return data.load_mnist("embedded")
+
+
+@pytest.fixture(scope="module")
+def few(digits):
+    """100 training and 50 test digits."""
+    (x, y), (x_test, y_test) = digits
+    return (x[:100], y[:100]), (x_test[:50], y_test[:50])

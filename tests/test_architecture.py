@@ -309,5 +309,6 @@ def test_no_tolerance_outside_compare():
 
 OURS = (
     "test_kernels.py", "test_adjoint.py", "test_invariance.py", "test_problem.py", "test_dispatch.py", "test_api.py",
-    "test_arrays.py", "test_errors.py", "test_torch.py", "test_threads.py", "test_compare.py",
+    "test_random_problems.py", "test_plans.py", "test_other_ops.py", "test_arrays.py", "test_errors.py",
+    "test_torch.py", "test_threads.py", "test_compare.py",
 )  # fmt: skip

@@ -8,6 +8,7 @@ import pytest
 
 import fastconv
 from fastconv import dispatch
+from tests.calls import NAMES, calls
 
 SENTINEL = -12345.0
 
@@ -318,8 +319,6 @@ def test_out_that_shares_memory_with_an_input(which):
 
 
 def test_wrong_out_of_every_function(rng):
-    from tests.test_api import NAMES, calls
-
     for name in NAMES:
         call = calls(rng)[name]
         y = call(None)
