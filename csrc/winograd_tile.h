@@ -1,11 +1,11 @@
 /* Template of the Winograd transforms F(m x m, r x r) and F(m, r); contracts: csrc/winograd.h. Before including, define
- *   FC_WINOGRAD_NAME     the full symbol of the fc_winograd_kernel, e.g. fc_f32_winograd_f4x3__avx512
  *   FC_WINOGRAD_TYPE     float or double
  *   FC_WINOGRAD_INT      the signed integer of its size
  *   FC_WINOGRAD_LANES    elements in a vector
+ * which stay for the next tile, and
+ *   FC_WINOGRAD_NAME     the full symbol of the fc_winograd_kernel, e.g. fc_f32_winograd_f4x3__avx512
  *   FC_WINOGRAD_M, FC_WINOGRAD_R   outputs and taps of a tile
- *   FC_WINOGRAD_ALPHA    m + r - 1, as a literal: 4, 6, 8 or 10
- *   FC_WINOGRAD_LINE     1: one-dimensional
+ *   FC_WINOGRAD_LINE     only if it is one-dimensional
  * One lane is one channel. The constants are those of csrc/winograd_points.h. */
 #include "template.h"
 #include "winograd.h"
@@ -41,18 +41,34 @@ FC_INLINE fc_winograd_bases fc_winograd_bases_of(const void *start, int64_t stri
 #define FC_WINOGRAD_AT(bases, i, stride) ((bases).at[(i) / 3] + (i) % 3 * (stride))
 #endif
 
+/* m + r - 1 as a literal, for names are made of it. */
+#if FC_WINOGRAD_M + FC_WINOGRAD_R == 5
+#define FC_ALPHA 4
+#elif FC_WINOGRAD_M + FC_WINOGRAD_R == 7
+#define FC_ALPHA 6
+#elif FC_WINOGRAD_M + FC_WINOGRAD_R == 9
+#define FC_ALPHA 8
+#else
+#define FC_ALPHA 10
+#endif
+
+#if defined(FC_WINOGRAD_LINE)
+#define FC_LINE 1
+#else
+#define FC_LINE 0
+#endif
+
 #define FC_T FC_WINOGRAD_TYPE
 #define FC_M FC_WINOGRAD_M
 #define FC_R FC_WINOGRAD_R
-#define FC_ALPHA FC_WINOGRAD_ALPHA
-#define FC_PAIRS (FC_WINOGRAD_ALPHA / 2 - 1)
+#define FC_PAIRS (FC_ALPHA / 2 - 1)
 #define FC_NAMED(suffix) FC_JOIN(FC_WINOGRAD_NAME, suffix)
 #define FC_V FC_NAMED(_winner_vector)
-#define FC_CONSTANT(what) FC_JOIN(FC_JOIN(fc_winograd_, what), FC_JOIN(_, FC_WINOGRAD_ALPHA))
+#define FC_CONSTANT(what) FC_JOIN(FC_JOIN(fc_winograd_, what), FC_JOIN(_, FC_ALPHA))
 
 /* Unrolled, the values between the two transforms would pass through the stack anyway where they outnumber the
  * registers, in far more code. */
-#if FC_WINOGRAD_ALPHA > 6
+#if FC_ALPHA > 6
 #define FC_OUTER_UNROLL _Pragma("GCC unroll 1")
 #else
 #define FC_OUTER_UNROLL _Pragma("GCC unroll 6")
@@ -212,14 +228,14 @@ static void FC_NAMED(_weights)(const void *taps, int64_t n, void *u, int64_t str
         FC_T *out = (FC_T *)u + j;
         FC_D rows[FC_R][FC_ALPHA];
 #pragma GCC unroll 8
-        for (int a = 0; a < (FC_WINOGRAD_LINE ? 1 : FC_R); a++) {
+        for (int a = 0; a < (FC_LINE ? 1 : FC_R); a++) {
             FC_D cells[FC_R];
 #pragma GCC unroll 8
             for (int b = 0; b < FC_R; b++)
                 cells[b] = __builtin_convertvector(*(const FC_N *)(w + (FC_R * a + b) * n), FC_D);
             FC_NAMED(_g)(cells, rows[a]);
         }
-#if FC_WINOGRAD_LINE
+#if FC_LINE
 #pragma GCC unroll 10
         for (int s = 0; s < FC_ALPHA; s++)
             *(FC_N *)(out + s * stride) = __builtin_convertvector(rows[0][s], FC_N);
@@ -271,7 +287,7 @@ FC_INLINE void FC_NAMED(_spread)(const void *d, int64_t row, int64_t col, int64_
     for (int64_t j = 0; j < n; j += FC_WINOGRAD_LANES) {
         const char *in = (const char *)d + j * sizeof(FC_T);
         char *out = (char *)v + j * sizeof(FC_T);
-#if FC_WINOGRAD_LINE
+#if FC_LINE
         FC_V result[FC_ALPHA];
         FC_NAMED(_load)(in, row, result, count, adjoint);
         FC_NAMED(_store)(out, stride, result, FC_ALPHA);
@@ -331,17 +347,17 @@ static int FC_NAMED(_weights_adjoint)(const void *du, int64_t stride, int64_t n,
 #pragma GCC unroll 2
         for (int half = 0; half < FC_WINOGRAD_LANES; half += FC_HALF) {
             const FC_T *u = (const FC_T *)du + j + half;
-            FC_D columns[FC_WINOGRAD_LINE ? 1 : FC_ALPHA][FC_R]; /* [s][a]: G^T applied to column s */
+            FC_D columns[FC_LINE ? 1 : FC_ALPHA][FC_R]; /* [s][a]: G^T applied to column s */
             FC_OUTER_UNROLL
-            for (int s = 0; s < (FC_WINOGRAD_LINE ? 1 : FC_ALPHA); s++) {
+            for (int s = 0; s < (FC_LINE ? 1 : FC_ALPHA); s++) {
                 FC_D cells[FC_ALPHA];
 #pragma GCC unroll 10
                 for (int r = 0; r < FC_ALPHA; r++)
                     cells[r] = __builtin_convertvector(
-                        *(const FC_N *)(u + (FC_WINOGRAD_LINE ? r : r * FC_ALPHA + s) * stride), FC_D);
+                        *(const FC_N *)(u + (FC_LINE ? r : r * FC_ALPHA + s) * stride), FC_D);
                 FC_NAMED(_gt)(cells, columns[s]);
             }
-#if FC_WINOGRAD_LINE
+#if FC_LINE
 #pragma GCC unroll 8
             for (int b = 0; b < FC_R; b++)
                 *(FC_N *)(out + b * n + half) = __builtin_convertvector(columns[0][b], FC_N);
@@ -360,7 +376,7 @@ static int FC_NAMED(_weights_adjoint)(const void *du, int64_t stride, int64_t n,
 #endif
         }
 #pragma GCC unroll 1
-        for (int t = 0; t < (FC_WINOGRAD_LINE ? FC_R : FC_R * FC_R); t++)
+        for (int t = 0; t < (FC_LINE ? FC_R : FC_R * FC_R); t++)
             probe += *(const FC_V *)(out + t * n) * (FC_T)0;
     }
     return FC_NAMED(_any)(probe);
@@ -372,7 +388,7 @@ static int FC_NAMED(_input_adjoint)(const void *dv, int64_t stride, int64_t n, v
     stride *= sizeof(FC_T);
     row *= sizeof(FC_T);
     col *= sizeof(FC_T);
-#if FC_WINOGRAD_LINE
+#if FC_LINE
     const int64_t across = stride;
     const int lines = 1;
 #else
@@ -382,7 +398,7 @@ static int FC_NAMED(_input_adjoint)(const void *dv, int64_t stride, int64_t n, v
     for (int64_t j = 0; j < n; j += FC_WINOGRAD_LANES) {
         const char *in = (const char *)dv + j * sizeof(FC_T);
         char *out = (char *)d + j * sizeof(FC_T);
-        FC_V columns[FC_WINOGRAD_LINE ? 1 : FC_ALPHA][FC_ALPHA]; /* [s][r]: B applied to column s */
+        FC_V columns[FC_LINE ? 1 : FC_ALPHA][FC_ALPHA]; /* [s][r]: B applied to column s */
         FC_OUTER_UNROLL
         for (int s = 0; s < lines; s++) {
             const fc_winograd_bases bases = fc_winograd_bases_of(in, across, FC_ALPHA);
@@ -396,10 +412,10 @@ static int FC_NAMED(_input_adjoint)(const void *dv, int64_t stride, int64_t n, v
         }
         FC_OUTER_UNROLL
         for (int r = 0; r < lines; r++) {
-            const int64_t step = FC_WINOGRAD_LINE ? row : col;
+            const int64_t step = FC_LINE ? row : col;
             const fc_winograd_bases bases = fc_winograd_bases_of(out, step, FC_ALPHA);
             FC_V result[FC_ALPHA];
-#if FC_WINOGRAD_LINE
+#if FC_LINE
             memcpy(result, columns[0], sizeof result);
 #else
             FC_V cells[FC_ALPHA];
@@ -456,14 +472,14 @@ FC_INLINE int FC_NAMED(_inverse)(const fc_winograd_problem *problem, const void 
         const char *in = (const char *)m + j * sizeof(FC_T);
         const FC_V start = *(const FC_V *)((const FC_T *)bias + j);
         int64_t at = j * sizeof(FC_T);
-#if FC_WINOGRAD_LINE
+#if FC_LINE
         const int64_t across = stride;
 #else
         const int64_t across = FC_ALPHA * stride;
 #endif
         FC_V columns[FC_ALPHA][FC_M]; /* [s][r]: A^T applied to column s */
         FC_OUTER_UNROLL
-        for (int s = 0; s < (FC_WINOGRAD_LINE ? 1 : FC_ALPHA); s++) {
+        for (int s = 0; s < (FC_LINE ? 1 : FC_ALPHA); s++) {
             const fc_winograd_bases bases = fc_winograd_bases_of(in, across, FC_ALPHA);
             FC_V cells[FC_ALPHA];
 #pragma GCC unroll 10
@@ -473,7 +489,7 @@ FC_INLINE int FC_NAMED(_inverse)(const fc_winograd_problem *problem, const void 
             in += stride;
             FC_WINOGRAD_OPAQUE(in);
         }
-#if FC_WINOGRAD_LINE
+#if FC_LINE
         FC_NAMED(_finish)(columns[0], &probe, start, residual ? (const char *)residual + at : NULL, clamp, lo, hi,
                           (char *)y + at, row, epilogue);
 #else
@@ -503,7 +519,7 @@ static int FC_NAMED(_output)(const fc_winograd_problem *problem, const void *m, 
     return FC_NAMED(_inverse)(problem, m, stride, n, bias, residual, clamp, y, row, col, 1);
 }
 
-#if !FC_WINOGRAD_LINE
+#if !FC_LINE
 static int FC_NAMED(_output_pooled)(const void *m, int64_t stride, int64_t n, const void *bias, void *y, uint8_t *codes,
                                     int64_t row, int64_t col)
 {
@@ -556,11 +572,11 @@ static int FC_NAMED(_output_pooled)(const void *m, int64_t stride, int64_t n, co
 static const fc_winograd_kernel FC_WINOGRAD_NAME = {
     .m = FC_M,
     .r = FC_R,
-    .line = FC_WINOGRAD_LINE,
+    .line = FC_LINE,
     .weights = FC_NAMED(_weights),
     .input = FC_NAMED(_input),
     .output = FC_NAMED(_output),
-#if !FC_WINOGRAD_LINE
+#if !FC_LINE
     .output_pooled = FC_NAMED(_output_pooled),
 #endif
     .output_adjoint = FC_NAMED(_output_adjoint),
@@ -572,6 +588,7 @@ static const fc_winograd_kernel FC_WINOGRAD_NAME = {
 #undef FC_M
 #undef FC_R
 #undef FC_ALPHA
+#undef FC_LINE
 #undef FC_PAIRS
 #undef FC_NAMED
 #undef FC_V
@@ -581,10 +598,6 @@ static const fc_winograd_kernel FC_WINOGRAD_NAME = {
 #undef FC_D
 #undef FC_N
 #undef FC_WINOGRAD_NAME
-#undef FC_WINOGRAD_TYPE
-#undef FC_WINOGRAD_INT
-#undef FC_WINOGRAD_LANES
 #undef FC_WINOGRAD_M
 #undef FC_WINOGRAD_R
-#undef FC_WINOGRAD_ALPHA
 #undef FC_WINOGRAD_LINE

@@ -6,95 +6,62 @@
 #define FC_MOVE_LANES 16
 #include "../winograd_move.h"
 
-#define FC_WINOGRAD_NAME fc_f32_winograd_f2x3__avx512
 #define FC_WINOGRAD_TYPE float
 #define FC_WINOGRAD_INT int32_t
 #define FC_WINOGRAD_LANES 16
+
+#define FC_WINOGRAD_NAME fc_f32_winograd_f2x3__avx512
 #define FC_WINOGRAD_M 2
 #define FC_WINOGRAD_R 3
-#define FC_WINOGRAD_ALPHA 4
-#define FC_WINOGRAD_LINE 0
 #include "../winograd_tile.h"
 
 #define FC_WINOGRAD_NAME fc_f32_winograd_f4x3__avx512
-#define FC_WINOGRAD_TYPE float
-#define FC_WINOGRAD_INT int32_t
-#define FC_WINOGRAD_LANES 16
 #define FC_WINOGRAD_M 4
 #define FC_WINOGRAD_R 3
-#define FC_WINOGRAD_ALPHA 6
-#define FC_WINOGRAD_LINE 0
 #include "../winograd_tile.h"
 
 #define FC_WINOGRAD_NAME fc_f32_winograd_f6x3__avx512
-#define FC_WINOGRAD_TYPE float
-#define FC_WINOGRAD_INT int32_t
-#define FC_WINOGRAD_LANES 16
 #define FC_WINOGRAD_M 6
 #define FC_WINOGRAD_R 3
-#define FC_WINOGRAD_ALPHA 8
-#define FC_WINOGRAD_LINE 0
 #include "../winograd_tile.h"
 
 #define FC_WINOGRAD_NAME fc_f32_winograd_f2x5__avx512
-#define FC_WINOGRAD_TYPE float
-#define FC_WINOGRAD_INT int32_t
-#define FC_WINOGRAD_LANES 16
 #define FC_WINOGRAD_M 2
 #define FC_WINOGRAD_R 5
-#define FC_WINOGRAD_ALPHA 6
-#define FC_WINOGRAD_LINE 0
 #include "../winograd_tile.h"
 
 #define FC_WINOGRAD_NAME fc_f32_winograd_f4x5__avx512
-#define FC_WINOGRAD_TYPE float
-#define FC_WINOGRAD_INT int32_t
-#define FC_WINOGRAD_LANES 16
 #define FC_WINOGRAD_M 4
 #define FC_WINOGRAD_R 5
-#define FC_WINOGRAD_ALPHA 8
-#define FC_WINOGRAD_LINE 0
 #include "../winograd_tile.h"
 
 #define FC_WINOGRAD_NAME fc_f32_winograd_f4x3_1d__avx512
-#define FC_WINOGRAD_TYPE float
-#define FC_WINOGRAD_INT int32_t
-#define FC_WINOGRAD_LANES 16
 #define FC_WINOGRAD_M 4
 #define FC_WINOGRAD_R 3
-#define FC_WINOGRAD_ALPHA 6
-#define FC_WINOGRAD_LINE 1
+#define FC_WINOGRAD_LINE
 #include "../winograd_tile.h"
 
 #define FC_WINOGRAD_NAME fc_f32_winograd_f6x3_1d__avx512
-#define FC_WINOGRAD_TYPE float
-#define FC_WINOGRAD_INT int32_t
-#define FC_WINOGRAD_LANES 16
 #define FC_WINOGRAD_M 6
 #define FC_WINOGRAD_R 3
-#define FC_WINOGRAD_ALPHA 8
-#define FC_WINOGRAD_LINE 1
+#define FC_WINOGRAD_LINE
 #include "../winograd_tile.h"
 
 #define FC_WINOGRAD_NAME fc_f32_winograd_f4x5_1d__avx512
-#define FC_WINOGRAD_TYPE float
-#define FC_WINOGRAD_INT int32_t
-#define FC_WINOGRAD_LANES 16
 #define FC_WINOGRAD_M 4
 #define FC_WINOGRAD_R 5
-#define FC_WINOGRAD_ALPHA 8
-#define FC_WINOGRAD_LINE 1
+#define FC_WINOGRAD_LINE
 #include "../winograd_tile.h"
 
 #define FC_WINOGRAD_NAME fc_f32_winograd_f4x7_1d__avx512
-#define FC_WINOGRAD_TYPE float
-#define FC_WINOGRAD_INT int32_t
-#define FC_WINOGRAD_LANES 16
 #define FC_WINOGRAD_M 4
 #define FC_WINOGRAD_R 7
-#define FC_WINOGRAD_ALPHA 10
-#define FC_WINOGRAD_LINE 1
+#define FC_WINOGRAD_LINE
 #include "../winograd_tile.h"
+
+#undef FC_WINOGRAD_TYPE
+#undef FC_WINOGRAD_INT
+#undef FC_WINOGRAD_LANES
 
 #define FC_MOVE_NAME fc_f64_winograd_move__avx512
 #define FC_MOVE_TYPE double
@@ -102,94 +69,57 @@
 #define FC_MOVE_LANES 8
 #include "../winograd_move.h"
 
-#define FC_WINOGRAD_NAME fc_f64_winograd_f2x3__avx512
 #define FC_WINOGRAD_TYPE double
 #define FC_WINOGRAD_INT int64_t
 #define FC_WINOGRAD_LANES 8
+
+#define FC_WINOGRAD_NAME fc_f64_winograd_f2x3__avx512
 #define FC_WINOGRAD_M 2
 #define FC_WINOGRAD_R 3
-#define FC_WINOGRAD_ALPHA 4
-#define FC_WINOGRAD_LINE 0
 #include "../winograd_tile.h"
 
 #define FC_WINOGRAD_NAME fc_f64_winograd_f4x3__avx512
-#define FC_WINOGRAD_TYPE double
-#define FC_WINOGRAD_INT int64_t
-#define FC_WINOGRAD_LANES 8
 #define FC_WINOGRAD_M 4
 #define FC_WINOGRAD_R 3
-#define FC_WINOGRAD_ALPHA 6
-#define FC_WINOGRAD_LINE 0
 #include "../winograd_tile.h"
 
 #define FC_WINOGRAD_NAME fc_f64_winograd_f6x3__avx512
-#define FC_WINOGRAD_TYPE double
-#define FC_WINOGRAD_INT int64_t
-#define FC_WINOGRAD_LANES 8
 #define FC_WINOGRAD_M 6
 #define FC_WINOGRAD_R 3
-#define FC_WINOGRAD_ALPHA 8
-#define FC_WINOGRAD_LINE 0
 #include "../winograd_tile.h"
 
 #define FC_WINOGRAD_NAME fc_f64_winograd_f2x5__avx512
-#define FC_WINOGRAD_TYPE double
-#define FC_WINOGRAD_INT int64_t
-#define FC_WINOGRAD_LANES 8
 #define FC_WINOGRAD_M 2
 #define FC_WINOGRAD_R 5
-#define FC_WINOGRAD_ALPHA 6
-#define FC_WINOGRAD_LINE 0
 #include "../winograd_tile.h"
 
 #define FC_WINOGRAD_NAME fc_f64_winograd_f4x5__avx512
-#define FC_WINOGRAD_TYPE double
-#define FC_WINOGRAD_INT int64_t
-#define FC_WINOGRAD_LANES 8
 #define FC_WINOGRAD_M 4
 #define FC_WINOGRAD_R 5
-#define FC_WINOGRAD_ALPHA 8
-#define FC_WINOGRAD_LINE 0
 #include "../winograd_tile.h"
 
 #define FC_WINOGRAD_NAME fc_f64_winograd_f4x3_1d__avx512
-#define FC_WINOGRAD_TYPE double
-#define FC_WINOGRAD_INT int64_t
-#define FC_WINOGRAD_LANES 8
 #define FC_WINOGRAD_M 4
 #define FC_WINOGRAD_R 3
-#define FC_WINOGRAD_ALPHA 6
-#define FC_WINOGRAD_LINE 1
+#define FC_WINOGRAD_LINE
 #include "../winograd_tile.h"
 
 #define FC_WINOGRAD_NAME fc_f64_winograd_f6x3_1d__avx512
-#define FC_WINOGRAD_TYPE double
-#define FC_WINOGRAD_INT int64_t
-#define FC_WINOGRAD_LANES 8
 #define FC_WINOGRAD_M 6
 #define FC_WINOGRAD_R 3
-#define FC_WINOGRAD_ALPHA 8
-#define FC_WINOGRAD_LINE 1
+#define FC_WINOGRAD_LINE
 #include "../winograd_tile.h"
 
 #define FC_WINOGRAD_NAME fc_f64_winograd_f4x5_1d__avx512
-#define FC_WINOGRAD_TYPE double
-#define FC_WINOGRAD_INT int64_t
-#define FC_WINOGRAD_LANES 8
 #define FC_WINOGRAD_M 4
 #define FC_WINOGRAD_R 5
-#define FC_WINOGRAD_ALPHA 8
-#define FC_WINOGRAD_LINE 1
+#define FC_WINOGRAD_LINE
 #include "../winograd_tile.h"
 
 #define FC_WINOGRAD_NAME fc_f64_winograd_f4x7_1d__avx512
-#define FC_WINOGRAD_TYPE double
-#define FC_WINOGRAD_INT int64_t
-#define FC_WINOGRAD_LANES 8
 #define FC_WINOGRAD_M 4
 #define FC_WINOGRAD_R 7
-#define FC_WINOGRAD_ALPHA 10
-#define FC_WINOGRAD_LINE 1
+#define FC_WINOGRAD_LINE
 #include "../winograd_tile.h"
 
 void fc_add_winograd__avx512(fc_kernels_table *table);
