@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from fastconv.problem import ConvPoolProblem, ConvProblem, PoolProblem
 
@@ -142,6 +143,11 @@ def _winograd(p: ConvProblem, wanted: str, fits: bool) -> str | None:
 # Workspace in bytes for a number of threads
 
 
+def _aligned(size: int, elements: int) -> int:
+    """Bytes of elements of this size, in whole cache lines: align_up in csrc/numbers.h."""
+    return -(-elements * size // 64) * 64
+
+
 def no_workspace(p: ConvProblem | PoolProblem, threads: int) -> int:
     return 0
 
@@ -150,13 +156,10 @@ def im2col_workspace(p: ConvProblem, threads: int) -> int:
     """Bytes of im2col in C: mirrors workspace_bytes (im2col.c) and that of im2col_weight.c, for any ISA."""
     mr, nr, depth_bytes, block_pixels = 14, 32, 2048, 128
     size, taps, target = p.itemsize, p.kh * p.kw, depth_bytes // p.itemsize
-
-    def nbytes(elements: int) -> int:
-        return -(-elements * size // 64) * 64
-
+    nbytes = partial(_aligned, size)
     if p.pass_ == "backward_weight" and p.layout == "NHWC":
         pixels, block_rows, copied = 256, 96, 64
-        packed = -(-((block_rows // 4 + 1) * (pixels * 4 * size + copied) + pixels * mr * size) // 64) * 64
+        packed = _aligned(1, (block_rows // 4 + 1) * (pixels * 4 * size + copied) + pixels * mr * size)
         worker = packed + nbytes(pixels * (min(p.ocg, 256) + nr - 1)) + copied
         return nbytes(p.g * (p.ocg + nr - 1) * p.icg * taps) + threads * worker
     if p.pass_ == "backward_weight":
@@ -172,7 +175,7 @@ def im2col_workspace(p: ConvProblem, threads: int) -> int:
     scratch = nbytes(mr * (-(-depth // 32) * 32 + 17))
     if nchw:
         scratch += nbytes((min(pixels, block_pixels) + nr) * depth)
-    tables = -(-2 * (p.kh + p.kw) * 8 // 64) * 64
+    tables = _aligned(8, 2 * (p.kh + p.kw))
     packed = nbytes(p.g * (outputs + (mr if nchw else nr) - 1) * channels * taps)
     return tables + packed + threads * scratch
 
@@ -183,10 +186,7 @@ def im2col_f64_workspace(p: ConvProblem, threads: int) -> int:
     if p.pass_ != "forward":
         images_in, images_out = images_out, images_in
     images = max(1, min(p.mb, (4 << 20) // max(1, 8 * (images_in + images_out))))
-
-    def nbytes(elements: int) -> int:
-        return -(-elements * 8 // 64) * 64
-
+    nbytes = partial(_aligned, 8)
     wide = replace(p, dtype="float64", mb=images)
     return (
         nbytes(images * images_in)
@@ -233,11 +233,8 @@ def direct_workspace(p: ConvProblem, threads: int) -> int:
     if p.mb * p.oh * p.ow * p.oc <= 0:
         return 0
     lanes, depth = 64 // p.itemsize, p.icg * p.kh * p.kw
-
-    def nbytes(elements: int, size: int = p.itemsize) -> int:
-        return -(-elements * size // 64) * 64
-
-    fixed = nbytes(depth, 4) + nbytes(p.g * depth * (-(-p.ocg // lanes) * lanes if p.layout == "NHWC" else p.ocg))
+    nbytes = partial(_aligned, p.itemsize)
+    fixed = _aligned(4, depth) + nbytes(p.g * depth * (-(-p.ocg // lanes) * lanes if p.layout == "NHWC" else p.ocg))
     return fixed + threads * nbytes(direct_task(p)[1])
 
 
@@ -246,10 +243,7 @@ def conv_pool_workspace(p: ConvPoolProblem, threads: int) -> int:
     rows, columns = p.oh // 2, p.ow // 2
     block = max(1, min(rows, (512 if p.pass_ == "forward" else 256) // max(1, columns)))
     in_place = p.ic == 1 and p.ph == p.pw == p.ph_r == p.pw_r == 0
-
-    def nbytes(elements: int) -> int:
-        return -(-elements * p.itemsize // 64) * 64
-
+    nbytes = partial(_aligned, p.itemsize)
     strip = 0 if in_place else nbytes(p.ic * (2 * block + 2) * (2 * columns + 2))
     if p.pass_ == "forward":
         return nbytes(9 * p.ic * p.oc) + threads * strip
@@ -262,7 +256,7 @@ def depthwise_workspace(p: ConvProblem, threads: int) -> int:
     if p.pass_ == "backward_weight":
         rows = max(1, -(-p.mb * p.oh // 16), -(-256 // max(p.ow, 1)))
         blocks = max(1, -(-p.mb * p.oh // rows)) if p.layout == "NHWC" else 1
-        return -(-blocks * weights // 64) * 64
+        return _aligned(weights, blocks)
     if p.layout == "NCHW":
         return 0
     channels, depth = (p.oc, p.icg) if p.pass_ == "forward" else (p.ic, p.ocg)
@@ -291,10 +285,7 @@ def winograd_adjoint_workspace(p: ConvProblem, threads: int, tile: int, pooled: 
     image = -(-p.oh // tile) * -(-p.ow // tile)
     most = max(1, 42 // max(1, image)) * image
     block = -(-most // -(-max(1, most) // 42))
-
-    def nbytes(elements: int) -> int:
-        return -(-elements * p.itemsize // 64) * 64
-
+    nbytes = partial(_aligned, p.itemsize)
     u = nbytes(points * (p.oc * (p.ic + nr - 1) + pad))
     v, m = nbytes(points * (block * _odd_lines(p.oc) + pad)), nbytes(points * (block * channels + pad))
     own = u + threads * (v + m + nbytes(points * channels))
@@ -344,10 +335,7 @@ def winograd_weight_workspace(p: ConvProblem, threads: int, tile: int, pooled: b
     v_row, m_row = _odd_lines(p.icg), _odd_lines(p.ocg)
     block = min(max(128, (2 << 20) // (points * (v_row + m_row) * p.itemsize)), max(1, tiles))
     block = -(-tiles // -(-max(1, tiles) // block))
-
-    def nbytes(elements: int) -> int:
-        return -(-elements * p.itemsize // 64) * 64
-
+    nbytes = partial(_aligned, p.itemsize)
     _, scratch = _winograd_scratch(p.oh, p.ow, tile_h, tile_w, p.kh, p.kw, 14)
     own = (
         nbytes(points * (block * v_row + lanes))
@@ -373,10 +361,7 @@ def winograd_workspace(p: ConvProblem, threads: int, tile: int) -> int:
     tiles = p.mb * -(-oh // tile_h) * tiles_w
     if tiles == 0:
         return 0
-
-    def nbytes(elements: int) -> int:
-        return -(-elements * p.itemsize // 64) * 64
-
+    nbytes = partial(_aligned, p.itemsize)
     by_channel = tiles <= 98 and k >= 128 and points * c * k * p.itemsize >= 4 << 20
     most = 126 if line else 42
     blocks = -(-tiles // (most if by_channel else max(14, min(most, -(-tiles // 4)))))
