@@ -292,16 +292,9 @@ def winograd_adjoint_workspace(p: ConvProblem, threads: int, tile: int, pooled: 
     return own if pooled else max(own, im2col_workspace(p, threads))
 
 
-def winograd_adjoint_m2_workspace(p: ConvProblem, threads: int) -> int:
-    return winograd_adjoint_workspace(p, threads, 2)
-
-
-def winograd_adjoint_m4_workspace(p: ConvProblem, threads: int) -> int:
-    return winograd_adjoint_workspace(p, threads, 4)
-
-
-def winograd_adjoint_m6_workspace(p: ConvProblem, threads: int) -> int:
-    return winograd_adjoint_workspace(p, threads, 6)
+winograd_adjoint_m2_workspace = partial(winograd_adjoint_workspace, tile=2)
+winograd_adjoint_m4_workspace = partial(winograd_adjoint_workspace, tile=4)
+winograd_adjoint_m6_workspace = partial(winograd_adjoint_workspace, tile=6)
 
 
 def winograd_pooled_workspace(p: ConvPoolProblem, threads: int, tile: int) -> int:
@@ -314,16 +307,9 @@ def winograd_pooled_workspace(p: ConvPoolProblem, threads: int, tile: int) -> in
     return winograd_workspace(even, threads, tile)
 
 
-def winograd_pooled_m2_workspace(p: ConvPoolProblem, threads: int) -> int:
-    return winograd_pooled_workspace(p, threads, 2)
-
-
-def winograd_pooled_m4_workspace(p: ConvPoolProblem, threads: int) -> int:
-    return winograd_pooled_workspace(p, threads, 4)
-
-
-def winograd_pooled_m6_workspace(p: ConvPoolProblem, threads: int) -> int:
-    return winograd_pooled_workspace(p, threads, 6)
+winograd_pooled_m2_workspace = partial(winograd_pooled_workspace, tile=2)
+winograd_pooled_m4_workspace = partial(winograd_pooled_workspace, tile=4)
+winograd_pooled_m6_workspace = partial(winograd_pooled_workspace, tile=6)
 
 
 def winograd_weight_workspace(p: ConvProblem, threads: int, tile: int, pooled: bool = False) -> int:
@@ -379,16 +365,9 @@ def winograd_workspace(p: ConvProblem, threads: int, tile: int) -> int:
     return bias + u + threads * (m + scratch + v)
 
 
-def winograd_m2_workspace(p: ConvProblem, threads: int) -> int:
-    return winograd_workspace(p, threads, 2)
-
-
-def winograd_m4_workspace(p: ConvProblem, threads: int) -> int:
-    return winograd_workspace(p, threads, 4)
-
-
-def winograd_m6_workspace(p: ConvProblem, threads: int) -> int:
-    return winograd_workspace(p, threads, 6)
+winograd_m2_workspace = partial(winograd_workspace, tile=2)
+winograd_m4_workspace = partial(winograd_workspace, tile=4)
+winograd_m6_workspace = partial(winograd_workspace, tile=6)
 
 
 def numba_im2col_workspace(p: ConvProblem, threads: int) -> int:
@@ -403,9 +382,5 @@ def numba_winograd_workspace(p: ConvProblem, threads: int, tile: int) -> int:
     return blocking.winograd_bytes(lower(p), p.pass_, tile, threads)
 
 
-def numba_winograd_f2x3_workspace(p: ConvProblem, threads: int) -> int:
-    return numba_winograd_workspace(p, threads, 2)
-
-
-def numba_winograd_f4x3_workspace(p: ConvProblem, threads: int) -> int:
-    return numba_winograd_workspace(p, threads, 4)
+numba_winograd_f2x3_workspace = partial(numba_winograd_workspace, tile=2)
+numba_winograd_f4x3_workspace = partial(numba_winograd_workspace, tile=4)

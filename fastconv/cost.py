@@ -7,6 +7,7 @@ depend on the number of threads, or the bits of the result would. `fastconv cali
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from fastconv import host, rates
 from fastconv.capability import direct_task
@@ -347,40 +348,15 @@ def winograd_weight(p: ConvProblem, tile: int) -> Work:
     }
 
 
-def winograd_adjoint_m2(p: ConvProblem) -> Work:
-    return winograd_adjoint(p, 2)
-
-
-def winograd_adjoint_m4(p: ConvProblem) -> Work:
-    return winograd_adjoint(p, 4)
-
-
-def winograd_adjoint_m6(p: ConvProblem) -> Work:
-    return winograd_adjoint(p, 6)
-
-
-def winograd_pooled_m2(p: ConvPoolProblem) -> Work:
-    return winograd_pooled(p, 2)
-
-
-def winograd_pooled_m4(p: ConvPoolProblem) -> Work:
-    return winograd_pooled(p, 4)
-
-
-def winograd_pooled_m6(p: ConvPoolProblem) -> Work:
-    return winograd_pooled(p, 6)
-
-
-def winograd_m2(p: ConvProblem) -> Work:
-    return winograd(p, 2)
-
-
-def winograd_m4(p: ConvProblem) -> Work:
-    return winograd(p, 4)
-
-
-def winograd_m6(p: ConvProblem) -> Work:
-    return winograd(p, 6)
+winograd_adjoint_m2 = partial(winograd_adjoint, tile=2)
+winograd_adjoint_m4 = partial(winograd_adjoint, tile=4)
+winograd_adjoint_m6 = partial(winograd_adjoint, tile=6)
+winograd_pooled_m2 = partial(winograd_pooled, tile=2)
+winograd_pooled_m4 = partial(winograd_pooled, tile=4)
+winograd_pooled_m6 = partial(winograd_pooled, tile=6)
+winograd_m2 = partial(winograd, tile=2)
+winograd_m4 = partial(winograd, tile=4)
+winograd_m6 = partial(winograd, tile=6)
 
 
 def pool(p: PoolProblem) -> Work:
@@ -431,37 +407,12 @@ def _winograd_error(p: ConvProblem, tile: str) -> float:
     return expected_error(tile, p.icg if p.pass_ == "forward" else p.ocg, p.dtype, p.pass_ == "backward_weight")
 
 
-def winograd_f2x3_error(p: ConvProblem) -> float:
-    return _winograd_error(p, "f2x3")
-
-
-def winograd_f4x3_error(p: ConvProblem) -> float:
-    return _winograd_error(p, "f4x3")
-
-
-def winograd_f6x3_error(p: ConvProblem) -> float:
-    return _winograd_error(p, "f6x3")
-
-
-def winograd_f2x5_error(p: ConvProblem) -> float:
-    return _winograd_error(p, "f2x5")
-
-
-def winograd_f4x5_error(p: ConvProblem) -> float:
-    return _winograd_error(p, "f4x5")
-
-
-def winograd_f4x3_1d_error(p: ConvProblem) -> float:
-    return _winograd_error(p, "f4x3_1d")
-
-
-def winograd_f6x3_1d_error(p: ConvProblem) -> float:
-    return _winograd_error(p, "f6x3_1d")
-
-
-def winograd_f4x5_1d_error(p: ConvProblem) -> float:
-    return _winograd_error(p, "f4x5_1d")
-
-
-def winograd_f4x7_1d_error(p: ConvProblem) -> float:
-    return _winograd_error(p, "f4x7_1d")
+winograd_f2x3_error = partial(_winograd_error, tile="f2x3")
+winograd_f4x3_error = partial(_winograd_error, tile="f4x3")
+winograd_f6x3_error = partial(_winograd_error, tile="f6x3")
+winograd_f2x5_error = partial(_winograd_error, tile="f2x5")
+winograd_f4x5_error = partial(_winograd_error, tile="f4x5")
+winograd_f4x3_1d_error = partial(_winograd_error, tile="f4x3_1d")
+winograd_f6x3_1d_error = partial(_winograd_error, tile="f6x3_1d")
+winograd_f4x5_1d_error = partial(_winograd_error, tile="f4x5_1d")
+winograd_f4x7_1d_error = partial(_winograd_error, tile="f4x7_1d")
