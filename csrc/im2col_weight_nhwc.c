@@ -109,10 +109,16 @@ FC_INLINE void pack_whole_columns(const char *from, int64_t step, int64_t pixels
             memcpy(to + panel * pitch, from + panel * bytes, (size_t)bytes);
 }
 
+/* From one packed panel to the next: not a multiple of 4096, or those of a pixel would share a set of the L1. */
+static int64_t panel_pitch(int64_t bytes)
+{
+    return DEPTH_PIXELS * bytes + COPY_BYTES;
+}
+
 /* b[panel][pixel][nr] of `columns` columns of dy, zero padded to nr. */
 static void pack_columns(const weight_nhwc *g, const char *from, int64_t columns, int64_t pixels, char *b)
 {
-    const int64_t nr = g->kernel.nr, bytes = nr * g->size, pitch = DEPTH_PIXELS * bytes, step = g->s->oc * g->size;
+    const int64_t nr = g->kernel.nr, bytes = nr * g->size, pitch = panel_pitch(bytes), step = g->s->oc * g->size;
     const int64_t whole = columns / nr;
     if (bytes == 64)
         pack_whole_columns(from, step, pixels, whole, b, pitch, 64);
@@ -159,7 +165,7 @@ static void task(void *ctx, int64_t number, int worker)
             next = min64(min64(tile + step, tile0 + tiles), (at + 1) * g->run_tiles);
             pack_rows(g, at, group, first, first + next - tile, q0, q1, a, pitch);
             for (int64_t panel = 0; panel < panels; panel++) {
-                args.b = b + panel * DEPTH_PIXELS * nr * size;
+                args.b = b + panel * panel_pitch(nr * size);
                 args.n = g->in_place ? min64(nr, columns - panel * nr) : nr;
                 for (int64_t t = tile; t < next; t++) {
                     int64_t r0;
@@ -196,7 +202,7 @@ static int64_t rows_bytes(int64_t size)
 static int64_t worker_bytes(const fc_conv2d_shape *s)
 {
     const int64_t size = element_size(s->dtype), columns = min64(s->oc / s->g, BLOCK_COLUMNS);
-    return rows_bytes(size) + align_up(DEPTH_PIXELS * (columns + FC_NR_MAX - 1) * size) + COPY_BYTES;
+    return rows_bytes(size) + align_up(DEPTH_PIXELS * (columns + FC_NR_MAX - 1) * size + (columns / 4 + 1) * COPY_BYTES);
 }
 
 void fc_im2col_weight_nhwc(const fc_conv2d_shape *s, const fc_view *x, const fc_view *dy, const fc_view *dw, void *workspace,

@@ -160,7 +160,8 @@ def im2col_workspace(p: ConvProblem, threads: int) -> int:
     if p.pass_ == "backward_weight" and p.layout == "NHWC":
         pixels, block_rows, copied = 256, 96, 64
         packed = _aligned(1, (block_rows // 4 + 1) * (pixels * 4 * size + copied) + pixels * mr * size)
-        worker = packed + nbytes(pixels * (min(p.ocg, 256) + nr - 1)) + copied
+        columns = min(p.ocg, 256)
+        worker = packed + nbytes(pixels * (columns + nr - 1)) + (columns // 4 + 1) * copied
         return nbytes(p.g * (p.ocg + nr - 1) * p.icg * taps) + threads * worker
     if p.pass_ == "backward_weight":
         columns = max(1, min(p.ow, target))
