@@ -19,10 +19,12 @@ enum {
     SIDE_ROWS = 3,        /* fewer rows of cells of an image make thin tiles at its sides */
     REPAYS_PACKING = 6,   /* a tile is packed in 1/6 of the time of its product with one panel */
     CHANNEL_GRAIN = 16,   /* NHWC blocks of channels are whole cache lines of floats */
-    /* NHWC: so few tiles of pixels do not repay the packing of weights; fewer where every second row of weights falls into
-     * one set of the L1 (Zen 4: 2 tiles 1.35, 4 tiles 0.93, elsewhere 56 tiles 1.02 times as fast as packed) */
-    UNPACKED_TILES = 64,
-    UNPACKED_TILES_ALIASED = 2,
+    /* NHWC: so few tiles of pixels do not repay the packing of weights: of one tap, of more, and where every fourth row of
+     * weights falls into one set of the L1 (Zen 3, not packed over packed: 4 tiles 1.2 to 1.6, with more taps 1.1 to 1.5,
+     * such rows 1.0; 11 tiles 1.0 to 1.1, 0.7 and 0.85; 33 tiles of 9 taps and such rows 0.5) */
+    UNPACKED_TILES = 8,
+    UNPACKED_TILES_TAPS = 4,
+    UNPACKED_TILES_ALIASED = 3,
     KEPT_HEAD = 64,       /* before the packed weights of a gather that are kept: an int, whether any is not finite */
 };
 
@@ -206,8 +208,10 @@ static int64_t packed_panels(const gather *g)
  * packing would not be repaid? */
 static int weights_in_rows(const gather *g)
 {
+    const int64_t most = aliased(4 * g->wc, g->size) ? UNPACKED_TILES_ALIASED :
+                         g->taps > 1 ? UNPACKED_TILES_TAPS : UNPACKED_TILES;
     return g->wo == 1 && g->ocg % g->kernel.nr == 0 && g->taps <= TAPS_IN_PLACE && !aliased(g->wc, g->size) &&
-           g->pixel_tiles <= (aliased(2 * g->wc, g->size) ? UNPACKED_TILES_ALIASED : UNPACKED_TILES);
+           g->pixel_tiles <= most;
 }
 
 static void run_gather(gather *g)

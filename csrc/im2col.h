@@ -158,6 +158,8 @@ static inline void zero_run(void *dst, int64_t n, int size)
         memset(dst, 0, (size_t)(n * size));
 }
 
+enum { PACK_AHEAD = 16 }; /* rows of a packed panel that are on their way from memory */
+
 /* dst[k*width + r] = src[k*ks + r*rs] for r < n, 0 for n <= r < width: a panel of `width` columns. */
 static inline void pack_panel(void *dst, int64_t width, const void *src, int64_t depth, int64_t ks, int64_t n, int64_t rs,
                               int size)
@@ -166,6 +168,8 @@ static inline void pack_panel(void *dst, int64_t width, const void *src, int64_t
     const char *s = src;
     if (rs == 1) {
         for (int64_t k = 0; k < depth; k++, d += width * size, s += ks * size) {
+            for (int64_t byte = 0; byte < n * size; byte += 64) /* lines that far apart no processor expects */
+                __builtin_prefetch(s + PACK_AHEAD * ks * size + byte);
             copy_run(d, s, n, size);
             zero_run(d + n * size, width - n, size);
         }

@@ -28,7 +28,9 @@ enum {
     FEW_TILES = 98,       /* by channel up to here: V of 98 tiles and 512 channels takes 7 MB, */
     MANY_CHANNELS = 128,  /* from here: enough panels for the threads, */
     LARGE_U = 4 << 20,    /* and from here: a smaller U stays in cache beside one block (Zen 4, L2 1 MB, L3 32 MB) */
-    PACK_CHANNELS = 8,    /* input channels of one packing task */
+    PACK_CHANNELS = 8,    /* input channels of one packing task, */
+    CHANNELS_AHEAD = 8,   /* and of weights that are on their way from memory: HWIO rows lie too far apart to be expected, */
+    NEAR_WEIGHTS = 4 << 20, /* which repays itself from here (Zen 3: 1.15 times as fast on 9 MB, 0.85 on 2 MB) */
     TAPS_MAX = 25,
 };
 
@@ -182,6 +184,7 @@ static void pack_channels(const plan *s, int64_t g, int64_t panel, int64_t c, in
     const int64_t nr = s->gemm->nr, lanes = s->move->lanes, o = panel * nr, filled = min64(nr, p->k - o);
     const char *w = p->w + (g * p->w_g + o * p->w_o + c * p->w_c) * s->size;
     const int64_t cells = p->kh * p->kw;
+    const int far = cells * p->c * p->k * s->size > NEAR_WEIGHTS;
     double taps[TAPS_MAX * PACK_CHANNELS * FC_LANES_MAX];
     /* dense OIHW: channels and cells are one run, transposed by vectors */
     if (p->w_c == cells && (p->w_a == p->kw || p->kh == 1) && (p->w_b == 1 || p->kw == 1)) {
@@ -195,6 +198,11 @@ static void pack_channels(const plan *s, int64_t g, int64_t panel, int64_t c, in
         return;
     }
     for (int64_t k = c; k < end; k++) {
+        const char *const ahead = w + (k - c + CHANNELS_AHEAD) * p->w_c * s->size;
+        for (int64_t a = 0; far && a < p->kh; a++)
+            for (int64_t b = 0; b < p->kw; b++)
+                for (int64_t byte = 0; byte < nr * s->size; byte += 64)
+                    __builtin_prefetch(ahead + (a * p->w_a + b * p->w_b) * s->size + byte);
         s->move->taps(p, w + (k - c) * p->w_c * s->size, filled, nr, taps);
         s->kernel->weights(taps, nr, u + k * nr * s->size, u_point);
     }
