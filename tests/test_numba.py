@@ -36,6 +36,29 @@ def probes():
     def block(a, rs_a, b, c, rs_c, rows, depth, accumulate):
         gemm.multiply(a, 0, rs_a, b, 0, c, 0, rs_c, rows, depth, accumulate != 0)
 
+    @kernel("in1 ints1 int in1 out1 int int int int int out1 int int in1 scalar scalar")
+    def indirect(a, table, step, b, c, rs_c, rows, runs, depth, accumulate, y, rs_y, last, bias, low, high):
+        gemm.multiply_indirect(
+            a, 0, table, 0, step, b, 0, c, 0, rs_c, rows, runs, depth, accumulate != 0,
+            y, 0, rs_y, last != 0, bias, 0, low, high,
+        )  # fmt: skip
+
+    @kernel("in1 int in1 out1 int int int int out1 int int in1 int scalar scalar")
+    def ended(a, rs_a, b, c, rs_c, rows, depth, accumulate, y, rs_y, last, bias, with_bias, low, high):
+        gemm.multiply_rows(
+            a, 0, rs_a, b, 0, c, 0, rs_c, rows, depth, accumulate != 0,
+            y, 0, rs_y, last != 0, bias, 0 if with_bias else -1, low, high,
+        )  # fmt: skip
+
+    @kernel("in1 int out1 int int int")
+    def rows(source, source_step, target, target_step, count, width):
+        vector.zero_rows(target, 0, target_step, count, width)
+        vector.copy_rows(source, 0, source_step, target, 0, target_step, count, width)
+
+    @kernel("in1 in1")
+    def apart(a, b):
+        return vector.distance(a, b)
+
     @kernel("in1 out1 int int")
     def copy(source, target, start, count):
         vector.copy_run(source, 0, target, start, count)
@@ -59,7 +82,9 @@ def probes():
     def tile_output(source, target, m, lanes):
         return winograd.output_tile(m, source, 0, lanes, target, 0, m * lanes, lanes)
 
-    return {f.function.__name__: f for f in (tile, block, copy, transpose, finish, tile_input, tile_output)}
+    return {f.function.__name__: f for f in (
+        tile, block, indirect, ended, rows, apart, copy, transpose, finish, tile_input, tile_output,
+    )}  # fmt: skip
 
 
 def sizes(dtype):
@@ -108,6 +133,75 @@ def test_micro_kernel_sums_in_one_order(probes, rng, dtype):
         part = np.empty((rows, nr), dtype)
         probes["tile"][dtype](a.ravel(), depth, b, part.ravel(), nr, rows, depth, False)
         assert part.tobytes() == whole[:rows].tobytes(), rows
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("runs, depth", [(0, 3), (2, 0), (1, 1), (3, 7), (9, 2)])
+@pytest.mark.parametrize("accumulate", [False, True])
+@pytest.mark.parametrize("last", [False, True])
+def test_micro_kernels_with_an_ending(probes, rng, dtype, runs, depth, accumulate, last):
+    from fastconv._numba import vector
+
+    _, nr = sizes(dtype)
+    for rows in range(1, 2 * vector.TILE_ROWS + 2):
+        step, rs_c, rs_y = rows + 2, nr + 3, nr + 5
+        a = rng.integers(-3, 4, 200).astype(dtype)
+        table = rng.integers(0, 200 - depth + 1, (runs, step))
+        b = rng.integers(-3, 4, runs * depth * nr).astype(dtype)
+        c = rng.integers(-3, 4, rows * rs_c).astype(dtype)
+        bias = rng.integers(-9, 10, max(nr, rows)).astype(dtype)
+        matrix = np.array([[a[table[r, i] + k] for r in range(runs) for k in range(depth)] for i in range(rows)], dtype)
+        product = matrix.reshape(rows, -1) @ b.reshape(runs * depth, nr)
+        if accumulate:
+            product += c.reshape(rows, rs_c)[:, :nr]
+        dense = np.zeros((rows, runs * depth + 1), dtype)
+        dense[:, :-1] = matrix.reshape(rows, -1)
+        for name, added in (("indirect", bias[:nr]), ("ended", bias[:rows, None]), ("ended", None)):
+            y, partial = np.full(rows * rs_y, JUNK, dtype), c.copy()
+            expected = y.copy()
+            wanted = expected.reshape(rows, rs_y)[:, :nr]
+            wanted[:] = np.clip(product + (0 if added is None else added), -20, 21) if last else product
+            ending = (y, rs_y, last, bias)
+            if name == "indirect":
+                arguments = (a, table.ravel(), step, b, partial, rs_c, rows, runs, depth, accumulate)
+                probes[name][dtype](*arguments, *ending, -20, 21)
+            else:
+                zeros = (y, rs_y, last, np.zeros_like(bias)) if added is None else ending
+                arguments = (dense.ravel(), dense.shape[1], b, partial, rs_c, rows, runs * depth, accumulate)
+                probes[name][dtype](*arguments, *zeros, added is not None, -20, 21)
+            np.testing.assert_array_equal(y, expected, err_msg=f"{name} {rows} rows")
+            np.testing.assert_array_equal(partial, c)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_an_ending_keeps_nan(probes, dtype):
+    _, nr = sizes(dtype)
+    y, bias = np.zeros(nr, dtype), np.full(nr, np.nan, dtype)
+    a, b = np.ones(1, dtype), np.ones(nr, dtype)
+    probes["ended"][dtype](a, 1, b, y.copy(), nr, 1, 1, 0, y, nr, 1, bias, 1, -1.0, 1.0)
+    assert np.isnan(y).all()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_rows_of_every_width(probes, rng, dtype):
+    _, nr = sizes(dtype)
+    for width in range(nr + 1):
+        for count in (0, 1, 3):
+            source_step, target_step = width + 1, nr + 2
+            source = rng.standard_normal(max(0, count - 1) * source_step + width).astype(dtype)  # no element to spare
+            target = np.full(3 * target_step, JUNK, dtype)
+            expected = target.copy()
+            for r in range(count):
+                expected[r * target_step : r * target_step + width] = source[r * source_step : r * source_step + width]
+            probes["rows"][dtype](source, source_step, target, target_step, count, width)
+            np.testing.assert_array_equal(target, expected)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_distance_is_in_elements(probes, dtype):
+    memory = np.zeros(20, dtype)
+    assert probes["apart"][dtype](memory[3:], memory[11:]) == 8
+    assert probes["apart"][dtype](memory[11:], memory[3:]) == -8
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

@@ -19,14 +19,11 @@ MIN_COLUMNS = 4
 # Rows of the tallest micro-kernel tile.
 MAX_ROWS = 14
 
-# What one thread keeps in the second-level cache (1 MB on the EPYC Zen 4 where these were measured): a panel of
-# pixels, beside the panel of weights that streams by.
-PANEL_BYTES = 512 * 1024
-# Depth of one pass over the reduction, in bytes of one row.
-DEPTH_BYTES = 18 * 1024
-# Pixels of a block: the bounds, multiples of the tile's rows (14) and of its columns (32).
-NHWC_PIXELS = (28, 168)
-NCHW_PIXELS = (32, 192)
+# Terms of one pass over the reduction. A panel of that depth stays in the first-level cache, and sums stay short.
+DEPTH_TERMS = 256
+# Pixels of a block: multiples of the tile's rows (14 or 6), and of its columns.
+NHWC_PIXELS = 168
+NCHW_PIXELS = 192
 
 # Weight gradient: pixels summed in one go (short partial sums round less), output channels and elements of the
 # sums that a task keeps.
@@ -72,36 +69,50 @@ class GatherBlocks(NamedTuple):
     pixels: int  # output pixels of a block
     channels: int  # input channels of a block of the reduction
     taps: int  # filter taps of a block of the reduction
+    together: int  # NHWC: taps of a run of contiguous inputs
     weights: int  # packed weights, shared by all threads
     panel: int  # packed pixels of one thread
     sums: int  # its unfinished outputs
-    table: int  # its table of where pixels lie
+    table: int  # its table of where pixels (and, in NHWC, their runs) lie
 
 
-def gather_blocks(nhwc: int, itemsize: int, g: int, outs: int, ins: int, taps: int, pixels: int) -> GatherBlocks:
-    """Blocks of a gather convolution with `outs` output and `ins` input channels a group, `pixels` outputs in all."""
-    most = DEPTH_BYTES // itemsize
-    taps_block = max(1, min(taps, most))
-    channels_block = max(1, min(ins, most // taps_block))
-    depth = taps_block * channels_block
-    stride = row_stride(depth, itemsize)
-    low, high = NHWC_PIXELS if nhwc else NCHW_PIXELS
-    block = min(high, max(low, PANEL_BYTES // (stride * itemsize) // low * low))
-    blocks = ceil_div(max(pixels, 1), block)
-    block = ceil_div(max(pixels, 1), blocks)  # blocks of one size
-    one_pass = depth >= taps * ins
-    if nhwc:
-        weights = g * round_up(outs, MAX_COLUMNS) * taps * ins
-        panel = block * stride
-        sums = block * (MAX_COLUMNS if one_pass else round_up(outs, MAX_COLUMNS))
-    else:
-        block = round_up(block, MAX_COLUMNS)
-        weights = g * outs * row_stride(taps * ins, itemsize)
-        panel = block * depth
-        sums = block * (MAX_ROWS if one_pass else outs)
+def _pixel_block(pixels: int, high: int) -> int:
+    """Blocks of one size, of `high` pixels at most."""
+    pixels = max(pixels, 1)
+    return ceil_div(pixels, ceil_div(pixels, high))
+
+
+def _rows_of_pixels(itemsize: int, g: int, outs: int, ins: int, taps: int, row: int, pixels: int) -> GatherBlocks:
+    """NHWC. `row`: taps of a filter row that follow each other in memory, or 1."""
+    together = row if row * ins <= DEPTH_TERMS else 1
+    channels = ins if together > 1 else ceil_div(ins, max(1, ceil_div(ins, DEPTH_TERMS)))
+    runs = max(1, min(taps // together, DEPTH_TERMS // max(1, together * channels)))
+    block = _pixel_block(pixels, NHWC_PIXELS)
+    one_pass = channels == ins and runs * together == taps
+    run = together * ins
     return GatherBlocks(
-        block, channels_block, taps_block,
-        lines(weights, itemsize), lines(panel, itemsize), lines(sums, itemsize), 4 * block,
+        block, channels, runs * together, together,
+        weights=lines(g * round_up(outs, MAX_COLUMNS) * taps * ins, itemsize),
+        panel=lines(run * (1 + (block * taps // together if together > 1 else 0)) + MAX_COLUMNS, itemsize),
+        sums=lines(block * (MAX_COLUMNS if one_pass else round_up(outs, MAX_COLUMNS)), itemsize),
+        table=4 * block + taps // together * block,
+    )  # fmt: skip
+
+
+def _columns_of_pixels(itemsize: int, g: int, outs: int, ins: int, taps: int, pixels: int) -> GatherBlocks:
+    """NCHW."""
+    taps_block = max(1, min(taps, DEPTH_TERMS))
+    most = max(1, DEPTH_TERMS // taps_block)
+    channels_block = max(1, ceil_div(ins, max(1, ceil_div(ins, most))))
+    depth = taps_block * channels_block
+    block = round_up(_pixel_block(pixels, NCHW_PIXELS), MAX_COLUMNS)
+    one_pass = depth >= taps * ins
+    return GatherBlocks(
+        block, channels_block, taps_block, 1,
+        weights=lines(g * outs * row_stride(taps * ins, itemsize), itemsize),
+        panel=lines(block * depth, itemsize),
+        sums=lines(block * (MAX_ROWS if one_pass else outs) + MAX_COLUMNS, itemsize),
+        table=4 * block,
     )  # fmt: skip
 
 
@@ -139,9 +150,14 @@ def axes(p: Conv, backward: bool) -> tuple[list[Axis], list[Axis]]:
 
 def class_blocks(p: Conv, backward: bool, rows: Axis, cols: Axis) -> GatherBlocks:
     outs, ins = (p.icg, p.ocg) if backward else (p.ocg, p.icg)
-    return gather_blocks(
-        p.nhwc, ITEMSIZE[p.dtype], p.g, outs, ins, len(rows.taps) * len(cols.taps), p.mb * rows.size * cols.size
-    )
+    taps, pixels = len(rows.taps) * len(cols.taps), p.mb * rows.size * cols.size
+    if not p.nhwc:
+        return _columns_of_pixels(ITEMSIZE[p.dtype], p.g, outs, ins, taps, pixels)
+    offsets = sorted(cols.offsets)
+    in_a_row = p.g == 1 and offsets == list(range(offsets[0], offsets[0] + len(offsets)))
+    return _rows_of_pixels(
+        ITEMSIZE[p.dtype], p.g, outs, ins, taps, len(offsets) if in_a_row else 1, pixels
+    )  # fmt: skip
 
 
 class GradientBlocks(NamedTuple):

@@ -1,12 +1,15 @@
-"""im2col and GEMM, a block of pixels at a time: forward, input gradient and weight gradient, float32 and float64.
+"""im2col and GEMM without the matrix: forward, input gradient and weight gradient, float32 and float64.
 
 Forward and input gradient are the same gather convolution,
 
     out[o][i][j] = sum over taps t and channels c of w[o][c][t] * in[c][i * sh + th[t]][j * sw + tw[t]],
 
-once for the forward pass, once for each residue class (row mod sh, column mod sw) of the input gradient. A block of
-pixels is unrolled into a panel of cache size, never the whole matrix (CONVGEMM, San Juan et al. 2020). NHWC: rows of
-the micro-kernel are pixels, columns are output channels. NCHW: rows are output channels, columns are pixels.
+once for the forward pass, once for each residue class (row mod sh, column mod sw) of the input gradient.
+
+NHWC: rows of the micro-kernel are pixels, columns are output channels. A row of the matrix is some runs of contiguous
+elements of the image, read where a table says they lie (Dukhan 2019, "The Indirect Convolution Algorithm"); runs that
+reach into the padding lie in a panel beside it. NCHW: rows are output channels, columns are pixels, a block of which is
+unrolled into a panel of cache size (CONVGEMM, San Juan et al. 2020).
 """
 
 from __future__ import annotations
@@ -19,8 +22,19 @@ import numpy as np
 from fastconv._numba import Conv, blocking, naive
 from fastconv._numba.arrays import carve, flat, layout_flags, limits, optional, optional_flat, strides
 from fastconv._numba.compile import jit, kernel
-from fastconv._numba.gemm import TILE_ROWS, columns, multiply, odd_lines
-from fastconv._numba.vector import copy_run, finish_run, get, numbers, panel_columns, put, zero_run
+from fastconv._numba.gemm import TILE_ROWS, columns, multiply, multiply_indirect, multiply_rows, odd_lines
+from fastconv._numba.vector import (
+    copy_rows,
+    copy_run,
+    distance,
+    finish_run,
+    get,
+    numbers,
+    panel_columns,
+    put,
+    zero_rows,
+    zero_run,
+)
 from fastconv.threads import parallel_for
 
 Array = np.ndarray
@@ -55,6 +69,9 @@ class Gather(NamedTuple):
     block: int  # pixels of a block
     channels: int  # input channels and taps of a block of the reduction
     taps_block: int
+    together: int  # taps of a run: those of a filter row that follow each other in memory, or 1
+    dense: int  # whether destinations follow each other in the order of the pixels
+    sums: int  # NCHW: unfinished outputs of a thread, after which come zeros
 
 
 gather_numbers = numbers(Gather)
@@ -80,8 +97,7 @@ def _pack_columns(w, packed, shape, taps, start, stop):
             for t in range(p.taps):  # blocks of taps follow each other within a block of channels
                 a, b = taps[4 * t], taps[4 * t + 1]
                 if count < nr:
-                    for c in range(c1 - c0):
-                        zero_run(packed, to + c * nr, nr)
+                    zero_rows(packed, to, nr, c1 - c0, nr)
                 outer, inner = (c1 - c0, count) if channels_closest else (count, c1 - c0)
                 for m in range(outer):
                     for n in range(inner):
@@ -149,19 +165,36 @@ def source(table, p, q, th, tw):
 
 
 @jit
-def unroll_rows(x, panel, table, p, taps, t0, t1, channel, count_c, pixels):
-    """NHWC: panel[pixel][tap][channel], from `channel` on; rows spread over the cache by odd_lines."""
+def find_runs(x, panel, runs, table, p, taps, group, pixels):
+    """NHWC: runs[run][pixel] = where that pixel's run of input begins, in elements from x on.
+
+    A run that reaches into the padding is copied to the panel, whose first elements are a run (or vectors) of zeros.
+    """
     nr = panel_columns(panel)
-    stride = odd_lines((t1 - t0) * count_c, panel.itemsize)
-    for q in range(pixels):
-        for t in range(t0, t1):
-            to = q * stride + (t - t0) * count_c
-            at = source(table, p, q, taps[4 * t + 2], taps[4 * t + 3])
-            for c in range(0, count_c, nr):
-                if at < 0:
-                    zero_run(panel, to + c, count_c - c)
-                else:
-                    copy_run(x, at + channel + c, panel, to + c, count_c - c)
+    to_panel = distance(x, panel)
+    length = p.together * p.ins
+    free = max(length, nr)
+    for c in range(0, free, nr):
+        zero_run(panel, c, free - c)
+    for run in range(p.taps // p.together):
+        th, tw = taps[4 * run * p.together + 2], taps[4 * run * p.together + 3]
+        for q in range(pixels):
+            row, column = get(table, 4 * q + ROW) + th, get(table, 4 * q + COLUMN) + tw
+            low, high = max(0, -column), min(p.together, p.iw - column)
+            if not 0 <= row < p.ih or low >= high:
+                put(runs, run * p.block + q, to_panel)
+                continue
+            at = get(table, 4 * q + BASE) + row * p.s_h + column * p.s_w + group * p.ins
+            if high - low == p.together:
+                put(runs, run * p.block + q, at)
+                continue
+            put(runs, run * p.block + q, to_panel + free)
+            for c in range(0, length, nr):
+                zero_run(panel, free + c, length - c)
+            first, count = low * p.ins, (high - low) * p.ins
+            for c in range(0, count, nr):
+                copy_run(x, at + first + c, panel, free + first + c, count - c)
+            free += length
 
 
 @jit
@@ -174,28 +207,30 @@ def unroll_columns(x, panel, table, p, taps, t0, t1, channel, count_c, pixels):
         count = min(nr, pixels - first)
         for t in range(t0, t1):
             to = strip * depth * nr + (t - t0) * count_c * nr
-            th, tw = taps[4 * t + 2], taps[4 * t + 3]
-            # Runs of pixels whose inputs are neighbours in memory (or all in the padding).
+            if count < nr:
+                zero_rows(panel, to + count, nr, count_c, nr - count)
             q = 0
-            while q < nr:
-                at = source(table, p, first + q, th, tw) if q < count else -1
-                end = q + 1
-                if at >= 0:
-                    while end < count and source(table, p, first + end, th, tw) == at + end - q:
-                        end += 1
-                    at += channel * p.s_c
-                    if end - q == 1:
-                        for c in range(count_c):
-                            put(panel, to + c * nr + q, get(x, at + c * p.s_c))
+            while q < count:  # pixels of one row of the output: low of them in the padding, some inside, some not
+                row, column = get(table, 4 * (first + q) + ROW) + taps[4 * t + 2], get(table, 4 * (first + q) + COLUMN)
+                length = min(count - q, p.ow - column // p.sw)
+                low = high = length
+                column += taps[4 * t + 3]
+                if 0 <= row < p.ih:
+                    low = min(length, max(0, (p.sw - 1 - column) // p.sw))
+                    high = max(low, min(length, (p.iw - 1 - column) // p.sw + 1))
+                if low > 0:
+                    zero_rows(panel, to + q, nr, count_c, low)
+                if high > low:
+                    at = get(table, 4 * (first + q) + BASE) + row * p.s_h + column + low * p.sw + channel * p.s_c
+                    if p.sw == 1:
+                        copy_rows(x, at, p.s_c, panel, to + q + low, nr, count_c, high - low)
                     else:
                         for c in range(count_c):
-                            copy_run(x, at + c * p.s_c, panel, to + c * nr + q, end - q)
-                else:
-                    while end < nr and (end >= count or source(table, p, first + end, th, tw) < 0):
-                        end += 1
-                    for c in range(count_c):
-                        zero_run(panel, to + c * nr + q, end - q)
-                q = end
+                            for i in range(high - low):
+                                put(panel, to + c * nr + q + low + i, get(x, at + c * p.s_c + i * p.sw))
+                if length > high:
+                    zero_rows(panel, to + q + high, nr, count_c, length - high)
+                q += length
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -211,10 +246,13 @@ def _gather_nhwc(x, packed, bias, residual, y, panel, sums, table, shape, taps, 
     depth = p.taps * p.ins
     one_pass = p.channels >= p.ins and p.taps_block >= p.taps
     zero = sums.dtype.type(0)
+    runs = table[4 * p.block :]
+    its_bias = bias if bias.size > 0 else panel  # which begins with zeros
     for task in range(start, stop):
         group, first = task % p.groups, task // p.groups * p.block
         count = min(p.block, pixels - first)
         locate(table, p, first, count)
+        find_runs(x, panel, runs, table, p, taps, group, count)
         # int64, not the literal 0: the helpers would be compiled for both.
         c0: Any = np.int64(0)
         t0: Any = np.int64(0)
@@ -222,17 +260,20 @@ def _gather_nhwc(x, packed, bias, residual, y, panel, sums, table, shape, taps, 
         while True:
             count_c, t1 = min(p.channels, p.ins - c0), min(t0 + p.taps_block, p.taps)
             k = (t1 - t0) * count_c
-            unroll_rows(x, panel, table, p, taps, t0, t1, group * p.ins + c0, count_c, count)
             last = k0 + k >= depth
             for s in range(panels):
+                o = group * p.outs + s * nr
+                width = min(nr, p.outs - s * nr)
                 at = 0 if one_pass else s * p.block * nr
-                multiply(
-                    panel, 0, odd_lines(k, panel.itemsize), packed, ((group * panels + s) * depth + k0) * nr,
-                    sums, at, nr, count, k, k0 > 0,
+                # whole panels of outputs that follow each other, pixel after pixel, are finished in registers
+                direct = last and p.dense and width == nr and residual.size == 0
+                target, to, step = (y, get(table, TARGET) + o, p.d_w) if direct else (sums, at, nr)
+                multiply_indirect(
+                    x, c0, runs, t0 // p.together * p.block, p.block, packed, ((group * panels + s) * depth + k0) * nr,
+                    sums, at, nr, count, (t1 - t0) // p.together, count_c * p.together, k0 > 0,
+                    target, to, step, direct, its_bias, o if bias.size > 0 else 0, low, high,
                 )  # fmt: skip
-                if last:
-                    o = group * p.outs + s * nr
-                    width = min(nr, p.outs - s * nr)
+                if last and not direct:
                     with_bias = width if bias.size > 0 else 0
                     with_residual = width if residual.size > 0 else 0
                     for q in range(count):
@@ -257,6 +298,10 @@ def _gather_nchw(x, packed, bias, residual, y, panel, sums, table, shape, taps, 
     depth = p.taps * p.ins
     stride = odd_lines(depth, packed.itemsize)
     one_pass = p.channels >= p.ins and p.taps_block >= p.taps
+    zeros = sums[p.sums :]
+    for r in range(zeros.size):
+        put(zeros, r, sums.dtype.type(0))
+    its_bias = bias if bias.size > 0 else zeros
     for task in range(start, stop):
         group, first = task % p.groups, task // p.groups * p.block
         count = min(p.block, pixels - first)
@@ -271,16 +316,25 @@ def _gather_nchw(x, packed, bias, residual, y, panel, sums, table, shape, taps, 
             k = (t1 - t0) * count_c
             unroll_columns(x, panel, table, p, taps, t0, t1, group * p.ins + c0, count_c, count)
             last = k0 + k >= depth
-            for o in range(0, p.outs, TILE_ROWS):
-                rows = min(TILE_ROWS, p.outs - o)
-                for strip in range(strips):
-                    at = (0 if one_pass else o * p.block) + strip * nr
+            for strip in range(strips):
+                q, end = strip * nr, min(strip * nr + nr, count)
+                to = get(table, 4 * q + TARGET) + group * p.outs * p.d_c
+                # whole strips of outputs that follow each other are finished in registers
+                follow = end - q == nr and get(table, 4 * (end - 1) + TARGET) - get(table, 4 * q + TARGET) == nr - 1
+                if last and follow and p.d_w == 1 and residual.size == 0:
+                    multiply_rows(
+                        packed, group * p.outs * stride + k0, stride, panel, q * k, sums, q, p.block, p.outs, k, k0 > 0,
+                        y, to, p.d_c, True, its_bias, group * p.outs if bias.size > 0 else -1, low, high,
+                    )  # fmt: skip
+                    continue
+                for o in range(0, p.outs, TILE_ROWS):
+                    rows = min(TILE_ROWS, p.outs - o)
+                    at = (0 if one_pass else o * p.block) + q
                     multiply(
-                        packed, (group * p.outs + o) * stride + k0, stride, panel, strip * k * nr,
+                        packed, (group * p.outs + o) * stride + k0, stride, panel, q * k,
                         sums, at, p.block, rows, k, k0 > 0,
                     )  # fmt: skip
                     if last:
-                        q, end = strip * nr, min(strip * nr + nr, count)
                         store_columns(
                             sums, at, bias, residual, y, table, p, group * p.outs + o, rows, q, end, low, high
                         )
@@ -328,13 +382,14 @@ def _gathers(p: Conv, backward: bool) -> tuple[tuple[Array, Array, blocking.Gath
             b = blocking.class_blocks(p, backward, rows, cols)
             taps = [
                 (ta, tb, th, tw)
-                for ta, th in zip(rows.taps, rows.offsets)
-                for tb, tw in zip(cols.taps, cols.offsets)
+                for th, ta in sorted(zip(rows.offsets, rows.taps))
+                for tw, tb in sorted(zip(cols.offsets, cols.taps))
             ]
             gather = Gather(
                 p.mb, p.g, outs, ins, len(taps), *source_hw, *strides(p.nhwc, p.g * ins, *source_hw),
                 rows.size, cols.size, d_n, d_c, d_h * step_h, d_w * step_w, rows.first * d_h + cols.first * d_w,
                 1 if backward else p.sh, 1 if backward else p.sw, b.pixels, b.channels, b.taps,
+                b.together, int(step_h == step_w == 1), b.sums - blocking.MAX_COLUMNS,
             )  # fmt: skip
             tasks = p.g * blocking.ceil_div(p.mb * rows.size * cols.size, b.pixels)
             found.append((
@@ -473,8 +528,7 @@ def unroll_gradients(dy, rows, table, nhwc, nchw, p, o, outs, pixels):
             end = q + 1
             while end < pixels and end < q + nr and get(table, 4 * end + TARGET) == at + end - q:
                 end += 1
-            for r in range(outs):
-                copy_run(dy, at + (o + r) * p.d_c, rows, r * stride + q, end - q)
+            copy_rows(dy, at + o * p.d_c, p.d_c, rows, q, stride, outs, end - q)
             q = end
 
 
@@ -483,8 +537,7 @@ def unroll_inputs(x, panel, table, nhwc, nchw, p, group, first, width, pixels):
     """panel[pixel][column] of columns first, ... = (tap, input channel), zeros beyond `width`."""
     nr = panel_columns(panel)
     if width < nr:
-        for q in range(pixels):
-            zero_run(panel, q * nr, nr)
+        zero_rows(panel, 0, nr, pixels, nr)
     column = 0
     while column < width:
         t, c = (first + column) // p.ins, (first + column) % p.ins

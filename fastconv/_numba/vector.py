@@ -188,99 +188,232 @@ def panel_columns(typingctx, array):
 # The GEMM micro-kernel
 
 
-def _tile_function(module: ir.Module, scalar: ir.Type, rows: int) -> ir.Function:
-    """C[i][j] (+)= sum over k < depth of A[i * rs_a + k] * B[k * nr + j], i < rows, j < nr = TILE_VECTORS vectors.
+# What a tile adds to its sums before it clamps them: a row of its own, or one element for each row.
+BIAS_COLUMNS, BIAS_ROWS = "columns", "rows"
 
-    The accumulators live in registers (phi nodes) for the whole sum, which runs in the order of k for every element,
-    whatever the tile. Accumulating adds the finished sum to C: partial sums stay short.
+
+def _tile_function(module: ir.Module, scalar: ir.Type, rows: int, indirect: bool, bias: str | None) -> ir.Function:
+    """C[i][j] (+)= sum over runs r and k < depth of A[r][i][k] * B[(r depth + k) nr + j], i < rows, j < nr.
+
+    nr = TILE_VECTORS vectors. Row i of run r starts `table[r * step + i]` elements after `a` if the tile is indirect;
+    else there is one run, whose row i starts i * step elements after `a`. The accumulators live in registers (phi
+    nodes) for the whole sum, which runs in the order of r and k for every element, whatever the tile. Accumulating adds
+    the finished sum to C: partial sums stay short. With a `bias` the tile writes to Y in place of C, and if it is the
+    last of its sums it first adds the bias and clamps to [low, high]; NaN stays NaN.
     """
     vector = vector_type(scalar)
     nr = TILE_VECTORS * vector.count
     pointer = scalar.as_pointer()
-    name = f"fc_{'f32' if isinstance(scalar, ir.FloatType) else 'f64'}_gemm_{rows}x{nr}__numba"
+    kind = "_".join(["gemm", *(["indirect"] if indirect else []), *([bias] if bias else [])])
+    name = f"fc_{'f32' if isinstance(scalar, ir.FloatType) else 'f64'}_{kind}_{rows}x{nr}__numba"
     if name in module.globals:
         return module.globals[name]
-    # arguments: A, rs_a, B, C, rs_c, depth, accumulate
-    function = ir.Function(
-        module, ir.FunctionType(ir.VoidType(), [pointer, I64, pointer, pointer, I64, I64, BIT]), name
-    )
+    arguments = [pointer, I64.as_pointer(), I64, pointer, pointer, I64, I64, I64, BIT]
+    ending = [pointer, I64, BIT, pointer, scalar, scalar] if bias else []
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), arguments + ending), name)
     function.linkage = "internal"
     function.attributes.add("noinline")
-    a, rs_a, b, c, rs_c, depth, accumulate = function.args
+    a, table, step, b, c, rs_c, runs, depth, accumulate, *rest = function.args
     multiply_add = _external(module, f"llvm.fmuladd.{_suffix(vector)}", vector, [vector] * 3)
 
-    entry, loop, add, write = (function.append_basic_block(n) for n in ("entry", "loop", "add", "write"))
-    done = function.append_basic_block("done")
+    blocks = ("entry", "run", "loop", "next", "done", "add", "write")
+    entry, run, loop, following_run, done, add, write = (function.append_basic_block(n) for n in blocks)
     tile = [(i, j) for i in range(rows) for j in range(TILE_VECTORS)]
     zero = ir.Constant(vector, None)
 
     at = ir.IRBuilder(entry)
-    row = [at.gep(a, [at.mul(I64(i), rs_a)]) for i in range(rows)]
     target = {(i, j): at.gep(c, [at.add(at.mul(I64(i), rs_c), I64(j * vector.count))]) for i, j in tile}
-    at.cbranch(at.icmp_signed(">", depth, I64(0)), loop, done)
+    some = at.and_(at.icmp_signed(">", runs, I64(0)), at.icmp_signed(">", depth, I64(0)))
+    at.cbranch(some, run, done)
+
+    at = ir.IRBuilder(run)
+    r, b_run = at.phi(I64), at.phi(pointer)
+    begun = {ij: at.phi(vector) for ij in tile}
+    if indirect:
+        places = at.gep(table, [at.mul(r, step)])
+        row = [at.gep(a, [at.load(at.gep(places, [I64(i)]))]) for i in range(rows)]
+    else:
+        row = [at.gep(a, [at.mul(I64(i), step)]) for i in range(rows)]
+    at.branch(loop)
 
     at = ir.IRBuilder(loop)
-    k = at.phi(I64)
+    k, b_row = at.phi(I64), at.phi(pointer)
     sums = {ij: at.phi(vector) for ij in tile}
-    b_row = at.gep(b, [at.mul(k, I64(nr))])
     b_values = [load(at, at.gep(b_row, [I64(j * vector.count)]), vector) for j in range(TILE_VECTORS)]
     following = {}
     for i in range(rows):
         a_value = broadcast(at, at.load(at.gep(row[i], [k])), vector)
         for j in range(TILE_VECTORS):
             following[i, j] = at.call(multiply_add, [a_value, b_values[j], sums[i, j]])
-    next_k = at.add(k, I64(1))
-    k.add_incoming(I64(0), entry)
-    k.add_incoming(next_k, loop)
+    next_k, next_b = at.add(k, I64(1)), at.gep(b_row, [I64(nr)])
+    at.cbranch(at.icmp_signed("<", next_k, depth), loop, following_run)
+    for phi, first, then in ((k, I64(0), next_k), (b_row, b_run, next_b)):
+        phi.add_incoming(first, run)
+        phi.add_incoming(then, loop)
     for ij in tile:
-        sums[ij].add_incoming(zero, entry)
+        sums[ij].add_incoming(begun[ij], run)
         sums[ij].add_incoming(following[ij], loop)
-    at.cbranch(at.icmp_signed("<", next_k, depth), loop, done)
+
+    at = ir.IRBuilder(following_run)
+    next_r = at.add(r, I64(1))
+    at.cbranch(at.icmp_signed("<", next_r, runs), run, done)
+    for phi, first, then in ((r, I64(0), next_r), (b_run, b, next_b)):
+        phi.add_incoming(first, entry)
+        phi.add_incoming(then, following_run)
+    for ij in tile:
+        begun[ij].add_incoming(zero, entry)
+        begun[ij].add_incoming(following[ij], following_run)
 
     at = ir.IRBuilder(done)
-    final = {}
+    final = {ij: at.phi(vector) for ij in tile}
     for ij in tile:
-        final[ij] = at.phi(vector)
         final[ij].add_incoming(zero, entry)
-        final[ij].add_incoming(following[ij], loop)
+        final[ij].add_incoming(following[ij], following_run)
     at.cbranch(accumulate, add, write)
     at = ir.IRBuilder(add)
-    for ij in tile:
-        store(at, at.fadd(load(at, target[ij], vector), final[ij]), target[ij])
-    at.ret_void()
+    added = {ij: at.fadd(load(at, target[ij], vector), final[ij]) for ij in tile}
+    at.branch(write)
     at = ir.IRBuilder(write)
+    whole = {ij: at.phi(vector) for ij in tile}
     for ij in tile:
-        store(at, final[ij], target[ij])
+        whole[ij].add_incoming(final[ij], done)
+        whole[ij].add_incoming(added[ij], add)
+    if bias:
+        at, whole, target = _ending(at, vector, whole, bias, *rest)
+    for ij in tile:
+        store(at, whole[ij], target[ij])
     at.ret_void()
     return function
 
 
+def _ending(
+    at: ir.IRBuilder, vector: ir.VectorType, sums: dict[tuple[int, int], ir.Value], kind: str, y: ir.Value,
+    rs_y: ir.Value, last: ir.Value, bias: ir.Value, low: ir.Value, high: ir.Value,
+) -> tuple[ir.IRBuilder, dict[tuple[int, int], ir.Value], dict[tuple[int, int], ir.Value]]:  # fmt: skip
+    """Bias and clamp of a tile of sums, if it is the last; the builder, values and places to store them at."""
+    target = {(i, j): at.gep(y, [at.add(at.mul(I64(i), rs_y), I64(j * vector.count))]) for i, j in sums}
+    write = at.block
+    finish, end = (at.function.append_basic_block(n) for n in ("finish", "end"))
+    at.cbranch(last, finish, end)
+    at = ir.IRBuilder(finish)
+    low, high = broadcast(at, low, vector), broadcast(at, high, vector)
+    biases: dict[int, ir.Value] = {}
+    finished = {}
+    for (i, j), value in sums.items():
+        place = j if kind == BIAS_COLUMNS else i
+        if place not in biases:
+            if kind == BIAS_COLUMNS:
+                biases[place] = load(at, at.gep(bias, [I64(j * vector.count)]), vector)
+            else:
+                biases[place] = broadcast(at, at.load(at.gep(bias, [I64(i)])), vector)
+        value = at.fadd(value, biases[place])
+        value = at.select(at.fcmp_ordered("<", value, low), low, value)
+        finished[i, j] = at.select(at.fcmp_ordered(">", value, high), high, value)
+    at.branch(end)
+    at = ir.IRBuilder(end)
+    values = {ij: at.phi(vector) for ij in sums}
+    for ij in sums:
+        values[ij].add_incoming(sums[ij], write)
+        values[ij].add_incoming(finished[ij], finish)
+    return at, values, target
+
+
+def _call_tile(
+    context: Any, builder: ir.IRBuilder, names: str, sig: Any, args: Any, indirect: bool, bias: str | None
+) -> ir.Value:
+    """Call the tile function of as many rows as `rows` says. `names` of the arguments; arrays and offsets in pairs."""
+    given = dict(zip(names.split(), zip(sig.args, args)))
+    values = {name: value for name, (_, value) in given.items()}
+    for name, (kind, value) in given.items():
+        if isinstance(kind, types.Array):
+            values[name] = address(context, builder, kind, value, values[f"{name}_start"])
+    values.setdefault("table", ir.Constant(I64.as_pointer(), None))
+    values.setdefault("runs", I64(1))
+    order = "a table step b c rs_c runs depth accumulate" + (" y rs_y last bias low high" if bias else "")
+    end = builder.append_basic_block("gemm_tile.end")
+    switch = builder.switch(values["rows"], end)
+    for m in TILE_HEIGHTS:
+        function = _tile_function(builder.module, scalar_type(sig.args[0]), m, indirect, bias)
+        block = builder.append_basic_block(f"gemm_tile.{m}")
+        switch.add_case(I64(m), block)
+        with builder.goto_block(block):
+            builder.call(function, [values[name] for name in order.split()])
+            builder.branch(end)
+    builder.position_at_end(end)
+    return context.get_dummy_value()
+
+
 @intrinsic
-def gemm_tile(typingctx, a, a_start, rs_a, b, b_start, c, c_start, rs_c, rows, depth, accumulate):
+def gemm_tile(typingctx, a, a_start, step, b, b_start, c, c_start, rs_c, rows, depth, accumulate):
     """The micro-kernel: `rows` (one of TILE_HEIGHTS) rows of TILE_VECTORS vectors; the equation is at `_tile_function`.
 
-    A : rows of `depth` contiguous elements every rs_a elements. B : rows of TILE_VECTORS * lanes contiguous elements,
+    A : rows of `depth` contiguous elements every `step` elements. B : rows of TILE_VECTORS * lanes contiguous elements,
     one after the other. C : full rows of as many elements every rs_c elements, all written.
     """
     i8 = types.int64
     signature = types.void(a, i8, i8, b, i8, c, i8, i8, i8, i8, types.boolean)
+    names = "a a_start step b b_start c c_start rs_c rows depth accumulate"
 
     def codegen(context, builder, sig, args):
-        a, a_start, rs_a, b, b_start, c, c_start, rs_c, rows, depth, accumulate = args
-        pa = address(context, builder, sig.args[0], a, a_start)
-        pb = address(context, builder, sig.args[3], b, b_start)
-        pc = address(context, builder, sig.args[5], c, c_start)
-        end = builder.append_basic_block("gemm_tile.end")
-        switch = builder.switch(rows, end)
-        for m in TILE_HEIGHTS:
-            function = _tile_function(builder.module, scalar_type(sig.args[0]), m)
-            block = builder.append_basic_block(f"gemm_tile.{m}")
-            switch.add_case(I64(m), block)
-            with builder.goto_block(block):
-                builder.call(function, [pa, rs_a, pb, pc, rs_c, depth, accumulate])
-                builder.branch(end)
-        builder.position_at_end(end)
-        return context.get_dummy_value()
+        return _call_tile(context, builder, names, sig, args, False, None)
+
+    return signature, codegen
+
+
+@intrinsic
+def gemm_rows(
+    typingctx, a, a_start, step, b, b_start, c, c_start, rs_c, rows, depth, accumulate,
+    y, y_start, rs_y, last, bias, bias_start, low, high
+):  # fmt: skip
+    """`gemm_tile` that writes to y, as the last of its sums with a bias for each row and a clamp. C: see accumulate."""
+    i8, bit = types.int64, types.boolean
+    signature = types.void(
+        a, i8, i8, b, i8, c, i8, i8, i8, i8, bit, y, i8, i8, bit, bias, i8, a.dtype, a.dtype
+    )  # fmt: skip
+    names = """a a_start step b b_start c c_start rs_c rows depth accumulate
+               y y_start rs_y last bias bias_start low high"""
+
+    def codegen(context, builder, sig, args):
+        return _call_tile(context, builder, names, sig, args, False, BIAS_ROWS)
+
+    return signature, codegen
+
+
+@intrinsic
+def gemm_indirect(
+    typingctx, a, a_start, table, table_start, step, b, b_start, c, c_start, rs_c, rows, runs, depth, accumulate,
+    y, y_start, rs_y, last, bias, bias_start, low, high
+):  # fmt: skip
+    """`gemm_tile` whose A has `runs` runs of `depth` contiguous elements a row: that of row i and run r starts where
+    `a_start` plus table[table_start + r * step + i] says, which may lie outside of the array `a` (see `distance`).
+
+    It writes to y, as the last of its sums with a bias for each column and a clamp. C: see accumulate.
+    """
+    i8, bit = types.int64, types.boolean
+    signature = types.void(
+        a, i8, table, i8, i8, b, i8, c, i8, i8, i8, i8, i8, bit, y, i8, i8, bit, bias, i8, a.dtype, a.dtype
+    )  # fmt: skip
+    names = """a a_start table table_start step b b_start c c_start rs_c rows runs depth accumulate
+               y y_start rs_y last bias bias_start low high"""
+
+    def codegen(context, builder, sig, args):
+        return _call_tile(context, builder, names, sig, args, True, BIAS_COLUMNS)
+
+    return signature, codegen
+
+
+@intrinsic
+def distance(typingctx, a, b):
+    """Elements from the first of array a to the first of array b, in memory: both of one type, wherever they lie."""
+    signature = types.int64(a, b)
+
+    def codegen(context, builder, sig, args):
+        first, second = (
+            builder.ptrtoint(address(context, builder, kind, value, I64(0)), I64)
+            for kind, value in zip(sig.args, args)
+        )
+        size = 4 if sig.args[0].dtype == types.float32 else 8
+        return builder.sdiv(builder.sub(second, first), I64(size))
 
     return signature, codegen
 
@@ -364,22 +497,80 @@ class _Masked:
         self.builder.call(self._store, [value, self._at(base, start), self.align, mask])
 
 
+def _move(builder: ir.IRBuilder, scalar: ir.Type, rows: ir.Value, width: ir.Value, source: Any, target: Any) -> None:
+    """`rows` rows of `width` <= TILE_VECTORS vectors from source (None: zeros) to target, each a pointer and a step.
+
+    A row is two moves of one power of two that overlap: some processors take long for stores with a mask.
+    """
+    function, full = builder.function, vector_type(scalar).count
+    size = 4 if isinstance(scalar, ir.FloatType) else 8
+    most = I64(TILE_VECTORS * full)
+    width = builder.select(builder.icmp_signed("<", width, most), width, most)
+    end = function.append_basic_block("moved")
+    begin = function.append_basic_block("move")
+    builder.cbranch(builder.icmp_signed(">", rows, I64(0)), begin, end)
+    builder.position_at_end(begin)
+    piece = full
+    while piece:
+        kind = ir.VectorType(scalar, piece) if piece > 1 else scalar
+        entry, loop, smaller = (function.append_basic_block(f"move.{n}.{piece}") for n in ("entry", "loop", "smaller"))
+        builder.cbranch(builder.icmp_signed(">=", width, I64(piece)), entry, smaller)
+        builder.position_at_end(entry)
+        starts = [I64(piece * n) for n in range(TILE_VECTORS - 1)] if piece == full else [I64(0)]
+        starts.append(builder.sub(width, I64(piece)))
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        row = builder.phi(I64)
+        for start in starts:
+            value = ir.Constant(kind, None if piece > 1 else 0.0)
+            if source is not None:
+                at = builder.gep(source[0], [builder.add(builder.mul(row, source[1]), start)])
+                value = builder.load(builder.bitcast(at, kind.as_pointer()), align=size)
+            at = builder.gep(target[0], [builder.add(builder.mul(row, target[1]), start)])
+            builder.store(value, builder.bitcast(at, kind.as_pointer()), align=size)
+        following = builder.add(row, I64(1))
+        row.add_incoming(I64(0), entry)
+        row.add_incoming(following, loop)
+        builder.cbranch(builder.icmp_signed("<", following, rows), loop, end)
+        builder.position_at_end(smaller)
+        piece //= 2
+    builder.branch(end)
+    builder.position_at_end(end)
+
+
+@intrinsic
+def copy_rows(typingctx, source, s, source_step, target, t, target_step, rows, width):
+    """target[r * target_step + i] = source[r * source_step + i] for r < rows, i < width <= TILE_VECTORS vectors."""
+    i8 = types.int64
+    signature = types.void(source, i8, i8, target, i8, i8, i8, i8)
+
+    def body(builder, kinds, source, source_step, target, target_step, rows, width):
+        _move(builder, scalar_type(kinds[0]), rows, width, (source, source_step), (target, target_step))
+
+    return signature, outlined("copy_rows", body)
+
+
+@intrinsic
+def zero_rows(typingctx, target, t, target_step, rows, width):
+    """target[r * target_step + i] = 0 for r < rows, i < width <= TILE_VECTORS vectors."""
+    i8 = types.int64
+    signature = types.void(target, i8, i8, i8, i8)
+
+    def body(builder, kinds, target, target_step, rows, width):
+        _move(builder, scalar_type(kinds[0]), rows, width, None, (target, target_step))
+
+    return signature, outlined("zero_rows", body)
+
+
 @intrinsic
 def copy_run(typingctx, source, source_start, target, target_start, count):
-    """target[i] = source[i] for i < count <= TILE_VECTORS vectors, with masks in place of a loop."""
+    """target[i] = source[i] for i < count <= TILE_VECTORS vectors."""
     signature = types.void(source, types.int64, target, types.int64, types.int64)
 
-    def codegen(context, builder, sig, args):
-        vector = vector_type(scalar_type(sig.args[0]))
-        masked = _Masked(builder, vector)
-        from_ = address(context, builder, sig.args[0], args[0], args[1])
-        to = address(context, builder, sig.args[2], args[2], args[3])
-        for start in range(0, TILE_VECTORS * vector.count, vector.count):
-            mask = masked.mask(args[4], start)
-            masked.store(masked.load(from_, start, mask), to, start, mask)
-        return context.get_dummy_value()
+    def body(builder, kinds, source, target, count):
+        _move(builder, scalar_type(kinds[0]), I64(1), count, (source, I64(0)), (target, I64(0)))
 
-    return signature, codegen
+    return signature, outlined("copy_run", body)
 
 
 @intrinsic
@@ -387,15 +578,10 @@ def zero_run(typingctx, target, target_start, count):
     """target[i] = 0 for i < count <= TILE_VECTORS vectors."""
     signature = types.void(target, types.int64, types.int64)
 
-    def codegen(context, builder, sig, args):
-        vector = vector_type(scalar_type(sig.args[0]))
-        masked = _Masked(builder, vector)
-        to = address(context, builder, sig.args[0], args[0], args[1])
-        for start in range(0, TILE_VECTORS * vector.count, vector.count):
-            masked.store(ir.Constant(vector, None), to, start, masked.mask(args[2], start))
-        return context.get_dummy_value()
+    def body(builder, kinds, target, count):
+        _move(builder, scalar_type(kinds[0]), I64(1), count, None, (target, I64(0)))
 
-    return signature, codegen
+    return signature, outlined("zero_run", body)
 
 
 @intrinsic
