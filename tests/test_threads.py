@@ -317,7 +317,7 @@ GUARD_PAGES = """
     class Fenced:
         at_end = True
         def __init__(self, shape, dtype, offset=0, junk=0xFF):
-            if np.dtype(dtype) == np.uint8:  # a workspace is aligned: only its start can be at the page
+            if dtype == np.uint8 and len(shape) == 1:  # a workspace is aligned: only its start can be at the page
                 self.array = fenced(shape, dtype, False) if not Fenced.at_end else rows_guarded(shape, dtype).array
             else:
                 self.array = fenced(shape, dtype, Fenced.at_end)
