@@ -332,8 +332,9 @@ GUARD_PAGES = """
     for row in rows.rows(where=lambda k: k.backend == backend):
         kernel, isa = row.values
         problems = [p for p in cases.problems(kernel.op, kernel.pass_) if kernel.cannot(p) is None and p.mb]
-        for i, problem in enumerate(problems[:: 9 if kernel.op == "conv2d" else 3]):
-            Fenced.at_end = i % 3 != 0
+        step = 9 if kernel.op == "conv2d" else 1
+        chosen = [(p, True) for p in problems[::step]] + [(p, False) for p in problems[:: 3 * step]]
+        for problem, Fenced.at_end in chosen:
             with rows.use_isa(isa):
                 sys.stderr.write(f"{row.id} {problem} {Fenced.at_end}\\n")
                 rows.check(rows.run_of(kernel, problem), problem, kernel.algorithm)
