@@ -1,4 +1,4 @@
-"""Whole epochs on the digits of MNIST: seconds, test accuracy and memory of fastconv, PyTorch and Keras.
+"""Whole epochs on the digits of MNIST: seconds and test accuracy of fastconv, PyTorch and Keras.
 
     python -m bench.curves --data PATH [--epochs 8] [--batch-size 64] [--threads 2] [--keras-python PATH] [--save NAME]
 
@@ -14,13 +14,14 @@ import argparse
 import statistics
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bench.harness import save
-from bench.rivals import FASTCONV, KERAS, RATE, TORCH, keras_versions, start
+from bench.rivals import FASTCONV, KERAS, RATE, REST, TORCH, keras_versions, start
 from fastconv.nn import data
 
 PARTS = 4  # of an epoch
@@ -36,18 +37,20 @@ def measure(digits: Path, count: int, args: argparse.Namespace, names: list[str]
     for turn in range(total):
         epoch, part = divmod(turn, PARTS)
         for name, rival in running.items():
+            time.sleep(REST)
             turns[name].append(rival.fit((epoch, part * size, (part + 1) * size), RATE * (1 - turn / total)))
         reached = ", ".join(f"{name} {100 * found[-1][1]:.2f} %" for name, found in turns.items())
         print(f"epoch {(turn + 1) / PARTS:.2f}: {reached}", flush=True)
     rows = []
     for name, rival in running.items():
+        rival.close()
         seconds, accuracy = (list(column) for column in zip(*turns[name]))
         passed = np.cumsum(seconds).tolist()
         reached_at = {str(a): next((s for s, got in zip(passed, accuracy) if got >= a), None) for a in ACCURACIES}
         rows.append({
             "rival": name, "threads": args.threads, "batch_size": args.batch_size, "epochs": args.epochs,
             "images_per_second": {"max": size / min(seconds), "median": size / statistics.median(seconds)},
-            "seconds": passed, "accuracy": accuracy, "seconds_to": reached_at, "peak_megabytes": rival.close(),
+            "seconds": passed, "accuracy": accuracy, "seconds_to": reached_at,
         })  # fmt: skip
     return rows
 
@@ -73,8 +76,8 @@ def main() -> None:
         times = ", ".join(
             f"{100 * float(a):g} % {'-' if s is None else f'{s:.1f} s'}" for a, s in row["seconds_to"].items()
         )
-        rate, memory = row["images_per_second"]["median"], row["peak_megabytes"]
-        print(f"{row['rival']}: {rate:,.0f} images/s, {row['accuracy'][-1]:.2%} at the end; {times}; {memory:,.0f} MB")
+        rate = row["images_per_second"]["median"]
+        print(f"{row['rival']}: {rate:,.0f} images/s, {row['accuracy'][-1]:.2%} at the end; {times}")
     if args.save:
         print(f"written: {save(args.save, rows, keras=keras_versions(args.keras_python))}")
 

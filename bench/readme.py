@@ -102,14 +102,14 @@ LIBRARIES = {
 
 
 def _curves(results: dict[str, Any]) -> str:
-    """Whole epochs: images a second, seconds to each accuracy, memory."""
+    """Whole epochs: images a second, seconds to each accuracy."""
     rows = results["rows"]
     accuracies = list(rows[0]["seconds_to"])
-    titles = ["library", "images a second", *(f"s to {100 * float(a):g} %" for a in accuracies), "last accuracy", "MB"]
+    titles = ["library", "images a second", *(f"s to {100 * float(a):g} %" for a in accuracies), "last accuracy"]
     first = rows[0]
     lines = [
         f"Batches of {first['batch_size']}, {first['threads']} threads, {first['epochs']} epochs; seconds of training "
-        "alone. MB: the largest size of the process, the digits (220 MB) included.",
+        "alone.",
         "",
         "| " + " | ".join(titles) + " |",
         "|---" * len(titles) + "|",
@@ -117,7 +117,7 @@ def _curves(results: dict[str, Any]) -> str:
     for r in rows:
         seconds = ["-" if s is None else f"{s:.1f}" for s in r["seconds_to"].values()]
         cells = [LIBRARIES[r["rival"]], f"{r['images_per_second']['median']:,.0f}", *seconds,
-                 f"{100 * r['accuracy'][-1]:.2f} %", f"{r['peak_megabytes']:,.0f}"]  # fmt: skip
+                 f"{100 * r['accuracy'][-1]:.2f} %"]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -17,7 +17,7 @@ import time
 from typing import Any
 
 from bench.harness import save
-from bench.rivals import KERAS, SHAPES, keras_versions, start
+from bench.rivals import KERAS, REST, SHAPES, keras_versions, start
 
 RIVALS = ("fastconv", "fastconv_unfused", "torch", "torch_channels_last")
 
@@ -32,6 +32,7 @@ def measure(
     deadline = time.perf_counter() + seconds * len(running)
     while time.perf_counter() < deadline or len(samples["fastconv"]) < 3:
         for name, rival in running.items():
+            time.sleep(REST)
             samples[name].append(rival.steps(steps[name]) / steps[name])
     for rival in running.values():
         rival.close()
