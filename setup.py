@@ -7,7 +7,7 @@ of the package are loaded from that file by the finder in fastconv/_cython/__ini
 library).
 
 Environment: FASTCONV_REQUIRE_EXTENSION=1 makes a failed build of the extension fatal; FASTCONV_DEBUG_BUILD=1 builds
-with -O1, debug symbols and Cython's bounds checks.
+with debug symbols and Cython's bounds checks.
 """
 
 import os
@@ -43,7 +43,7 @@ ISA_FLAGS: dict[str | None, dict[str, list[str]]] = {
     None: {"portable": []},
 }
 CORE_FLAGS = [
-    *(["-O1", "-g"] if DEBUG else ["-O3", "-g0"]),
+    *(["-O2", "-g"] if DEBUG else ["-O3", "-g0"]),  # gcc 12 fails on csrc/portable/pooling.c with -O1
     *("-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"),
 ]
 CYTHON_FLAGS = [*(["-O1", "-g"] if DEBUG else ["-O2", "-g0"]), "-Wno-unused-function"]
