@@ -4,8 +4,8 @@
 
 PATH: the folder with the four files of MNIST, all 60,000 digits. The network is the forum's (bench/rivals.py), trained
 by each library's own means (`fit`; in PyTorch the usual loop), with RMSprop whose rate falls in a line from 1e-3 to 0.
-The rivals take turns of a quarter of an epoch, on the same digits; after each the test digits are evaluated. Only
-training counts as time: reading, compiling and evaluating do not.
+The rivals take turns of a quarter of an epoch, one `fit` each, on the same digits; after each the test digits are
+evaluated. Only training counts as time: reading, compiling and evaluating do not.
 """
 
 from __future__ import annotations

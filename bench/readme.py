@@ -124,7 +124,7 @@ def _curves(results: dict[str, Any]) -> str:
 
 def _until(results: dict[str, Any]) -> str:
     """Seconds to a test accuracy, process start included."""
-    lines = ["| seed | test accuracy | epochs | seconds |", "|---|---|---|---|"]
+    lines = ["| seed | test accuracy | epochs | seconds, start to end |", "|---|---|---|---|"]
     for r in results["rows"]:
         lines.append(f"| {r['seed']} | {100 * r['accuracy']:.2f} % | {r['epochs']} | {r['seconds']:.1f} |")
     seconds = statistics.median(r["seconds"] for r in results["rows"])

@@ -226,6 +226,8 @@ def start(names: list[str], *arguments: Any) -> dict[str, Rival]:
         rival = Rival(name, *arguments)
         if rival.started:
             found[name] = rival
+        else:
+            print(f"{name}: not here, or it failed (python -m bench.rivals {name} ... says why)", flush=True)
     return found
 
 
@@ -254,7 +256,7 @@ def _serve(name: str, network: str, threads: int, batch: int, digits: str | None
         x, y = stored["x"], stored["y"]
     libraries = {**dict.fromkeys(FASTCONV, Fastconv), **dict.fromkeys(TORCH, Torch), **dict.fromkeys(KERAS, Keras)}
     library: Any = libraries[name](name, network, threads)
-    places = range(0, min(len(x), IMAGES) - batch + 1, batch)
+    places = range(0, max(1, min(len(x), IMAGES) - batch + 1), batch)
     batches = [library.prepare(x[i : i + batch], y[i : i + batch]) for i in places]
     for first in (batches[0], batches[-1]):  # what is compiled or planned at first is not timed
         library.step(*first)

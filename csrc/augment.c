@@ -10,8 +10,8 @@
         for (int64_t i = 0; i < h; i++) \
             for (int64_t j = 0; j < w; j++, y += c) { \
                 type row = m[0] * (type)i + m[1] * (type)j + m[2], column = m[3] * (type)i + m[4] * (type)j + m[5]; \
-                row = row < -1 ? -1 : row > (type)h ? (type)h : row; \
-                column = column < -1 ? -1 : column > (type)w ? (type)w : column; \
+                row = row > -1 ? row < (type)h ? row : (type)h : -1; /* NaN is outside, too */ \
+                column = column > -1 ? column < (type)w ? column : (type)w : -1; \
                 const int64_t top = (int64_t)(row + 1) - 1, left = (int64_t)(column + 1) - 1; \
                 const type down = row - (type)top, right = column - (type)left; \
                 const type *const at = x + (top * w + left) * c; \

@@ -206,15 +206,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; a wrong argument or a bad file is one line on standard error and exit status 2."""
     args = build_parser().parse_args(arguments)
     try:
-        args.run(args)
+        status = args.run(args)
         sys.stdout.flush()
     except BrokenPipeError:
         # the reader (head, less) has seen enough; Python would complain again when it closes the stream
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, TypeError, OSError) as error:
         print(f"fastconv: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("fastconv: interrupted", file=sys.stderr)
         return 130
-    return 0
+    return status or 0

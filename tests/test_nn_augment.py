@@ -144,3 +144,29 @@ def test_what_fit_refuses():
         small().fit(iter([(x, y)]), steps_per_epoch=1, augment=augment.RandomAffine())
     with pytest.raises(ValueError, match="augment changed the shape"):
         small().fit(x, y, augment=lambda batch, _: batch[:, 1:], verbose=0)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_augmentation_may_return_its_input_or_change_it_in_place(shuffle):
+    x, y = images(50), np.arange(50) % 3
+    kept = x.copy()
+
+    def trained(change):
+        model = small()
+        model.fit(x, y, batch_size=8, epochs=2, augment=change, shuffle=shuffle, verbose=0)
+        return model.get_weights()
+
+    def in_place(batch, _):
+        batch *= 1
+        return batch[:]
+
+    plain = trained(None)
+    for change in (lambda batch, _: batch, in_place):
+        assert all(np.array_equal(a, b) for a, b in zip(plain, trained(change)))
+
+    def spoil(batch, _):
+        batch *= 0
+        return batch
+
+    trained(spoil)
+    assert np.array_equal(x, kept), "the caller's images stay as they are"

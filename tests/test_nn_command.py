@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import fastconv
+from fastconv.cli import main
 from fastconv.nn import data, load_model, train
 from tests.training import same
 
@@ -95,3 +96,14 @@ def test_train_command_refuses_wrong_options(command, arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         command(*arguments)
     assert ended.value.code == 2 and arguments[0] in capsys.readouterr().err
+
+
+def test_until_ends_at_the_accuracy_or_fails(folder, tmp_path, capsys):
+    """100 digits: 1.5 passes in batches of 64 are 3 updates an epoch."""
+    figures = tmp_path / "figures.json"
+    assert main(["train", "--data", str(folder), "--until", "0.02", "--json", str(figures)]) == 0
+    assert len(json.loads(figures.read_text())["epochs"]) == 1
+    assert main(["train", "--data", str(folder), "--until", "1.0", "--epochs", "2"]) == 1
+    captured = capsys.readouterr()
+    assert "100.00% was not reached in 2 epochs" in captured.err
+    assert "3 updates per epoch (1.64 passes over 100 samples in batches of 64), 6 in 2 epochs" in captured.out

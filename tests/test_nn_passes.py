@@ -57,11 +57,18 @@ def test_fit_takes_so_many_batches_an_epoch(capsys):
 
     history = model.fit(x, y, batch_size=20, steps_per_epoch=4, epochs=2, callbacks=[Count()])
     assert history.updates == 8 and seen == [0, 1, 2, 3] * 2 and model.epochs_done == 2
-    assert "4 updates per epoch (1.6 passes over 50 samples in batches of 20), 8 in 2 epochs" in capsys.readouterr().out
+    assert "4 updates per epoch (1.4 passes over 50 samples in batches of 20), 8 in 2 epochs" in capsys.readouterr().out
     whole, again = tiny(), tiny()
     whole.fit(x, y, batch_size=20, epochs=4, verbose=0)
     again.fit(x, y, batch_size=20, steps_per_epoch=6, epochs=2, verbose=0)
     assert all(np.array_equal(a, b) for a, b in zip(whole.get_weights(), again.get_weights()))
+
+
+@pytest.mark.parametrize(
+    "count, size, steps, passes", [(100, 1000, 3, "3"), (100, 64, 2, "1"), (100, 64, 3, "1.64"), (100, 64, 1, "0.64")]
+)
+def test_passes_are_counted_as_they_run(count, size, steps, passes):
+    assert ArrayFeed(np.zeros((count, 1)), None, size, steps).text.startswith(f"{passes} passes over 100 samples")
 
 
 def test_steps_of_arrays_are_for_fit_alone():

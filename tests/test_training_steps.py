@@ -156,3 +156,15 @@ def test_affine_images(dtype, shape):
     compare.assert_exact(training.affine_images(x, same), moved)
     same[:, :, 2] = -1e30
     compare.assert_exact(training.affine_images(x, same), np.zeros_like(x))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_affine_places_that_are_no_numbers_are_outside(dtype):
+    x = draw(dtype, 2, 4, 4, 3)
+    for bad in (np.nan, 1e300 if dtype == "float64" else 1e39, -1e39):
+        maps = np.tile(np.eye(2, 3), (2, 1, 1))
+        maps[1] = bad
+        with np.errstate(all="ignore"):
+            y = training.affine_images(x, maps)
+        compare.assert_exact(y[0], x[0])
+        compare.assert_exact(y[1], np.zeros_like(y[1]))

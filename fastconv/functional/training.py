@@ -103,7 +103,7 @@ def adam(
 def affine_images(x: np.ndarray, maps: np.ndarray) -> np.ndarray:
     """Each image of x (n, h, w, c) through its map m of maps (n, 2, 3): pixel (i, j) is x at the place m (i, j, 1).
 
-    Bilinear, zeros from outside; on the calling thread alone.
+    Bilinear, zeros from outside (a place that is NaN included); on the calling thread alone.
     """
     maps = np.ascontiguousarray(maps, np.float64)
     compiled = _compiled()
@@ -115,7 +115,8 @@ def affine_images(x: np.ndarray, maps: np.ndarray) -> np.ndarray:
     grid = np.stack([*np.indices((h, w)), np.ones((h, w), int)]).astype(x.dtype)
     # outside by a pixel or more is all zeros: one rim of them is enough
     limits = np.array([h, w], x.dtype)[:, None, None]
-    places = np.clip(np.einsum("nak,kij->naij", maps.astype(x.dtype), grid), -1, limits)
+    places = np.einsum("nak,kij->naij", maps.astype(x.dtype), grid)
+    places = np.where(places > -1, np.minimum(places, limits), x.dtype.type(-1))  # NaN is outside, too
     corners = np.floor(places)
     down, right = (places - corners)[..., None].swapaxes(0, 1)
     top, left = corners.astype(np.int64).swapaxes(0, 1) + 1

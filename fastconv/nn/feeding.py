@@ -107,7 +107,8 @@ class ArrayFeed:
 
         def changed() -> Iterator[Batch]:
             for batch in self.epoch(stream):
-                x = augment(batch.x, random)
+                # a copy: it may be changed in place or handed back, and the next batch is made while this one is used
+                x = augment(batch.x.copy(), random)
                 if x.shape != batch.x.shape:
                     raise ValueError(f"augment changed the shape of a batch from {batch.x.shape} to {x.shape}")
                 yield Batch(np.ascontiguousarray(x, batch.x.dtype), batch.y)
@@ -142,7 +143,8 @@ class ArrayFeed:
         """How an epoch is made up, in words."""
         count = len(self.x)
         if self.samples is None:
-            passes = self.steps * self.batch_size / count
+            whole, rest = divmod(self.steps, -(-count // self.batch_size))
+            passes = whole + min(1, rest * self.batch_size / count)
             return f"{passes:.3g} passes over {count:,} samples in batches of {min(self.batch_size, count)}"
         last = count - (self.steps - 1) * self.batch_size
         partial = f", the last of {last}" if last != self.batch_size and self.steps > 1 else ""

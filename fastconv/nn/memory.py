@@ -6,7 +6,10 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that stay allocated for steps on `batch_size` samples; nothing more is allocated while they run.
+    """Bytes that stay allocated for steps on `batch_size` samples.
+
+    Conv2D, Dense, pooling and ReLU allocate nothing more while they run; Dropout and the other activations make
+    temporary arrays of their outputs' size.
 
     weights, gradients : of all layers
     optimizer : what it remembers of each weight

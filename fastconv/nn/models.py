@@ -212,15 +212,17 @@ class Sequential:
                 layer.kernels = KernelChoice(self.algorithm, self.backend)
             x = np.zeros((batch_size, *self.layers[0].input_shape), self.dtype)
             logits = training and self._fused_ending
-            y = self._forward(x, training, logits)
-            if training:
-                last, first = len(self.layers) - 1, self._first_trained
-                dy: Any = self.layers[last].buffer("dy", y.shape)
-                dy[:] = 0
-                for step, index in reversed([step for step in self._steps if step[1] >= first]):
-                    dy = step.backward(dy, index > first, logits and index == last)
-            for name, state in streams.items():
-                self.get_layer(name).stream.state = state  # type: ignore[attr-defined]
+            try:
+                y = self._forward(x, training, logits)
+                if training:
+                    last, first = len(self.layers) - 1, self._first_trained
+                    dy: Any = self.layers[last].buffer("dy", y.shape)
+                    dy[:] = 0
+                    for step, index in reversed([step for step in self._steps if step[1] >= first]):
+                        dy = step.backward(dy, index > first, logits and index == last)
+            finally:
+                for name, state in streams.items():
+                    self.get_layer(name).stream.state = state  # type: ignore[attr-defined]
 
     # -- weights
 
@@ -471,7 +473,8 @@ class Sequential:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write model, weights, optimiser state, epoch and random streams to one .npz or .safetensors file.
 
-        An existing file is replaced in one step. `load_model` gives a model that continues bit for bit.
+        An existing file is replaced in one step. `load_model` gives a model that continues bit for bit (an epoch of
+        `steps_per_epoch` that ended within a pass over arrays is followed by a new pass).
         """
         self._need_built()
         with self._lock:

@@ -31,6 +31,11 @@ def write(line: str) -> None:
     sys.stdout.flush()
 
 
+def counted(count: int, thing: str) -> str:
+    """1 epoch, 2 epochs."""
+    return f"{count:,} {thing}" + ("" if count == 1 else "s")
+
+
 def figures(logs: Mapping[str, float]) -> str:
     """Metrics as text, always in the same order and width."""
     return "  ".join(f"{name} {value:.4f}" for name, value in logs.items())
@@ -50,7 +55,7 @@ class Progress:
         if make is not None:
             self._unit = "img" if samples is not None else "step"
             self._bar = make(total=samples if samples is not None else steps, desc=title, unit=self._unit,
-                             file=sys.stdout, leave=True, dynamic_ncols=True, mininterval=REFRESH_SECONDS)
+                             file=sys.stdout, leave=False, dynamic_ncols=True, mininterval=REFRESH_SECONDS)
 
     def step(self, samples: int, logs: Mapping[str, float] | None) -> None:
         """After a batch of `samples`; `logs` are the means so far (a bar may ask for them: see `due`)."""
@@ -82,10 +87,8 @@ class Progress:
 
     def end(self, steps: int, logs: Mapping[str, float]) -> None:
         """The epoch is over, validation included."""
-        if self._bar is not None:
-            self._bar.set_postfix({k: f"{v:.4f}" for k, v in logs.items()}, refresh=False)
-            self.close()
-        elif self.verbose:
+        self.close()
+        if self.verbose:  # a line holds what a bar on a narrow terminal cuts off
             write(f"{self.title}  {steps} updates  {figures(logs)}  {self.rate:,.0f} images/s  "
                   f"{self.seconds:.1f} s")
 

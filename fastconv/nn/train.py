@@ -21,6 +21,7 @@ from .augment import RandomAffine
 from .callbacks import History, TargetReached
 from .models import Sequential
 from .networks import mnist_network
+from .progress import counted
 
 # Highest rates of the one-cycle schedule. Chosen by the accuracy on the last 10,000 training digits of MNIST of
 # networks trained for 5 epochs on the first 10,000 (and 50,000) of them; no test digit took part. RMSprop at 0.001,
@@ -72,12 +73,14 @@ def add_train_parser(subparsers: Any) -> argparse.ArgumentParser:
                              "package; 'download': fetch the full set. Without it: FASTCONV_DATA, the data folder, "
                              f"a download of at most {data.DOWNLOAD_SECONDS:g} seconds, or the embedded digits")
     parser.add_argument("--until", type=_accuracy, metavar="ACCURACY",
-                        help=f"evaluate the test digits after each epoch, then of {UNTIL_PASSES} passes over the "
-                             "training digits, stop at this accuracy (such as 0.99), fail without it; Adam then has "
-                             f"beta_2 = {UNTIL_BETA_2}")
+                        help="train until the test digits reach this accuracy (such as 0.99 for 99 %%), looked at "
+                             f"after each epoch of {UNTIL_PASSES} passes; exit status 1 if the epochs end first. Adam "
+                             f"then has beta_2 = {UNTIL_BETA_2}")
     parser.add_argument("--augment", action="store_true",
                         help="turn, scale, slant and shift the training digits at random, anew in each epoch")
-    parser.add_argument("--epochs", type=_at_least(1), help=f"passes over the data {_defaults('epochs')}")
+    parser.add_argument("--epochs", type=_at_least(1),
+                        help=f"passes over the data ({USUAL['epochs']}; with --until at most "
+                             f"{UNTIL['epochs']}, of {UNTIL_PASSES} passes each)")
     parser.add_argument("--batch-size", type=_at_least(1), help=f"digits per update {_defaults('batch_size')}")
     parser.add_argument("--optimizer", choices=sorted(optimizers.OPTIMIZERS),
                         help=f"update rule {_defaults('optimizer')}, with a one-cycle learning rate over all epochs "
@@ -119,7 +122,7 @@ def run_train(args: argparse.Namespace) -> int:
         Path(args.json).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
         print(f"figures written to {args.json}")
     if args.until is not None and figures["accuracy"] < args.until:
-        print(f"{args.until:.2%} was not reached in {args.epochs} epochs", file=sys.stderr)
+        print(f"{args.until:.2%} was not reached in {counted(args.epochs, 'epoch')}", file=sys.stderr)
         return 1
     return 0
 
@@ -157,8 +160,9 @@ def _train(args: argparse.Namespace) -> tuple[dict[str, Any], Sequential]:
     print(f"{len(x_train):,} training and {len(x_test):,} test digits from {source.text}")
     model = mnist_network(args.seed)
     until = args.until is not None
-    steps = math.ceil(UNTIL_PASSES * len(x_train) / args.batch_size) if until else None
-    updates = steps or -(-len(x_train) // args.batch_size) * args.epochs  # of one cycle
+    a_pass = -(-len(x_train) // args.batch_size)
+    steps = math.ceil(UNTIL_PASSES * a_pass) if until else None
+    updates = steps or a_pass * args.epochs  # of one cycle
     model.compile(_optimizer(args, updates), "sparse_categorical_crossentropy", metrics=["accuracy"],
                   kernels=args.algorithm, backend=args.backend)
     model.summary()

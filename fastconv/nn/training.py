@@ -17,7 +17,7 @@ from .augment import Augment
 from .callbacks import Callback, History
 from .feeding import ArrayFeed, Batch, GeneratorFeed, check_images, check_steps
 from .profiling import Clock
-from .progress import Progress, write
+from .progress import Progress, counted, write
 
 TRAIN_BATCH = 32  # Keras's default
 # Inference: large enough to fill two cores, small enough that a layer's output stays in a shared L3.
@@ -133,7 +133,8 @@ def _deferred_interrupt() -> Iterator[list[bool]]:
 
 
 def _updates_line(source: ArrayFeed | GeneratorFeed, epochs: int) -> str:
-    return f"{source.steps:,} updates per epoch ({source.text}), {source.steps * epochs:,} in {epochs} epochs"
+    every = source.steps * epochs
+    return f"{source.steps:,} updates per epoch ({source.text}), {every:,} in {counted(epochs, 'epoch')}"
 
 
 def _tell_refusals(model: Any) -> None:
