@@ -71,7 +71,7 @@ def probes():
     @kernel("in1 in1 int in1 int out1 int scalar scalar scalar")
     def finish(sums, bias, bias_count, residual, residual_count, y, count, addend, low, high):
         vector.finish_run(
-            sums, 0, bias, 0, bias_count, addend, residual, 0, residual_count, y, 0, count, low, high
+            sums, 0, bias, 0, bias_count > 0, addend, residual, 0, residual_count > 0, y, 0, count, low, high
         )
 
     @kernel("in1 out1 int int")

@@ -274,12 +274,10 @@ def _gather_nhwc(x, packed, bias, residual, y, panel, sums, table, shape, taps, 
                     target, to, step, direct, its_bias, o if bias.size > 0 else 0, low, high,
                 )  # fmt: skip
                 if last and not direct:
-                    with_bias = width if bias.size > 0 else 0
-                    with_residual = width if residual.size > 0 else 0
                     for q in range(count):
                         to = get(table, 4 * q + TARGET) + o
                         finish_run(
-                            sums, at + q * nr, bias, o, with_bias, zero, residual, to, with_residual,
+                            sums, at + q * nr, bias, o, bias.size > 0, zero, residual, to, residual.size > 0,
                             y, to, width, low, high,
                         )  # fmt: skip
             if last:
@@ -356,12 +354,11 @@ def store_columns(sums, at, bias, residual, y, table, p, o, rows, q, end, low, h
         stop = q + 1
         while stop < end and get(table, 4 * stop + TARGET) == to + stop - q:
             stop += 1
-        with_residual = stop - q if residual.size > 0 else 0
         for r in range(rows):
             target = to + (o + r) * p.d_c
             addend = get(bias, o + r) if bias.size > 0 else zero
             finish_run(
-                sums, at + r * p.block + q - begin, bias, 0, 0, addend, residual, target, with_residual,
+                sums, at + r * p.block + q - begin, bias, 0, False, addend, residual, target, residual.size > 0,
                 y, target, stop - q, low, high,
             )  # fmt: skip
         q = stop

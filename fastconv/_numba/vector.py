@@ -45,10 +45,10 @@ TILE_VECTORS = 2
 _REGISTERS = 32 if VECTOR_BYTES == 64 or "aarch64" in cpu_target.target_context.codegen().magic_tuple()[0] else 16
 TILE_ROWS = 14 if VECTOR_BYTES == 64 else 12 if _REGISTERS == 32 else 6
 
-# Heights that get code: the full tile, and up to half of it. A remainder above one half runs as two halves, which
-# reach the same rate (from four rows on), so the heights between would only cost compile time.
-HALF_TILE_ROWS = TILE_ROWS // 2
-TILE_HEIGHTS = (*range(1, HALF_TILE_ROWS + 1), TILE_ROWS)
+# Heights that get code. Of tall tiles the full one and up to half of it: a remainder above one half runs as two halves,
+# which reach the same rate (from four rows on), so the heights between would only cost compile time.
+HALF_TILE_ROWS = TILE_ROWS // 2 if TILE_ROWS > 8 else TILE_ROWS
+TILE_HEIGHTS = tuple(sorted({*range(1, HALF_TILE_ROWS + 1), TILE_ROWS}))
 
 
 def lanes(itemsize: int) -> int:
@@ -497,43 +497,71 @@ class _Masked:
         self.builder.call(self._store, [value, self._at(base, start), self.align, mask])
 
 
-def _move(builder: ir.IRBuilder, scalar: ir.Type, rows: ir.Value, width: ir.Value, source: Any, target: Any) -> None:
-    """`rows` rows of `width` <= TILE_VECTORS vectors from source (None: zeros) to target, each a pointer and a step.
+def _pieces(
+    builder: ir.IRBuilder, scalar: ir.Type, width: ir.Value, emit: Callable[[ir.Type, list[ir.Value]], None]
+) -> None:
+    """Code for the first `width` of TILE_VECTORS vectors: emit(type, starts) makes that of vectors of one power of two.
 
-    A row is two moves of one power of two that overlap: some processors take long for stores with a mask.
+    Two of them that overlap cover any width: some processors take long for stores with a mask.
     """
     function, full = builder.function, vector_type(scalar).count
-    size = 4 if isinstance(scalar, ir.FloatType) else 8
     most = I64(TILE_VECTORS * full)
     width = builder.select(builder.icmp_signed("<", width, most), width, most)
-    end = function.append_basic_block("moved")
-    begin = function.append_basic_block("move")
-    builder.cbranch(builder.icmp_signed(">", rows, I64(0)), begin, end)
-    builder.position_at_end(begin)
+    end = function.append_basic_block("covered")
     piece = full
     while piece:
         kind = ir.VectorType(scalar, piece) if piece > 1 else scalar
-        entry, loop, smaller = (function.append_basic_block(f"move.{n}.{piece}") for n in ("entry", "loop", "smaller"))
-        builder.cbranch(builder.icmp_signed(">=", width, I64(piece)), entry, smaller)
-        builder.position_at_end(entry)
+        covered, smaller = (function.append_basic_block(f"{name}.{piece}") for name in ("piece", "smaller"))
+        builder.cbranch(builder.icmp_signed(">=", width, I64(piece)), covered, smaller)
+        builder.position_at_end(covered)
         starts = [I64(piece * n) for n in range(TILE_VECTORS - 1)] if piece == full else [I64(0)]
-        starts.append(builder.sub(width, I64(piece)))
+        emit(kind, [*starts, builder.sub(width, I64(piece))])
+        builder.branch(end)
+        builder.position_at_end(smaller)
+        piece //= 2
+    builder.branch(end)
+    builder.position_at_end(end)
+
+
+def _load(builder: ir.IRBuilder, kind: ir.Type, pointer: ir.Value, offset: ir.Value) -> ir.Value:
+    """A vector or element from anywhere."""
+    size = 4 if getattr(kind, "element", kind) == ir.FloatType() else 8
+    return builder.load(builder.bitcast(builder.gep(pointer, [offset]), kind.as_pointer()), align=size)
+
+
+def _store(builder: ir.IRBuilder, value: ir.Value, pointer: ir.Value, offset: ir.Value) -> None:
+    size = 4 if getattr(value.type, "element", value.type) == ir.FloatType() else 8
+    builder.store(value, builder.bitcast(builder.gep(pointer, [offset]), value.type.as_pointer()), align=size)
+
+
+def _zero(kind: ir.Type) -> ir.Constant:
+    return ir.Constant(kind, None if isinstance(kind, ir.VectorType) else 0.0)
+
+
+def _move(builder: ir.IRBuilder, scalar: ir.Type, rows: ir.Value, width: ir.Value, source: Any, target: Any) -> None:
+    """`rows` rows of `width` elements from source (None: zeros) to target, each a pointer and a step."""
+    function = builder.function
+    end, begin = (function.append_basic_block(name) for name in ("moved", "move"))
+    builder.cbranch(builder.icmp_signed(">", rows, I64(0)), begin, end)
+    builder.position_at_end(begin)
+
+    def emit(kind: ir.Type, starts: list[ir.Value]) -> None:
+        entry, loop, done = builder.block, *(function.append_basic_block(name) for name in ("rows", "done"))
         builder.branch(loop)
         builder.position_at_end(loop)
         row = builder.phi(I64)
         for start in starts:
-            value = ir.Constant(kind, None if piece > 1 else 0.0)
+            value = _zero(kind)
             if source is not None:
-                at = builder.gep(source[0], [builder.add(builder.mul(row, source[1]), start)])
-                value = builder.load(builder.bitcast(at, kind.as_pointer()), align=size)
-            at = builder.gep(target[0], [builder.add(builder.mul(row, target[1]), start)])
-            builder.store(value, builder.bitcast(at, kind.as_pointer()), align=size)
+                value = _load(builder, kind, source[0], builder.add(builder.mul(row, source[1]), start))
+            _store(builder, value, target[0], builder.add(builder.mul(row, target[1]), start))
         following = builder.add(row, I64(1))
         row.add_incoming(I64(0), entry)
         row.add_incoming(following, loop)
-        builder.cbranch(builder.icmp_signed("<", following, rows), loop, end)
-        builder.position_at_end(smaller)
-        piece //= 2
+        builder.cbranch(builder.icmp_signed("<", following, rows), loop, done)
+        builder.position_at_end(done)
+
+    _pieces(builder, scalar, width, emit)
     builder.branch(end)
     builder.position_at_end(end)
 
@@ -586,28 +614,41 @@ def zero_run(typingctx, target, target_start, count):
 
 @intrinsic
 def finish_run(
-    typingctx, sums, s, bias, b, bias_count, addend, residual, r, residual_count, y, d, count, low, high
+    typingctx, sums, s, bias, b, has_bias, addend, residual, r, has_residual, y, d, count, low, high
 ):
     """y[i] = clamp(sums[i] + bias[i] + addend + residual[i], low, high) for i < count <= TILE_VECTORS vectors.
 
-    bias[i] and residual[i] count as 0 from bias_count and residual_count on, and are not read there. NaN stays NaN.
+    Without them bias[i] and residual[i] count as 0 and are not read. NaN stays NaN.
     """
-    i8 = types.int64
+    i8, bit = types.int64, types.boolean
     real = sums.dtype
-    signature = types.void(sums, i8, bias, i8, i8, real, residual, i8, i8, y, i8, i8, real, real)
+    signature = types.void(sums, i8, bias, i8, bit, real, residual, i8, bit, y, i8, i8, real, real)
 
-    def body(builder, kinds, sums, bias, bias_count, addend, residual, residual_count, y, count, low, high):
-        vector = vector_type(scalar_type(kinds[0]))
-        masked = _Masked(builder, vector)
-        addend, low, high = (broadcast(builder, v, vector) for v in (addend, low, high))
-        for start in range(0, TILE_VECTORS * vector.count, vector.count):
-            value = load(builder, builder.gep(sums, [I64(start)]), vector)
-            value = builder.fadd(value, masked.load(bias, start, masked.mask(bias_count, start)))
-            value = builder.fadd(value, addend)
-            value = builder.fadd(value, masked.load(residual, start, masked.mask(residual_count, start)))
-            value = builder.select(builder.fcmp_ordered("<", value, low), low, value)
-            value = builder.select(builder.fcmp_ordered(">", value, high), high, value)
-            masked.store(value, y, start, masked.mask(count, start))
+    def body(builder, kinds, sums, bias, has_bias, addend, residual, has_residual, y, count, low, high):
+        scalar = scalar_type(kinds[0])
+        # a pointer to zeros in place of what is not there
+        row = ir.ArrayType(scalar, TILE_VECTORS * vector_type(scalar).count)
+        zeros = cgutils.add_global_variable(builder.module, row, "finish_run_zeros")
+        zeros.initializer, zeros.linkage, zeros.global_constant = ir.Constant(row, None), "internal", True
+        nothing = builder.bitcast(zeros, scalar.as_pointer())
+        bias = builder.select(has_bias, bias, nothing)
+        residual = builder.select(has_residual, residual, nothing)
+
+        def emit(kind: ir.Type, starts: list[ir.Value]) -> None:
+            def spread(value: ir.Value) -> ir.Value:
+                return broadcast(builder, value, kind) if isinstance(kind, ir.VectorType) else value
+
+            constant, lowest, highest = spread(addend), spread(low), spread(high)
+            for start in starts:
+                value = _load(builder, kind, sums, start)
+                value = builder.fadd(value, _load(builder, kind, bias, start))
+                value = builder.fadd(value, constant)
+                value = builder.fadd(value, _load(builder, kind, residual, start))
+                value = builder.select(builder.fcmp_ordered("<", value, lowest), lowest, value)
+                value = builder.select(builder.fcmp_ordered(">", value, highest), highest, value)
+                _store(builder, value, y, start)
+
+        _pieces(builder, scalar, count, emit)
 
     return signature, outlined("finish_run", body)
 

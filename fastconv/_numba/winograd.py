@@ -343,8 +343,8 @@ def transform_outputs(
                 for j in range(used):
                     target = to + j * p.d_w
                     finish_run(
-                        outputs, at + j * nr, bias, oc, channels if bias.size > 0 else 0, zero,
-                        residual, target, channels if residual.size > 0 else 0, y, target, channels, low, high,
+                        outputs, at + j * nr, bias, oc, bias.size > 0, zero,
+                        residual, target, residual.size > 0, y, target, channels, low, high,
                     )  # fmt: skip
             if nchw is not None:
                 for lane in range(0, channels, lanes):
@@ -359,8 +359,8 @@ def transform_outputs(
                         length = min(nr, used - j)
                         target = to + lane * p.d_c + j
                         finish_run(
-                            by_channel, lane * width + j, bias, 0, 0, addend,
-                            residual, target, length if residual.size > 0 else 0, y, target, length, low, high,
+                            by_channel, lane * width + j, bias, 0, False, addend,
+                            residual, target, residual.size > 0, y, target, length, low, high,
                         )  # fmt: skip
         tile += run
 
