@@ -80,6 +80,7 @@ class Torch:
         torch.manual_seed(0)
         self.torch, self.network = torch, network
         self.format = torch.contiguous_format if name == "torch" else torch.channels_last
+        # Module.to takes memory_format alone, which PyTorch's stubs do not tell: hence the two ignored overloads
         if network == "block":
             conv = nn.Conv2d(64, 64, 3, padding=1, bias=False).to(memory_format=self.format)  # type: ignore[call-overload]
 

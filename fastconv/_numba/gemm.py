@@ -19,12 +19,17 @@ def columns(dtype: str) -> int:
 
 
 @jit
+def height(left):
+    """Rows of the next tile of so many that are left: one of vector.TILE_HEIGHTS."""
+    return TILE_ROWS if left >= TILE_ROWS else left if left <= HALF_TILE_ROWS else (left + 1) // 2
+
+
+@jit
 def multiply(a, a_start, rs_a, b, b_start, c, c_start, rs_c, rows, depth, accumulate):
     """C (+)= A B for any number of rows and one panel of B; see vector.gemm_tile."""
     row = 0
     while row < rows:
-        left = rows - row
-        count = TILE_ROWS if left >= TILE_ROWS else left if left <= HALF_TILE_ROWS else (left + 1) // 2
+        count = height(rows - row)
         vector.gemm_tile(
             a, a_start + row * rs_a, rs_a, b, b_start, c, c_start + row * rs_c, rs_c, count, depth, accumulate
         )
@@ -46,8 +51,7 @@ def multiply_rows(
     """The same with an ending; see vector.gemm_rows. `bias_start` < 0: no bias, `bias` begins with zeros."""
     row = 0
     while row < rows:
-        left = rows - row
-        count = TILE_ROWS if left >= TILE_ROWS else left if left <= HALF_TILE_ROWS else (left + 1) // 2
+        count = height(rows - row)
         vector.gemm_rows(
             a, a_start + row * rs_a, rs_a, b, b_start, c, c_start + row * rs_c, rs_c, count, depth, accumulate,
             y, y_start + row * rs_y, rs_y, last, bias, bias_start + row if bias_start >= 0 else 0, low, high,
@@ -63,8 +67,7 @@ def multiply_indirect(
     """The same with rows of A where a table says, and an ending; see vector.gemm_indirect."""
     row = 0
     while row < rows:
-        left = rows - row
-        count = TILE_ROWS if left >= TILE_ROWS else left if left <= HALF_TILE_ROWS else (left + 1) // 2
+        count = height(rows - row)
         vector.gemm_indirect(
             a, a_start, table, place + row, step, b, b_start, c, c_start + row * rs_c, rs_c, count, runs, depth,
             accumulate, y, y_start + row * rs_y, rs_y, last, bias, bias_start, low, high,

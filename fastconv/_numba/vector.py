@@ -96,15 +96,17 @@ def vector_type(scalar: ir.Type) -> ir.VectorType:
     return ir.VectorType(scalar, lanes(4 if isinstance(scalar, ir.FloatType) else 8))
 
 
-def load(builder: ir.IRBuilder, pointer: ir.Value, vector: ir.VectorType) -> ir.Value:
-    """One vector from an address that need be aligned for its elements only."""
-    size = 4 if isinstance(vector.element, ir.FloatType) else 8
-    return builder.load(builder.bitcast(pointer, vector.as_pointer()), align=size)
+def _itemsize(kind: ir.Type) -> int:
+    return 4 if getattr(kind, "element", kind) == ir.FloatType() else 8
+
+
+def load(builder: ir.IRBuilder, pointer: ir.Value, kind: ir.Type) -> ir.Value:
+    """A vector or an element, from an address that need be aligned for its elements only."""
+    return builder.load(builder.bitcast(pointer, kind.as_pointer()), align=_itemsize(kind))
 
 
 def store(builder: ir.IRBuilder, value: ir.Value, pointer: ir.Value) -> None:
-    size = 4 if isinstance(value.type.element, ir.FloatType) else 8
-    builder.store(value, builder.bitcast(pointer, value.type.as_pointer()), align=size)
+    builder.store(value, builder.bitcast(pointer, value.type.as_pointer()), align=_itemsize(value.type))
 
 
 def broadcast(builder: ir.IRBuilder, scalar: ir.Value, vector: ir.VectorType) -> ir.Value:
@@ -464,37 +466,15 @@ def outlined(name: str, body: Callable[..., ir.Value | None]) -> Callable[..., A
     return codegen
 
 
-class _Masked:
-    """Loads and stores of the first `count` elements of a run: no element beyond them is touched."""
-
-    def __init__(self, builder: ir.IRBuilder, vector: ir.VectorType) -> None:
-        self.builder = builder
-        self.vector = vector
-        self.align = I32(4 if isinstance(vector.element, ir.FloatType) else 8)
-        pointer, mask = vector.as_pointer(), ir.VectorType(BIT, vector.count)
-        suffix = f"{_suffix(vector)}.p0"
-        self._load = _external(
-            builder.module, f"llvm.masked.load.{suffix}", vector, [pointer, I32, mask, vector]
-        )
-        self._store = _external(
-            builder.module, f"llvm.masked.store.{suffix}", ir.VoidType(), [vector, pointer, I32, mask]
-        )
-
-    def mask(self, count: ir.Value, start: int) -> ir.Value:
-        """Lanes l with start + l < count."""
-        wide = ir.VectorType(I64, self.vector.count)
-        numbers = ir.Constant(wide, [I64(start + n) for n in range(wide.count)])
-        return self.builder.icmp_signed("<", numbers, broadcast(self.builder, count, wide))
-
-    def _at(self, base: ir.Value, start: int) -> ir.Value:
-        return self.builder.bitcast(self.builder.gep(base, [I64(start)]), self.vector.as_pointer())
-
-    def load(self, base: ir.Value, start: int, mask: ir.Value) -> ir.Value:
-        zero = ir.Constant(self.vector, None)
-        return self.builder.call(self._load, [self._at(base, start), self.align, mask, zero])
-
-    def store(self, value: ir.Value, base: ir.Value, start: int, mask: ir.Value) -> None:
-        self.builder.call(self._store, [value, self._at(base, start), self.align, mask])
+def _load_first(builder: ir.IRBuilder, base: ir.Value, count: ir.Value, vector: ir.VectorType) -> ir.Value:
+    """A vector of the first `count` elements from `base` on, zeros beyond them, which are not read."""
+    wide, mask = ir.VectorType(I64, vector.count), ir.VectorType(BIT, vector.count)
+    inside = builder.icmp_signed("<", ir.Constant(wide, [I64(n) for n in range(wide.count)]),
+                                 broadcast(builder, count, wide))  # fmt: skip
+    arguments = [vector.as_pointer(), I32, mask, vector]
+    function = _external(builder.module, f"llvm.masked.load.{_suffix(vector)}.p0", vector, arguments)
+    place, align = builder.bitcast(base, vector.as_pointer()), I32(_itemsize(vector))
+    return builder.call(function, [place, align, inside, ir.Constant(vector, None)])
 
 
 def _pieces(
@@ -523,17 +503,6 @@ def _pieces(
     builder.position_at_end(end)
 
 
-def _load(builder: ir.IRBuilder, kind: ir.Type, pointer: ir.Value, offset: ir.Value) -> ir.Value:
-    """A vector or element from anywhere."""
-    size = 4 if getattr(kind, "element", kind) == ir.FloatType() else 8
-    return builder.load(builder.bitcast(builder.gep(pointer, [offset]), kind.as_pointer()), align=size)
-
-
-def _store(builder: ir.IRBuilder, value: ir.Value, pointer: ir.Value, offset: ir.Value) -> None:
-    size = 4 if getattr(value.type, "element", value.type) == ir.FloatType() else 8
-    builder.store(value, builder.bitcast(builder.gep(pointer, [offset]), value.type.as_pointer()), align=size)
-
-
 def _zero(kind: ir.Type) -> ir.Constant:
     return ir.Constant(kind, None if isinstance(kind, ir.VectorType) else 0.0)
 
@@ -553,8 +522,8 @@ def _move(builder: ir.IRBuilder, scalar: ir.Type, rows: ir.Value, width: ir.Valu
         for start in starts:
             value = _zero(kind)
             if source is not None:
-                value = _load(builder, kind, source[0], builder.add(builder.mul(row, source[1]), start))
-            _store(builder, value, target[0], builder.add(builder.mul(row, target[1]), start))
+                value = load(builder, builder.gep(source[0], [builder.add(builder.mul(row, source[1]), start)]), kind)
+            store(builder, value, builder.gep(target[0], [builder.add(builder.mul(row, target[1]), start)]))
         following = builder.add(row, I64(1))
         row.add_incoming(I64(0), entry)
         row.add_incoming(following, loop)
@@ -640,13 +609,13 @@ def finish_run(
 
             constant, lowest, highest = spread(addend), spread(low), spread(high)
             for start in starts:
-                value = _load(builder, kind, sums, start)
-                value = builder.fadd(value, _load(builder, kind, bias, start))
+                value = load(builder, builder.gep(sums, [start]), kind)
+                value = builder.fadd(value, load(builder, builder.gep(bias, [start]), kind))
                 value = builder.fadd(value, constant)
-                value = builder.fadd(value, _load(builder, kind, residual, start))
+                value = builder.fadd(value, load(builder, builder.gep(residual, [start]), kind))
                 value = builder.select(builder.fcmp_ordered("<", value, lowest), lowest, value)
                 value = builder.select(builder.fcmp_ordered(">", value, highest), highest, value)
-                _store(builder, value, y, start)
+                store(builder, value, builder.gep(y, [start]))
 
         _pieces(builder, scalar, count, emit)
 
@@ -679,12 +648,11 @@ def transpose_run(typingctx, source, s, source_row, rows, count, target, t, targ
 
     def body(builder, kinds, source, source_row, rows, count, target, target_row):
         vector = vector_type(scalar_type(kinds[0]))
-        masked = _Masked(builder, vector)
         square = []
         for i in range(vector.count):
             readable = builder.select(builder.icmp_signed("<", I64(i), rows), count, I64(0))
             row = builder.gep(source, [builder.mul(I64(i), source_row)])
-            square.append(masked.load(row, 0, masked.mask(readable, 0)))
+            square.append(_load_first(builder, row, readable, vector))
         for j, value in enumerate(_transposed(builder, square)):
             store(builder, value, builder.gep(target, [builder.mul(I64(j), target_row)]))
 

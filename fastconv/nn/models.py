@@ -221,8 +221,7 @@ class Sequential:
                     for step, index in reversed([step for step in self._steps if step[1] >= first]):
                         dy = step.backward(dy, index > first, logits and index == last)
             finally:
-                for name, state in streams.items():
-                    self.get_layer(name).stream.state = state  # type: ignore[attr-defined]
+                self._set_dropouts(streams)
 
     # -- weights
 
@@ -495,6 +494,12 @@ class Sequential:
                     if isinstance(layer, layers_module.Dropout)}
         return {"shuffle": self._shuffle.state, "augment": self._augment.state, "dropout": dropouts}
 
+    def _set_dropouts(self, states: dict[str, Any]) -> None:
+        for name, state in states.items():
+            layer = self.get_layer(name)
+            assert isinstance(layer, layers_module.Dropout)
+            layer.stream.state = state
+
     def _reseed(self, seed: int) -> None:
         self._shuffle, self._augment = Stream(seed, SHUFFLE), Stream(seed, AUGMENT)
         for index, layer in enumerate(self.layers):
@@ -537,8 +542,7 @@ class Sequential:
         model._shuffle.state = header["streams"]["shuffle"]
         if "augment" in header["streams"]:
             model._augment.state = header["streams"]["augment"]
-        for name, state in header["streams"]["dropout"].items():
-            model.get_layer(name).stream.state = state  # type: ignore[attr-defined]
+        model._set_dropouts(header["streams"]["dropout"])
         return model
 
 
