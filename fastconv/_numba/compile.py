@@ -24,7 +24,7 @@ log = logging.getLogger("fastconv")
 FLAGS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 CONTRACT = {"contract"}
 # Helpers are called from kernels only: without an entry from Python they compile in half the time.
-HELPER = {"no_cpython_wrapper": True}
+HELPER: dict[str, Any] = {"no_cpython_wrapper": True}
 
 # A first call that waits longer than this for the compiler says so on the standard error stream.
 NOTICE_SECONDS = 1.0
@@ -32,7 +32,7 @@ NOTICE_SECONDS = 1.0
 _warned = threading.Event()
 
 # NUMBA_DISABLE_JIT: the naive loops then run as plain Python, to be read in a debugger.
-_INTERPRETED = bool(getattr(config, "DISABLE_JIT", False))
+INTERPRETED = bool(getattr(config, "DISABLE_JIT", False))
 
 
 @functools.cache
@@ -76,7 +76,7 @@ class _SafeCache(FunctionCache):
 
 
 def _with_cache(dispatcher: Any) -> Any:
-    if _INTERPRETED:
+    if INTERPRETED:
         return dispatcher
     try:
         dispatcher._cache = _SafeCache(dispatcher.py_func)
@@ -109,6 +109,8 @@ def _argument(word: str, scalar: types.Type, nhwc: int) -> types.Type:
         return types.int64 if isinstance(scalar, types.Integer) else types.float64
     if word in ("nhwc", "nchw"):
         return types.int64 if nhwc == (word == "nhwc") else types.none
+    if word == "tickets":
+        return types.Array(types.int64, 1, "C")
     name, dimensions = word[:-1], int(word[-1])
     element = {"ints": types.int64, "outints": types.int64, "in": scalar, "out": scalar}[name]
     return types.Array(element, dimensions, "C" if dimensions == 1 else "A", readonly=not name.startswith("out"))
@@ -137,7 +139,7 @@ class Kernel:
         with self._lock:
             if key not in self._compiled:
                 dispatcher = _with_cache(numba.njit(**{**FLAGS, **self.options})(self.function))
-                if not _INTERPRETED:
+                if not INTERPRETED:
                     scalar = getattr(types, dtype)
                     dispatcher.compile(tuple(_argument(word, scalar, nhwc) for word in self.signature))
                     dispatcher.disable_compile()
@@ -150,8 +152,9 @@ def kernel(signature: str, **options: Any) -> Callable[[Callable[..., Any]], Ker
 
     inN, outN : N-dimensional array of the kernel's dtype, read or written (contiguous if N is 1, any strides above);
     intsN, outintsN : array of int64, read or written; int : int64; real : float64; scalar : the kernel's dtype;
-    sum : float64, or int64 for an integer kernel; nhwc, nchw : 1 for the layout of the call and None for the other,
-    whose branches `if nhwc is not None` Numba drops before it compiles them.
+    sum : float64, or int64 for an integer kernel; tickets : what it claims its tasks by, see tasks.py;
+    nhwc, nchw : 1 for the layout of the call and None for the other, whose branches `if nhwc is not None` Numba drops
+    before it compiles them.
     """
     return lambda function: Kernel(function, signature, options)
 

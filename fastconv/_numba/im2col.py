@@ -23,6 +23,7 @@ from fastconv._numba import Conv, blocking, naive
 from fastconv._numba.arrays import carve, flat, layout_flags, limits, optional, optional_flat, strides
 from fastconv._numba.compile import jit, kernel
 from fastconv._numba.gemm import TILE_ROWS, columns, multiply, multiply_indirect, multiply_rows, odd_lines
+from fastconv._numba.tasks import Phase, claim, run_phases
 from fastconv._numba.vector import (
     copy_rows,
     copy_run,
@@ -35,12 +36,8 @@ from fastconv._numba.vector import (
     zero_rows,
     zero_run,
 )
-from fastconv.threads import parallel_for
 
 Array = np.ndarray
-
-# Weights that are worth packing with a second thread.
-PARALLEL_PACKING = 1 << 16
 
 
 class Gather(NamedTuple):
@@ -80,15 +77,15 @@ gather_numbers = numbers(Gather)
 # Packing the weights. The reduction runs over blocks of channels, blocks of taps, taps, channels.
 
 
-@kernel("in5 out1 ints1 ints1 int int")
-def _pack_columns(w, packed, shape, taps, start, stop):
+@kernel("in5 out1 ints1 ints1 tickets")
+def _pack_columns(w, packed, shape, taps, tickets):
     """NHWC: packed[group][panel][k][column], output channels as columns, zeros beyond the last. 0 if all are finite."""
     p = gather_numbers(shape)
     nr = panel_columns(packed)
     panels = (p.outs + nr - 1) // nr
     channels_closest = w.strides[1] <= w.strides[2]  # output channels lie next to each other: HWIO
     check = packed.dtype.type(0)  # value - value is 0 if the value is finite, else NaN
-    for task in range(start, stop):
+    for task in claim(tickets):
         group, o0 = task // panels, task % panels * nr
         count = min(nr, p.outs - o0)
         to = task * p.taps * p.ins * nr
@@ -109,13 +106,13 @@ def _pack_columns(w, packed, shape, taps, start, stop):
     return check
 
 
-@kernel("in5 out1 ints1 ints1 int int")
-def _pack_rows(w, packed, shape, taps, start, stop):
+@kernel("in5 out1 ints1 ints1 tickets")
+def _pack_rows(w, packed, shape, taps, tickets):
     """NCHW: packed[group][output channel][k], rows spread over the cache by odd_lines. 0 if all are finite."""
     p = gather_numbers(shape)
     stride = odd_lines(p.taps * p.ins, packed.itemsize)
     check = packed.dtype.type(0)
-    for task in range(start, stop):
+    for task in claim(tickets):
         group, o = task // p.outs, task % p.outs
         to = task * stride
         for c0 in range(0, p.ins, p.channels):
@@ -237,8 +234,8 @@ def unroll_columns(x, panel, table, p, taps, t0, t1, channel, count_c, pixels):
 # The gather convolution
 
 
-@kernel("in1 in1 in1 in1 out1 out1 out1 outints1 ints1 ints1 scalar scalar int int")
-def _gather_nhwc(x, packed, bias, residual, y, panel, sums, table, shape, taps, low, high, start, stop):
+@kernel("in1 in1 in1 in1 out1 out1 out1 outints1 ints1 ints1 scalar scalar tickets")
+def _gather_nhwc(x, packed, bias, residual, y, panel, sums, table, shape, taps, low, high, tickets):
     p = gather_numbers(shape)
     nr = panel_columns(panel)
     panels = (p.outs + nr - 1) // nr
@@ -248,7 +245,7 @@ def _gather_nhwc(x, packed, bias, residual, y, panel, sums, table, shape, taps, 
     zero = sums.dtype.type(0)
     runs = table[4 * p.block :]
     its_bias = bias if bias.size > 0 else panel  # which begins with zeros
-    for task in range(start, stop):
+    for task in claim(tickets):
         group, first = task % p.groups, task // p.groups * p.block
         count = min(p.block, pixels - first)
         locate(table, p, first, count)
@@ -288,8 +285,8 @@ def _gather_nhwc(x, packed, bias, residual, y, panel, sums, table, shape, taps, 
                 t0, c0 = 0, c0 + count_c
 
 
-@kernel("in1 in1 in1 in1 out1 out1 out1 outints1 ints1 ints1 scalar scalar int int")
-def _gather_nchw(x, packed, bias, residual, y, panel, sums, table, shape, taps, low, high, start, stop):
+@kernel("in1 in1 in1 in1 out1 out1 out1 outints1 ints1 ints1 scalar scalar tickets")
+def _gather_nchw(x, packed, bias, residual, y, panel, sums, table, shape, taps, low, high, tickets):
     p = gather_numbers(shape)
     nr = panel_columns(panel)
     pixels = p.mb * p.oh * p.ow
@@ -297,14 +294,14 @@ def _gather_nchw(x, packed, bias, residual, y, panel, sums, table, shape, taps, 
     stride = odd_lines(depth, packed.itemsize)
     one_pass = p.channels >= p.ins and p.taps_block >= p.taps
     zeros = sums[p.sums :]
-    for r in range(zeros.size):
-        put(zeros, r, sums.dtype.type(0))
     its_bias = bias if bias.size > 0 else zeros
-    for task in range(start, stop):
+    for task in claim(tickets):
         group, first = task % p.groups, task // p.groups * p.block
         count = min(p.block, pixels - first)
         strips = (count + nr - 1) // nr
         locate(table, p, first, count)
+        for r in range(zeros.size):
+            put(zeros, r, sums.dtype.type(0))
         # int64, not the literal 0: the helpers would be compiled for both.
         c0: Any = np.int64(0)
         t0: Any = np.int64(0)
@@ -365,9 +362,9 @@ def store_columns(sums, at, bias, residual, y, table, p, o, rows, q, end, low, h
 
 
 @lru_cache(maxsize=256)
-def _gathers(p: Conv, backward: bool) -> tuple[tuple[Array, Array, blocking.GatherBlocks, int, int], ...]:
-    """For each residue class: its Gather as an array, its taps (filter row, column, source row, column), its blocks,
-    tasks, and elements to pack."""
+def _gathers(p: Conv, backward: bool) -> tuple[tuple[Array, Array, blocking.GatherBlocks, int], ...]:
+    """For each residue class: its Gather as an array, its taps (filter row, column, source row, column), its blocks
+    and tasks."""
     outs, ins = (p.icg, p.ocg) if backward else (p.ocg, p.icg)
     source_hw, target_hw = ((p.oh, p.ow), (p.ih, p.iw)) if backward else ((p.ih, p.iw), (p.oh, p.ow))
     step_h, step_w = (p.sh, p.sw) if backward else (1, 1)
@@ -389,9 +386,7 @@ def _gathers(p: Conv, backward: bool) -> tuple[tuple[Array, Array, blocking.Gath
                 b.together, int(step_h == step_w == 1), b.sums - blocking.MAX_COLUMNS,
             )  # fmt: skip
             tasks = p.g * blocking.ceil_div(p.mb * rows.size * cols.size, b.pixels)
-            found.append((
-                np.array(gather, np.int64), np.array(taps, np.int64).reshape(-1), b, tasks, outs * ins * len(taps) * p.g
-            ))  # fmt: skip
+            found.append((np.array(gather, np.int64), np.array(taps, np.int64).reshape(-1), b, tasks))
     return tuple(found)
 
 
@@ -431,26 +426,26 @@ def _convolve(
     gather = (_gather_nhwc if p.nhwc else _gather_nchw)[p.dtype]
     units = p.g * (blocking.ceil_div(outs, columns(p.dtype)) if p.nhwc else outs)
     not_finite: list[bool] = []
-    for shape, taps, b, tasks, weights in _gathers(p, backward):
+    phases: list[Phase] = []
+    for shape, taps, b, tasks in _gathers(p, backward):
         (packed,), (panel, sums), table = carve(
             workspace, p.dtype, [b.weights], threads, [b.panel, b.sums], threads, blocking.lines(b.table, 8)
         )
 
-        def pack_range(start: int, stop: int, worker: int, packed=packed, shape=shape, taps=taps) -> None:
-            if pack(w5, packed, shape, taps, start, stop) != 0:
+        def pack_weights(tickets: Array, worker: int, packed=packed, shape=shape, taps=taps) -> None:
+            if pack(w5, packed, shape, taps, tickets) != 0:
                 not_finite.append(True)
 
-        def gather_range(
-            start: int, stop: int, worker: int,
-            packed=packed, panel=panel, sums=sums, table=table, shape=shape, taps=taps,
-        ) -> None:  # fmt: skip
+        def gather_pixels(
+            tickets: Array, worker: int, packed=packed, panel=panel, sums=sums, table=table, shape=shape, taps=taps
+        ) -> None:
             gather(
                 x_flat, packed, bias_flat, residual_flat, y_flat, panel[worker], sums[worker], table[worker],
-                shape, taps, low, high, start, stop,
+                shape, taps, low, high, tickets,
             )  # fmt: skip
 
-        parallel_for(units, threads if weights > PARALLEL_PACKING else 1, pack_range)
-        parallel_for(tasks, threads, gather_range)
+        phases += (units, pack_weights), (tasks, gather_pixels)
+    run_phases(threads, *phases)
     if backward and not_finite:
         # The padding that the gather form reads is no term of the gradient: 0 * Inf there must not make a NaN.
         naive.backward_input(p, x, w, bias, residual, y, threads, only_nan=True)
@@ -555,15 +550,15 @@ def unroll_inputs(x, panel, table, nhwc, nchw, p, group, first, width, pixels):
         column += count
 
 
-@kernel("in1 in1 out4 out1 out1 out1 outints1 nhwc nchw ints1 int int")
-def _gradient(x, dy, dw, rows, panel, sums, table, nhwc, nchw, shape, start, stop):
+@kernel("in1 in1 out4 out1 out1 out1 outints1 nhwc nchw ints1 tickets")
+def _gradient(x, dy, dw, rows, panel, sums, table, nhwc, nchw, shape, tickets):
     p = gradient_numbers(shape)
     nr = panel_columns(panel)
     pixels = p.mb * p.oh * p.ow
     width = p.kh * p.kw * p.ins
     column_tasks = (width + p.columns_block - 1) // p.columns_block
     out_tasks = (p.outs + p.outs_block - 1) // p.outs_block
-    for task in range(start, stop):
+    for task in claim(tickets):
         group, rest = task // (column_tasks * out_tasks), task % (column_tasks * out_tasks)
         o, column = rest // column_tasks * p.outs_block, rest % column_tasks * p.columns_block
         outs = min(p.outs_block, p.outs - o)
@@ -610,10 +605,8 @@ def conv2d_backward_weight_im2col__numba(
     run = _gradient[p.dtype, p.nhwc]
     flags = layout_flags(p.nhwc)
     x_flat, dy_flat = flat(x, p.nhwc), flat(dy, p.nhwc)
-    parallel_for(
-        tasks,
-        threads,
-        lambda start, stop, worker: run(
-            x_flat, dy_flat, dw, rows[worker], panel[worker], sums[worker], table[worker], *flags, shape, start, stop
-        ),
-    )
+
+    def gradient(tickets: Array, worker: int) -> None:
+        run(x_flat, dy_flat, dw, rows[worker], panel[worker], sums[worker], table[worker], *flags, shape, tickets)
+
+    run_phases(threads, (tasks, gradient))

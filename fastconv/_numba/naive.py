@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastconv import threads as threading
 from fastconv._numba import CLIP, NO_CLAMP, Conv
 from fastconv._numba.arrays import optional
 from fastconv._numba.compile import jit, kernel
+from fastconv._numba.tasks import claim, run_phases
 
 Array = np.ndarray
 
@@ -31,12 +31,12 @@ def _finish(total, bias, residual, n, c, i, j, clamp, low, high):
     return total
 
 
-@kernel("in4 in4 in1 in4 out4 sum int int int int int int int int real real int int")
-def _forward(x, w, bias, residual, y, zero, groups, sh, sw, ph, pw, dh, dw, clamp, low, high, start, stop):
+@kernel("in4 in4 in1 in4 out4 sum int int int int int int int int real real tickets")
+def _forward(x, w, bias, residual, y, zero, groups, sh, sw, ph, pw, dh, dw, clamp, low, high, tickets):
     oc, oh, ow = y.shape[1:]
     ih, iw = x.shape[2:]
     icg, kh, kw = w.shape[1:]
-    for task in range(start, stop):
+    for task in claim(tickets):
         n, o = task // oc, task % oc
         first = o // (oc // groups) * icg  # the first input channel of this output channel's group
         for i in range(oh):
@@ -54,15 +54,15 @@ def _forward(x, w, bias, residual, y, zero, groups, sh, sw, ph, pw, dh, dw, clam
                 y[n, o, i, j] = _finish(total, bias, residual, n, o, i, j, clamp, low, high)
 
 
-@kernel("in4 in4 in1 in4 out4 sum int int int int int int int int real real int int int")
+@kernel("in4 in4 in1 in4 out4 sum int int int int int int int int real real int tickets")
 def _backward_input(
-    dy, w, bias, residual, dx, zero, groups, sh, sw, ph, pw, dh, dw, clamp, low, high, only_nan, start, stop
+    dy, w, bias, residual, dx, zero, groups, sh, sw, ph, pw, dh, dw, clamp, low, high, only_nan, tickets
 ):
     ic, ih, iw = dx.shape[1:]
     oc, oh, ow = dy.shape[1:]
     icg, kh, kw = w.shape[1:]
     ocg = oc // groups
-    for task in range(start, stop):
+    for task in claim(tickets):
         n, c = task // ic, task % ic
         first = c // icg * ocg
         for i in range(ih):
@@ -84,12 +84,12 @@ def _backward_input(
                 dx[n, c, i, j] = _finish(total, bias, residual, n, c, i, j, clamp, low, high)
 
 
-@kernel("in4 in4 out4 sum int int int int int int int int int")
-def _backward_weight(x, dy, dw_, zero, groups, sh, sw, ph, pw, dh, dw, start, stop):
+@kernel("in4 in4 out4 sum int int int int int int int tickets")
+def _backward_weight(x, dy, dw_, zero, groups, sh, sw, ph, pw, dh, dw, tickets):
     mb, oc, oh, ow = dy.shape
     ih, iw = x.shape[2:]
     icg, kh, kw = dw_.shape[1:]
-    for task in range(start, stop):
+    for task in claim(tickets):
         o, c = task // icg, task % icg
         channel = o // (oc // groups) * icg + c
         for a in range(kh):
@@ -113,7 +113,7 @@ def conv2d_forward_naive__numba(
     run = _forward[p.dtype]
     arrays = x, w, optional(bias, 1, p.dtype), optional(residual, 4, p.dtype), y, _ZERO[p.dtype]
     numbers = p.g, p.sh, p.sw, p.ph, p.pw, p.dh, p.dw, p.clamp, p.low, p.high
-    threading.parallel_for(p.mb * p.g * p.ocg, threads, lambda start, stop, _: run(*arrays, *numbers, start, stop))
+    run_phases(threads, (p.mb * p.g * p.ocg, lambda tickets, _: run(*arrays, *numbers, tickets)))
 
 
 def backward_input(
@@ -123,7 +123,7 @@ def backward_input(
     run = _backward_input[p.dtype]
     arrays = dy, w, optional(bias, 1, p.dtype), optional(residual, 4, p.dtype), dx, _ZERO[p.dtype]
     numbers = p.g, p.sh, p.sw, p.ph, p.pw, p.dh, p.dw, p.clamp, p.low, p.high, int(only_nan)
-    threading.parallel_for(p.mb * p.g * p.icg, threads, lambda start, stop, _: run(*arrays, *numbers, start, stop))
+    run_phases(threads, (p.mb * p.g * p.icg, lambda tickets, _: run(*arrays, *numbers, tickets)))
 
 
 def conv2d_backward_input_naive__numba(
@@ -137,8 +137,5 @@ def conv2d_backward_weight_naive__numba(
 ) -> None:
     run = _backward_weight[p.dtype]
     numbers = p.g, p.sh, p.sw, p.ph, p.pw, p.dh, p.dw
-    threading.parallel_for(
-        p.g * p.ocg * p.icg,
-        threads,
-        lambda start, stop, _: run(x, dy, dw, _ZERO[p.dtype], *numbers, start, stop),
-    )
+    tasks = p.g * p.ocg * p.icg
+    run_phases(threads, (tasks, lambda tickets, _: run(x, dy, dw, _ZERO[p.dtype], *numbers, tickets)))

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv._numba.compile import kernel
+from fastconv._numba.tasks import claim, run_phases
 from fastconv.problem import PoolProblem
-from fastconv.threads import parallel_for
 
 Array = np.ndarray
 
@@ -73,11 +73,11 @@ def lower_pool(p: PoolProblem) -> Pool:
     )
 
 
-@kernel("in4 out4 outints4 ints2 ints2 int int int int")
-def _max_forward(x, y, indices, rows, columns, row_step, column_step, start, stop):
+@kernel("in4 out4 outints4 ints2 ints2 int int tickets")
+def _max_forward(x, y, indices, rows, columns, row_step, column_step, tickets):
     channels, oh, ow = y.shape[1:]
     width = x.shape[3]
-    for task in range(start, stop):
+    for task in claim(tickets):
         n, c = task // channels, task % channels
         for i in range(oh):
             for j in range(ow):
@@ -95,11 +95,11 @@ def _max_forward(x, y, indices, rows, columns, row_step, column_step, start, sto
                     indices[n, c, i, j] = where
 
 
-@kernel("in4 ints4 out4 int int")
-def _max_backward(dy, indices, dx, start, stop):
+@kernel("in4 ints4 out4 tickets")
+def _max_backward(dy, indices, dx, tickets):
     channels, oh, ow = dy.shape[1:]
     height, width = dx.shape[2:]
-    for task in range(start, stop):
+    for task in claim(tickets):
         n, c = task // channels, task % channels
         for row in range(height):
             for column in range(width):
@@ -111,10 +111,10 @@ def _max_backward(dy, indices, dx, start, stop):
                     dx[n, c, where // width, where % width] += dy[n, c, i, j]
 
 
-@kernel("in4 out4 ints2 ints2 int int int")
-def _avg_forward(x, y, rows, columns, divisor, start, stop):
+@kernel("in4 out4 ints2 ints2 int tickets")
+def _avg_forward(x, y, rows, columns, divisor, tickets):
     channels, oh, ow = y.shape[1:]
-    for task in range(start, stop):
+    for task in claim(tickets):
         n, c = task // channels, task % channels
         for i in range(oh):
             for j in range(ow):
@@ -126,10 +126,10 @@ def _avg_forward(x, y, rows, columns, divisor, start, stop):
                 y[n, c, i, j] = total / counted
 
 
-@kernel("in4 out4 ints2 ints2 ints2 ints2 int int int")
-def _avg_backward(dy, dx, rows, columns, row_windows, column_windows, divisor, start, stop):
+@kernel("in4 out4 ints2 ints2 ints2 ints2 int tickets")
+def _avg_backward(dy, dx, rows, columns, row_windows, column_windows, divisor, tickets):
     channels, height, width = dx.shape[1:]
-    for task in range(start, stop):
+    for task in claim(tickets):
         n, c = task // channels, task % channels
         for row in range(height):
             for column in range(width):
@@ -145,13 +145,11 @@ _NO_INDICES = np.empty((0, 0, 0, 0), np.int64)
 
 
 def _over_planes(pool: Pool, threads: int, loops: Any, *arguments: Any) -> None:
-    """Runs `loops` over ranges of planes on as many threads as the work is worth."""
+    """Runs `loops` over the planes on as many threads as the work is worth."""
     compiled = loops[pool.dtype]
 
-    def run(start: int, stop: int, worker: int) -> None:
-        compiled(*arguments, start, stop)
-
-    parallel_for(pool.planes, min(threads, 1 + pool.planes * pool.cells // CELLS_PER_THREAD), run)
+    most = min(threads, 1 + pool.planes * pool.cells // CELLS_PER_THREAD)
+    run_phases(most, (pool.planes, lambda tickets, _: compiled(*arguments, tickets)))
 
 
 def max_pool2d_forward_naive__numba(

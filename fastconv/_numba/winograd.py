@@ -22,6 +22,7 @@ from fastconv._numba import Conv, blocking, vector
 from fastconv._numba.arrays import carve, flat, layout_flags, limits, optional, optional_flat, strides
 from fastconv._numba.compile import CONTRACT, jit, kernel
 from fastconv._numba.gemm import columns, multiply, odd_lines
+from fastconv._numba.tasks import Run, claim, run_phases
 from fastconv._numba.vector import (
     I64,
     Lanes,
@@ -36,7 +37,6 @@ from fastconv._numba.vector import (
     vector_lanes,
     zero_run,
 )
-from fastconv.threads import parallel_for
 
 Array = np.ndarray
 
@@ -196,15 +196,15 @@ class Shape(NamedTuple):
 shape_numbers = numbers(Shape)
 
 
-@kernel("in5 out1 ints1 int int")
-def _transform_weights(w, packed, shape, start, stop):
+@kernel("in5 out1 ints1 tickets")
+def _transform_weights(w, packed, shape, tickets):
     """packed[group][panel][point][input channel][column], zeros beyond the last output channel."""
     p = shape_numbers(shape)
     nr = panel_columns(packed)
     panels = (p.outs + nr - 1) // nr
     filters = np.zeros(9 * nr, np.float64)
     points = (p.m + 2) ** 2
-    for task in range(start, stop):
+    for task in claim(tickets):
         group, o0 = task // panels, task % panels * nr
         count = min(nr, p.outs - o0)
         if count < nr:
@@ -366,12 +366,12 @@ def transform_outputs(
 
 
 @kernel(
-    "in1 in1 in1 in1 out1 out1 out1 out1 out1 out1 outints1 nhwc nchw ints1 scalar scalar int int int",
+    "in1 in1 in1 in1 out1 out1 out1 out1 out1 out1 outints1 nhwc nchw ints1 scalar scalar int tickets",
     fastmath=CONTRACT,
 )
 def _convolve_tiles(
     x, packed, bias, residual, y, v, products, stage, outputs, by_channel, suspects, nhwc, nchw, shape, low, high,
-    phase, start, stop,
+    phase, tickets,
 ):  # fmt: skip
     p = shape_numbers(shape)
     nr = panel_columns(products)
@@ -379,7 +379,7 @@ def _convolve_tiles(
     stride = odd_lines(p.ins, v.itemsize)
     points = (p.m + 2) ** 2
     tiles = p.mb * p.tiles_h * p.tiles_w
-    for task in range(start, stop):
+    for task in claim(tickets):
         group, index = task % p.groups, task // p.groups
         # FUSED: task is a block of tiles. INPUTS: a few tiles of the one block. OUTPUTS: a panel of its channels.
         first = index * p.block if phase == FUSED else index * INPUT_TILES if phase == INPUTS else 0
@@ -403,8 +403,8 @@ def _convolve_tiles(
             panel += 1
 
 
-@kernel("in1 in5 in1 in1 out1 outints1 ints1 int int scalar scalar int int")
-def _repair(x, w, bias, residual, y, suspects, shape, nr, padding_counts, low, high, start, stop):
+@kernel("in1 in5 in1 in1 out1 outints1 ints1 int int scalar scalar tickets")
+def _repair(x, w, bias, residual, y, suspects, shape, nr, padding_counts, low, high, tickets):
     """The plain sum, in float64, for all outputs of the suspect tiles: Winograd spreads a NaN or Inf over its tile.
 
     Padding is a zero of the forward pass, so that 0 * Inf is NaN there, but no term of the input gradient.
@@ -412,7 +412,7 @@ def _repair(x, w, bias, residual, y, suspects, shape, nr, padding_counts, low, h
     p = shape_numbers(shape)
     plane = p.tiles_h * p.tiles_w
     panels = (p.outs + nr - 1) // nr
-    for task in range(start, stop):
+    for task in claim(tickets):
         if get(suspects, task) == 0:
             continue
         group, panel = task // (p.mb * plane * panels), task // (p.mb * plane) % panels
@@ -488,29 +488,28 @@ def _convolve(
     transform_weights, convolve = _transform_weights[p.dtype], _convolve_tiles[p.dtype, p.nhwc]
     flags = layout_flags(p.nhwc)
 
-    def weights(start: int, stop: int, worker: int) -> None:
-        transform_weights(w5, packed, shape, start, stop)
+    def weights(tickets: Array, worker: int) -> None:
+        transform_weights(w5, packed, shape, tickets)
 
-    def run(phase: int) -> Callable[[int, int, int], None]:
-        def part(start: int, stop: int, worker: int) -> None:
+    def run(phase: int) -> Run:
+        def part(tickets: Array, worker: int) -> None:
             convolve(
                 x_flat, packed, bias_flat, residual_flat, y_flat,
                 all_inputs[0] if b.shared else inputs[0][worker], products[worker], stage[worker], outputs[worker],
-                by_channel[worker], suspects, *flags, shape, low, high, phase, start, stop,
+                by_channel[worker], suspects, *flags, shape, low, high, phase, tickets,
             )  # fmt: skip
 
         return part
 
-    parallel_for(p.g * panels, threads, weights)
     if b.shared:
-        parallel_for(p.g * blocking.ceil_div(tiles, INPUT_TILES), threads, run(INPUTS))
-        parallel_for(p.g * panels, threads, run(OUTPUTS))
+        inputs_and_outputs = (p.g * blocking.ceil_div(tiles, INPUT_TILES), run(INPUTS)), (p.g * panels, run(OUTPUTS))
+        run_phases(threads, (p.g * panels, weights), *inputs_and_outputs)
     else:
-        parallel_for(p.g * blocking.ceil_div(tiles, b.tiles), threads, run(FUSED))
+        run_phases(threads, (p.g * panels, weights), (p.g * blocking.ceil_div(tiles, b.tiles), run(FUSED)))
     if suspects.any():
         repair = _repair[p.dtype]
         arrays = x_flat, w5, bias_flat, residual_flat, y_flat, suspects, shape, columns(p.dtype), int(not backward)
-        parallel_for(suspects.size, threads, lambda start, stop, worker: repair(*arrays, low, high, start, stop))
+        run_phases(threads, (suspects.size, lambda tickets, worker: repair(*arrays, low, high, tickets)))
 
 
 def conv2d_forward_winograd_f2x3__numba(
