@@ -313,23 +313,20 @@ def _gather_nchw(x, packed, bias, residual, y, panel, sums, table, shape, taps, 
             last = k0 + k >= depth
             for strip in range(strips):
                 q, end = strip * nr, min(strip * nr + nr, count)
-                to = get(table, 4 * q + TARGET) + group * p.outs * p.d_c
+                target_q, target_end = get(table, 4 * q + TARGET), get(table, 4 * (end - 1) + TARGET)
                 # whole strips of outputs that follow each other are finished in registers
-                follow = end - q == nr and get(table, 4 * (end - 1) + TARGET) - get(table, 4 * q + TARGET) == nr - 1
-                if last and follow and p.d_w == 1 and residual.size == 0:
-                    multiply_rows(
-                        packed, group * p.outs * stride + k0, stride, panel, q * k, sums, q, p.block, p.outs, k, k0 > 0,
-                        y, to, p.d_c, True, its_bias, group * p.outs if bias.size > 0 else -1, low, high,
-                    )  # fmt: skip
-                    continue
-                for o in range(0, p.outs, TILE_ROWS):
-                    rows = min(TILE_ROWS, p.outs - o)
+                follow = end - q == nr and target_end - target_q == nr - 1
+                direct = last and follow and p.d_w == 1 and residual.size == 0
+                height = p.outs if direct else TILE_ROWS
+                for o in range(0, p.outs, height):
+                    rows = min(height, p.outs - o)
                     at = (0 if one_pass else o * p.block) + q
-                    multiply(
-                        packed, (group * p.outs + o) * stride + k0, stride, panel, q * k,
-                        sums, at, p.block, rows, k, k0 > 0,
+                    target, to, step = (y, target_q + group * p.outs * p.d_c, p.d_c) if direct else (sums, at, p.block)
+                    multiply_rows(
+                        packed, (group * p.outs + o) * stride + k0, stride, panel, q * k, sums, at, p.block, rows, k,
+                        k0 > 0, target, to, step, direct, its_bias, group * p.outs if bias.size > 0 else -1, low, high,
                     )  # fmt: skip
-                    if last:
+                    if last and not direct:
                         store_columns(
                             sums, at, bias, residual, y, table, p, group * p.outs + o, rows, q, end, low, high
                         )

@@ -115,6 +115,13 @@ def broadcast(builder: ir.IRBuilder, scalar: ir.Value, vector: ir.VectorType) ->
     return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(I32, vector.count), None))
 
 
+def _stand_alone(function: ir.Function) -> None:
+    """Called, not inlined, and its loops are left as they are: unrolled already, they double in code to no gain."""
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    function.attributes.add("optsize")
+
+
 def _external(module: ir.Module, name: str, result: ir.Type, arguments: list[ir.Type]) -> ir.Function:
     return cgutils.get_or_insert_function(module, ir.FunctionType(result, arguments), name)
 
@@ -213,8 +220,7 @@ def _tile_function(module: ir.Module, scalar: ir.Type, rows: int, indirect: bool
     arguments = [pointer, I64.as_pointer(), I64, pointer, pointer, I64, I64, I64, BIT]
     ending = [pointer, I64, BIT, pointer, scalar, scalar] if bias else []
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), arguments + ending), name)
-    function.linkage = "internal"
-    function.attributes.add("noinline")
+    _stand_alone(function)
     a, table, step, b, c, rs_c, runs, depth, accumulate, *rest = function.args
     multiply_add = _external(module, f"llvm.fmuladd.{_suffix(vector)}", vector, [vector] * 3)
 
@@ -452,8 +458,7 @@ def outlined(name: str, body: Callable[..., ir.Value | None]) -> Callable[..., A
             function = ir.Function(
                 builder.module, ir.FunctionType(result, [value.type for value in values]), full_name
             )
-            function.linkage = "internal"
-            function.attributes.add("noinline")
+            _stand_alone(function)
             inside = ir.IRBuilder(function.append_basic_block("entry"))
             outcome = body(inside, kinds, *function.args)
             if outcome is None:
