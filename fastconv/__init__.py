@@ -6,7 +6,7 @@
 Convolution: conv2d, conv1d, conv_transpose2d, conv_transpose1d; gradients conv2d_backward, conv2d_input, conv2d_weight.
 Fused with ReLU and 2x2 max pooling: conv2d_relu_max_pool2d; gradients conv2d_relu_max_pool2d_input, ..._weight.
 Pooling: max_pool2d, avg_pool2d, adaptive_max_pool2d, adaptive_avg_pool2d and their *_backward; lp_pool2d, max_unpool2d.
-Choice: explain, plan_conv2d, tune, calibrate, config, info, set_num_threads. A training loop: fastconv.nn.
+Choice: explain, plan_conv2d, tune, calibrate, warmup, config, info, set_num_threads. A training loop: fastconv.nn.
 
 Map of the rooms (data flows one way, downwards; a test holds it):
 
@@ -14,6 +14,7 @@ Map of the rooms (data flows one way, downwards; a test holds it):
     functional/             conv2d, its gradients, conv_transpose2d, pools: arrays -> Problem -> Plan -> arrays
     problem                 ConvProblem, PoolProblem: checked numbers, no arrays
     settings, autotune      defaults of a context; measured choices on disk
+    warmed                  which Numba kernels are compiled already
     dispatch, registry      verdicts(problem), plan(problem), explain(problem); KERNELS, the one ordered table
     capability, cost        what a row cannot do and needs; its work, counted, and which error it makes
     rates                   seconds for each kind of work, shipped or fitted to this machine by calibrate
@@ -54,6 +55,7 @@ from fastconv.functional import (
     output_shape,
     plan_conv2d,
     tune,
+    warmup,
 )
 from fastconv.information import info
 from fastconv.problem import ConvProblem, NoKernelError, PoolProblem, resolve_padding
@@ -97,6 +99,7 @@ __all__ = [
     "resolve_padding",
     "set_num_threads",
     "tune",
+    "warmup",
 ]
 
 

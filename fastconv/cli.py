@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
+import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 import fastconv
 
-Job = tuple[str, Callable[[], object]]
-
 # A peak that changes by more than this between races is not the CPU's doing alone.
 UNSTEADY = 1.3
+# Without a bar, `warmup` tells of kernels that took so many seconds.
+WORTH_A_LINE = 0.5
 
 
 def _add_info(commands: argparse._SubParsersAction) -> None:
@@ -113,63 +114,71 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=_bench)
 
 
-def _warmup_jobs(dtypes: Sequence[str]) -> Iterator[Job]:
-    """One tiny call for each Numba kernel: its first use compiles it and stores it in Numba's cache on disk."""
-    for dtype in dtypes:
-        for layout in ("NCHW", "NHWC"):
-            x = np.ones((1, 4, 8, 8) if layout == "NCHW" else (1, 8, 8, 4), dtype)
-            w = np.ones((4, 4, 3, 3) if layout == "NCHW" else (3, 3, 4, 4), dtype)
-            yield from _warmup_convolutions(x, w, layout, f"{dtype} {layout}")
-            yield from _warmup_pools(x, layout, f"{dtype} {layout}")
+def _network_problems(path: str) -> list[Any]:
+    """What the kernels are asked for in a step of training and in prediction; path: of a saved model, or "mnist"."""
+    from fastconv.nn import models
+    from fastconv.nn.networks import mnist_network
+
+    model = mnist_network(0) if path == "mnist" else models.load_model(path)
+    model.compile("sgd", "mse", fuse=False)  # Numba has no fused kernels
+    problems: list[Any] = []
+    x = np.zeros((1, *model.layers[0].input_shape), np.float32)
+    model.train_on_batch(x, model.predict(x))  # the first step notes its kernels, the second tells us of them
+    with fastconv.config(verbose=lambda kernel, problem, *rest: problems.append(problem)):
+        model.train_on_batch(x, model.predict(x))
+    return list(dict.fromkeys(problems))
 
 
-def _warmup_convolutions(x: np.ndarray, w: np.ndarray, layout: str, label: str) -> Iterator[Job]:
-    for algorithm in ("naive", "im2col", "winograd_f2x3", "winograd_f4x3"):
-        how: dict[str, Any] = {"layout": layout, "backend": "numba", "algorithm": algorithm}
-        yield f"conv2d {algorithm} {label}", partial(fastconv.conv2d, x, w, None, 1, 1, **how)
-        yield f"conv2d_input {algorithm} {label}", partial(fastconv.conv2d_input, x.shape, w, x, 1, 1, **how)
-        if not algorithm.startswith("winograd"):
-            yield f"conv2d_weight {algorithm} {label}", partial(fastconv.conv2d_weight, x, w.shape, x, 1, 1, **how)
+def _list_problems(path: str) -> list[str]:
+    """The problems of a file, one a line, a name may follow it; # begins a comment."""
+    with open(path, encoding="utf-8") as file:
+        lines = (line.split("#")[0].split() for line in file)
+        return [words[0] for words in lines if words]
 
 
-def _warmup_pools(x: np.ndarray, layout: str, label: str) -> Iterator[Job]:
-    how: dict[str, Any] = {"layout": layout, "backend": "numba"}
+def _show_progress() -> Callable[[int, int, str, float], None]:
+    """A bar on a terminal with tqdm installed; elsewhere a line for what took long."""
+    bar: Any = None
 
-    def max_pool() -> None:
-        y, indices = fastconv.max_pool2d(x, 2, return_indices=True, **how)
-        fastconv.max_pool2d_backward(y, x.shape, indices, 2, **how)
+    def show(number: int, count: int, name: str, seconds: float) -> None:
+        nonlocal bar
+        if bar is None and sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None:
+            from tqdm import tqdm
 
-    def avg_pool() -> None:
-        fastconv.avg_pool2d_backward(fastconv.avg_pool2d(x, 2, **how), x.shape, 2, **how)
+            bar = tqdm(total=count, unit="kernel", dynamic_ncols=True)
+        if bar is not None:
+            bar.set_description(name, refresh=False)
+            bar.update()
+            if number == count:
+                bar.close()
+        elif seconds > WORTH_A_LINE:
+            sys.stderr.write(f"{number}/{count} {name} {seconds:.1f} s\n")
 
-    def adaptive() -> None:
-        y, indices = fastconv.adaptive_max_pool2d(x, 2, return_indices=True, **how)
-        fastconv.adaptive_max_pool2d_backward(y, x.shape, indices, **how)
-        fastconv.adaptive_avg_pool2d_backward(fastconv.adaptive_avg_pool2d(x, 2, **how), x.shape, **how)
-
-    yield f"max_pool2d {label}", max_pool
-    yield f"avg_pool2d {label}", avg_pool
-    yield f"adaptive pools {label}", adaptive
+    return show
 
 
 def _warmup(args: argparse.Namespace) -> None:
     start = time.perf_counter()
-    jobs = list(_warmup_jobs(args.dtype))
-    for number, (label, job) in enumerate(jobs, 1):
-        began = time.perf_counter()
-        job()
-        seconds = time.perf_counter() - began
-        if sys.stderr.isatty():
-            sys.stderr.write(f"\r{number}/{len(jobs)} {label:<50}")
-        elif seconds > 0.5:
-            sys.stderr.write(f"{number}/{len(jobs)} {label} compiled in {seconds:.1f} s\n")
-    if sys.stderr.isatty():
-        sys.stderr.write("\n")
-    print(f"{len(jobs)} Numba kernels ready in {time.perf_counter() - start:.1f} s")
+    logging.getLogger("fastconv").setLevel(logging.ERROR)  # the compiler's notices say the same as the bar
+    problems: list[Any] | None = None
+    if args.problems or args.file or args.network:
+        problems = [*args.problems, *(_list_problems(args.file) if args.file else [])]
+        problems += _network_problems(args.network) if args.network else []
+    names = fastconv.warmup(problems, layouts=args.layout, dtypes=args.dtype, progress=_show_progress())
+    print(f"{len(names)} Numba kernels ready in {time.perf_counter() - start:.1f} s")
 
 
 def _add_warmup(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("warmup", help="compile the Numba kernels now, into Numba's cache on disk")
+    parser = commands.add_parser(
+        "warmup",
+        help="compile Numba kernels now, into Numba's cache on disk",
+        description="Compile Numba kernels now, for the problems given or all of them; they are kept on disk.",
+        epilog="example: fastconv warmup mb1ic64ih56oc64kh3ph1 --layout NHWC; fastconv warmup --network mnist",
+    )
+    parser.add_argument("problems", nargs="*", metavar="PROBLEM", help="text forms of convolutions")
+    parser.add_argument("--file", help="a list of problems, one a line")
+    parser.add_argument("--network", metavar="MODEL", help="a saved model, or mnist: what its training needs")
+    parser.add_argument("--layout", nargs="+", default=["NCHW", "NHWC"], choices=["NCHW", "NHWC"])
     parser.add_argument("--dtype", nargs="+", default=["float32"], choices=["float32", "float64"])
     parser.set_defaults(run=_warmup)
 

@@ -8,13 +8,13 @@ import importlib.util
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from fastconv import autotune, host, settings, threads
+from fastconv import autotune, host, settings, threads, warmed
 from fastconv.problem import ConvProblem, NoKernelError, PoolProblem
 from fastconv.registry import KERNELS, PACKAGES, Kernel
 
@@ -37,7 +37,7 @@ ROW_NAMES = frozenset(k.algorithm for k in KERNELS)
 BACKENDS = tuple(PACKAGES)
 # Where `lower` is found, when not in the backend's package.
 _LOWERING = {"numpy": "fastconv.reference"}
-# A Numba row compiles on its first use, so a plain call takes one only where no compiled row can.
+# A Numba row compiles on its first use: beside compiled rows it takes part only where `warmup` has compiled it.
 _BACKEND_ORDER = {"cython": 0, "cuda": 0, "numba": 1, "numpy": 2}
 
 
@@ -62,10 +62,14 @@ class Verdict:
     seconds: float
     workspace: int
     error: float
+    warmed: bool = False  # a Numba row that is compiled already
 
-    @property
-    def rank(self) -> tuple[int, float]:
-        return _BACKEND_ORDER[self.kernel.backend], self.seconds
+
+def best(able: Iterable[Verdict]) -> Verdict:
+    """The one that a plain call takes: the cheapest of the first backend, and of the warmed rows beside it."""
+    found = list(able)
+    first = min(_BACKEND_ORDER[v.kernel.backend] for v in found)
+    return min((v for v in found if v.warmed or _BACKEND_ORDER[v.kernel.backend] == first), key=lambda v: v.seconds)
 
 
 @functools.cache
@@ -106,6 +110,27 @@ def _refusal(kernel: Kernel, problem: Problem, request: Request, count: int) -> 
     return None
 
 
+def _is_warmed(kernel: Kernel, problem: Problem) -> bool:
+    if kernel.backend != "numba":
+        return False
+    return warmed.holds(kernel.name, problem, importlib.import_module(PACKAGES["numba"]).source_hash)
+
+
+def keep_warmed(done: Iterable[tuple[Kernel, Problem]]) -> bool:
+    """Note on disk that these rows are compiled for such problems, from the next process on; False if they were not
+    kept."""
+    package = PACKAGES["numba"]
+    folder = importlib.import_module(f"{package}.compile").folder()
+    if folder is None:
+        return False
+    keys = {warmed.key(kernel.name, problem) for kernel, problem in done}
+    try:
+        warmed.remember(keys, importlib.import_module(package).source_hash(), folder)
+    except OSError:
+        return False
+    return True
+
+
 def verdicts(problem: Problem, request: Request = Request()) -> Iterator[Verdict]:
     """Each row of this op and pass with its reason or its cost, in the order of the table."""
     judged = replace(problem, mb=min(problem.mb, 1)) if request.deterministic else problem
@@ -118,7 +143,8 @@ def verdicts(problem: Problem, request: Request = Request()) -> Iterator[Verdict
             yield Verdict(kernel, reason, float("inf"), 0, 0.0)
         else:
             workspace = kernel.workspace(problem, count)
-            yield Verdict(kernel, None, kernel.seconds(judged, request.packed), workspace, kernel.error(problem))
+            seconds, error = kernel.seconds(judged, request.packed), kernel.error(problem)
+            yield Verdict(kernel, None, seconds, workspace, error, _is_warmed(kernel, problem))
 
 
 def is_small(problem: Problem, kernel: Kernel) -> bool:
@@ -145,7 +171,7 @@ def choose(problem: Problem, request: Request) -> Kernel:
     for verdict in able:
         if verdict.kernel.name == tuned:
             return verdict.kernel
-    return min(able, key=lambda v: v.rank).kernel
+    return best(able).kernel
 
 
 class _Workspace(threading.local):

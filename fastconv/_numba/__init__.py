@@ -2,6 +2,7 @@
 
     compile.py   flags, disk cache, one signature per dtype
     vector.py    what Numba lacks: vectors of the host's length, as IR (the GEMM micro-kernel, transposition)
+    tasks.py     loops over tasks on several threads
     gemm.py      tile sizes, and a block of rows through the micro-kernel
     arrays.py    the arrays of a call as Numba wants them: flat, with element strides
     naive.py im2col.py winograd.py pooling.py   the kernels
@@ -11,6 +12,9 @@ Importing this package does not import Numba; importing a kernel module does.
 
 from __future__ import annotations
 
+import functools
+import hashlib
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastconv.problem import ConvProblem, PoolProblem
@@ -43,6 +47,14 @@ class Conv(NamedTuple):
     clamp: int
     low: float
     high: float
+
+
+@functools.cache
+def source_hash() -> str:
+    """Hash of every source that a kernel of this package inlines; Numba itself looks at the kernel's own file only."""
+    here = Path(__file__).parent
+    sources = [*sorted(here.glob("*.py")), here.parent / "winograd.py"]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
 def lower(problem: ConvProblem | PoolProblem) -> Any:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import logging
 import threading
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numba
 from numba import types
 from numba.core import config, event
 from numba.core.caching import FunctionCache
+
+from fastconv._numba import source_hash
 
 log = logging.getLogger("fastconv")
 
@@ -33,14 +33,6 @@ _warned = threading.Event()
 
 # NUMBA_DISABLE_JIT: the naive loops then run as plain Python, to be read in a debugger.
 INTERPRETED = bool(getattr(config, "DISABLE_JIT", False))
-
-
-@functools.cache
-def source_hash() -> str:
-    """Hash of every source that a kernel of this package inlines; Numba itself looks at the kernel's own file only."""
-    here = Path(__file__).parent
-    sources = [*sorted(here.glob("*.py")), here.parent / "winograd.py"]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
 def _warn_once(error: BaseException) -> None:
@@ -73,6 +65,15 @@ class _SafeCache(FunctionCache):
             super().save_overload(sig, data)
         except Exception as error:  # full disk, no permission: the compiled function works all the same
             _warn_once(error)
+
+
+def folder() -> str | None:
+    """Where compiled kernels are kept; None where nothing can be written."""
+    try:
+        path = _SafeCache(folder).cache_path
+    except (RuntimeError, OSError):
+        return None
+    return str(path)
 
 
 def _with_cache(dispatcher: Any) -> Any:

@@ -29,6 +29,7 @@ from fastconv.functional.pooling import (
 )
 from fastconv.functional.signals import conv1d, conv_transpose1d
 from fastconv.functional.tuning import tune
+from fastconv.functional.warming import warmup
 
 __all__ = [
     "ConvPlan",
@@ -58,4 +59,5 @@ __all__ = [
     "output_shape",
     "plan_conv2d",
     "tune",
+    "warmup",
 ]

@@ -71,12 +71,12 @@ def tune(
     )  # fmt: skip
     request = request_of(where, "auto", backend, None)
     able = [v for v in dispatch.verdicts(problem, request) if v.reason is None]
-    default = min(able, key=lambda v: v.rank) if able else None
+    default = dispatch.best(able) if able else None
     if default is None:
         dispatch.choose(problem, request)  # raises, with the reasons
         raise AssertionError("unreachable")
-    best = min(v.seconds for v in able)
-    plans = [dispatch.plan_for(problem, v.kernel) for v in able if v is default or v.seconds < HOPELESS * best]
+    least = min(v.seconds for v in able)
+    plans = [dispatch.plan_for(problem, v.kernel) for v in able if v is default or v.seconds < HOPELESS * least]
     arrays = operands(problem)
     seconds = {plan.kernel.name: float("inf") for plan in plans}
     for plan in plans:
