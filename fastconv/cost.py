@@ -68,7 +68,7 @@ BLOCK_ROWS = 14
 
 def _register_tile() -> tuple[int, int, int]:
     """Rows, columns and lanes of the ISA in use."""
-    return TILES.get(host.isa(), TILES["avx512"])
+    return TILES.get(host.rated_isa(), TILES["avx512"])
 
 
 def counted(work: Work, packed: bool) -> Work:

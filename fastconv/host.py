@@ -112,6 +112,24 @@ def isa() -> str:
     return str(importlib.import_module("fastconv._cython").get_isa())
 
 
+@functools.cache
+def _cpu_isa() -> str:
+    """The fastest of ISAS that this CPU runs, as far as the operating system tells."""
+    if platform.machine().lower() in ("aarch64", "arm64"):
+        return "neon"
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return "portable"
+    flags = set(next((line for line in text.splitlines() if line.startswith("flags")), "").split())
+    return "avx512" if {"avx512f", "avx512dq"} <= flags else "avx2" if {"avx2", "fma"} <= flags else "portable"
+
+
+def rated_isa() -> str:
+    """The instruction set whose measured rates tell the times of kernels: that in use, or of Numba without C."""
+    return isa() if extension_fault() is None else _cpu_isa()
+
+
 def set_isa(name: str) -> None:
     """Use this instruction set in the C kernels from now on (tests and benchmarks compare them)."""
     if name not in isas():

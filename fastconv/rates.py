@@ -15,7 +15,7 @@ Rates = dict[str, dict[str, dict[str, dict[str, float]]]]
 
 SHIPPED = Path(__file__).with_name("rates.json")
 # An ISA that nobody has measured is taken for its nearest relative.
-RELATIVE = {"neon": "avx2", "none": "portable"}
+RELATIVE = {"neon": "avx2"}
 
 _lock = threading.Lock()
 _rates: Rates | None = None
@@ -68,11 +68,13 @@ def rates_of(kernel: str, layout: str) -> dict[str, float] | None:
     Rows of other backends share the rates of the compiled row of their algorithm until they have their own.
     """
     every = _load()
-    isa = host.isa()
-    kernels = every.get(isa) or every.get(RELATIVE.get(isa, ""), {})
+    isa = host.rated_isa()
     name, _, _ = kernel.partition("__")
-    found = kernels.get(kernel) or kernels.get(f"{name}__cython") or {}
-    return found.get(layout)
+    for kernels in (every.get(isa, {}), every.get(RELATIVE.get(isa, ""), {})):
+        found = kernels.get(kernel) or kernels.get(f"{name}__cython")
+        if found:
+            return found.get(layout)
+    return None
 
 
 def remember(isa: str, kernels: dict[str, dict[str, dict[str, float]]]) -> None:

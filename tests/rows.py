@@ -33,6 +33,11 @@ ISA_FREE = ("naive", "reference")
 # Which rows, on which instruction sets
 
 
+needs_cython = pytest.mark.skipif(
+    host.backend_fault("cython") is not None, reason="the compiled extension is not here"
+)
+
+
 def fault(kernel: Kernel) -> str | None:
     """Why this row cannot run on this machine at all, or None."""
     reason = host.backend_fault(kernel.backend)

@@ -7,6 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from fastconv import host
+from tests.rows import needs_cython
+
+COMPILED = "numba" if host.backend_fault("cython") else "cython"
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -23,7 +28,7 @@ def test_suites_collect(file):
 
 @pytest.mark.parametrize(
     ("file", "chosen"),
-    [("bench/test_layers.py", "mnist_conv2_mb1 and im2col__cython and forward"),
+    [("bench/test_layers.py", f"mnist_conv2_mb1 and im2col__{COMPILED} and forward"),
      ("bench/test_peers.py", "mnist_conv2_mb1 and 1thr and (fastconv or torch)")],
 )  # fmt: skip
 def test_one_case_of_each_suite_runs(file, chosen, tmp_path):
@@ -49,6 +54,7 @@ def test_goals_parts_and_lines_fit():
         assert all(key.split("/")[0] == part and key.split("/")[2] == "1" for key in keys)
 
 
+@needs_cython
 def test_goals_table_of_one_measurement():
     from bench.goals import jobs, lines
     from fastconv import ConvProblem

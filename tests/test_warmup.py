@@ -13,15 +13,14 @@ import pytest
 pytest.importorskip("numba")
 
 import fastconv
-from fastconv import dispatch, host, warmed
+from fastconv import dispatch, warmed
 from fastconv._numba import source_hash
 from fastconv.cli import main
 from fastconv.problem import ConvProblem, PoolProblem
+from tests.rows import needs_cython
 
 TEXT = "mb1ic4ih6oc4kh3"
 IM2COL = "conv2d_forward_im2col__numba"
-
-needs_cython = pytest.mark.skipif(host.backend_fault("cython") is not None, reason="needs the compiled extension")
 
 
 @pytest.fixture

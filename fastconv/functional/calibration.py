@@ -384,9 +384,9 @@ def calibrate(
             found.setdefault(name, {})[layout] = fitted
     if file is not None:
         document = rates.read(Path(file))
-        document.setdefault(host.isa(), {}).update(found)
+        document.setdefault(host.rated_isa(), {}).update(found)
         rates.write(Path(file), document)
         return found
-    rates.remember(host.isa(), found)
+    rates.remember(host.rated_isa(), found)
     clear_cache()
     return found
