@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from fastconv import dispatch, host
 from fastconv.functional.calibration import pool_operands
@@ -69,6 +70,10 @@ def _needed(
             yield kernel, replace(problem, mb=min(problem.mb, 1))
 
 
+def _operands(problem: Problem) -> tuple[Any, ...]:
+    return pool_operands(problem) if isinstance(problem, PoolProblem) else operands(problem)
+
+
 def warmup(
     problems: Iterable[str | ConvProblem | PoolProblem] | None = None,
     *,
@@ -110,8 +115,7 @@ def warmup(
     jobs = list(_everything(layouts, dtypes) if problems is None else _needed(problems, layouts, dtypes))
     for number, (kernel, problem) in enumerate(jobs, 1):
         start = time.perf_counter()
-        arrays = pool_operands(problem) if isinstance(problem, PoolProblem) else operands(problem)
-        dispatch.plan_for(problem, kernel)(*arrays)
+        dispatch.plan_for(problem, kernel)(*_operands(problem))
         if progress is not None:
             progress(number, len(jobs), kernel.name, time.perf_counter() - start)
     dispatch.keep_warmed(jobs)

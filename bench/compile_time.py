@@ -1,0 +1,94 @@
+"""What Numba's compiler costs a user: each kernel's first call, a network's first step, and both from the cache.
+
+    python -m bench.compile_time [--only NAME ...] [--repeats 3] [--save compile_time]
+
+Every figure is of a process of its own and the least of some. A kernel's is its first call less a second one, with
+Numba imported: without a cache, so that everything is compiled, and with one. The network is that of `fastconv train`:
+from the start of Python to the end of one step on 64 digits, forward, backward and update, all kernels Numba's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+from bench.harness import save
+from fastconv.registry import KERNELS
+
+KERNEL = """
+import sys, time
+import numba, fastconv
+from fastconv import dispatch
+from fastconv.functional.warming import _everything, _operands
+name, layout, dtype = sys.argv[1:]
+kernel, problem = next(job for job in _everything([layout], [dtype]) if job[0].name == name)
+plan, arrays = dispatch.plan_for(problem, kernel), _operands(problem)
+seconds = []
+for _ in range(2):
+    start = time.perf_counter()
+    plan(*arrays)
+    seconds.append(time.perf_counter() - start)
+print(seconds[0] - seconds[1])
+"""
+
+NETWORK = """
+import numpy as np
+from fastconv.nn.networks import mnist_network
+model = mnist_network(0)
+model.compile("rmsprop", "sparse_categorical_crossentropy", backend="numba", fuse=False)
+model.train_on_batch(np.ones((64, 28, 28, 1), np.float32), np.zeros(64, np.int64))
+"""
+
+
+def run(code: str, *arguments: str, cache: str) -> tuple[float, str]:
+    """Seconds of a process that runs this code, and what it printed."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": cache, "FASTCONV_CACHE": cache}
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=environment, check=True, stdout=subprocess.PIPE, text=True,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    return time.perf_counter() - start, done.stdout
+
+
+def cold_and_cached(code: str, *arguments: str, repeats: int, printed: bool) -> dict[str, float]:
+    """The least of some processes each: seconds that the code printed, or that the process took."""
+    found: dict[str, list[float]] = {"cold": [], "cached": []}
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as cache:
+            for what in found.values():
+                seconds, text = run(code, *arguments, cache=cache)
+                what.append(float(text) if printed else seconds)
+    return {name: min(what) for name, what in found.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="*", metavar="NAME", help="kernels with one of these in their names; `network`")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--save", metavar="NAME", help="write bench/results/NAME.json")
+    args = parser.parse_args()
+
+    def wanted(name: str) -> bool:
+        return not args.only or any(part in name for part in args.only)
+
+    rows: dict[str, Any] = {}
+    for kernel in (k for k in KERNELS if k.backend == "numba" and wanted(k.name)):
+        for layout in ("NCHW", "NHWC"):
+            row = cold_and_cached(KERNEL, kernel.name, layout, "float32", repeats=args.repeats, printed=True)
+            rows[f"{kernel.name} {layout}"] = row
+            print(f"{kernel.name} {layout}: {row['cold']:.2f} s, from the cache {row['cached']:.2f} s", flush=True)
+    if wanted("network"):
+        row = rows["network"] = cold_and_cached(NETWORK, repeats=args.repeats, printed=False)
+        print(f"network, a step from the start of Python: {row['cold']:.1f} s, from the cache {row['cached']:.2f} s")
+    if args.save:
+        print(f"written: {save(args.save, rows)}")
+
+
+if __name__ == "__main__":
+    main()
