@@ -141,6 +141,52 @@ def _accuracy(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _numba_steps(results: dict[str, Any]) -> str:
+    """From plain loops to the library's kernels."""
+    lines = ["| step | GFLOP/s | of the peak |", "|---|---|---|"]
+    for name, row in results["rows"].items():
+        lines.append(f"| {name} | {row['gflops']:.1f} | {row['share']['min']:.0%} |")
+    c = results["conditions"]
+    told = f"`{c['problem']}`, {c['cpu']} ({c['isa']}), one thread, Numba {c['versions']['numba']}, tiles of {c['tile']}."
+    return "\n".join([*lines, "", told])
+
+
+def _compile_time(results: dict[str, Any]) -> str:
+    """The slowest kernels to compile, and a network."""
+    rows = dict(results["rows"])
+    network = rows.pop("network")
+    order = sorted(rows, key=lambda name: -rows[name]["cold"])
+    middle = statistics.median(row["cold"] for row in rows.values())
+    lines = ["| first call | seconds | from the cache |", "|---|---|---|"]
+    for name in order[:3]:
+        lines.append(f"| {name} | {rows[name]['cold']:.2f} | {rows[name]['cached']:.2f} |")
+    cached = statistics.median(row["cached"] for row in rows.values())
+    lines.append(f"| the median of {len(rows)} | {middle:.2f} | {cached:.2f} |")
+    lines.append(f"| `fastconv train`'s network, start of Python to end of a step | {network['cold']:.1f} "
+                 f"| {network['cached']:.2f} |")  # fmt: skip
+    return "\n".join(lines)
+
+
+def _twins(results: dict[str, Any]) -> str:
+    """Numba's rows beside C's of the same name: means over layers and layouts."""
+    found: dict[tuple[str, int], list[float]] = {}
+    for key, row in results["rows"].items():
+        if key.startswith("twins/"):
+            for name, times in row["twins"].items():
+                pass_and_algorithm = name.rpartition(" ")[0]
+                ratio = times["cython"]["min"] / times["numba"]["min"]
+                found.setdefault((pass_and_algorithm, row["threads"]), []).append(ratio)
+    names = sorted({name for name, _ in found})
+    lines = ["| pass, algorithm | 1 thread | worst | 2 threads | worst |", "|---|---|---|---|---|"]
+    for name in names:
+        cells = []
+        for threads in (1, 2):
+            ratios = found.get((name, threads))
+            cells += [f"{statistics.geometric_mean(ratios):.2f}x", f"{min(ratios):.2f}x"] if ratios else ["-", "-"]
+        lines.append(f"| {name.replace('_', ' ', 1) if name.startswith('backward') else name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 #: Marker in the README -> (result file, writer).
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "speed_avx512": ("goals_avx512.json", _speed),
@@ -149,6 +195,9 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "goals_avx2": ("goals_avx2.json", _goals),
     "training": ("train.json", _training),
     "curves": ("curves.json", _curves),
+    "numba_steps": ("numba_steps.json", _numba_steps),
+    "compile_time": ("compile_time.json", _compile_time),
+    "twins": ("goals_avx2.json", _twins),
     "until": ("until.json", _until),
     "accuracy": ("accuracy.json", _accuracy),
 }

@@ -94,6 +94,9 @@ def _nhwc(x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(x.transpose(0, 2, 3, 1))
 
 
+PASSES = ("forward", "backward_input", "backward_weight")
+
+
 def gradient(problem: ConvProblem, pass_: str, threads: int, seconds: float) -> dict[str, Any]:
     """One gradient from Python, in both layouts, against PyTorch's in both of its own; the same arrays each time."""
     import torch
@@ -241,27 +244,41 @@ def choice(problem: ConvProblem, threads: int, seconds: float) -> dict[str, Any]
 
 
 def twins(problem: ConvProblem, threads: int, seconds: float) -> dict[str, Any]:
-    """The Numba kernels against the C kernels of the same algorithm, both packing their weights in each call."""
+    """The Numba kernels against the C kernels of the same algorithm, every pass, weights packed in each call."""
     p = problem
     fastconv.set_num_threads(threads)
     x, w = operands(p)
+    dy = np.random.default_rng(0).standard_normal(p.output_shape).astype(np.float32)
     found: dict[str, Any] = {"problem": p.text, "threads": threads, "twins": {}}
     for layout in contest.LAYOUTS:
-        hx, hw = (x, w) if layout == "NCHW" else (_nhwc(x), np.ascontiguousarray(w.transpose(2, 3, 1, 0)))
-        y = np.empty(ConvProblem.parse(p.text, layout=layout).output_shape, np.float32)
-        for algorithm in sorted(
-            {k.algorithm for k in KERNELS if k.backend == "numba" and k.op == "conv2d"} - {"naive"}
-        ):
-            how = {"layout": layout, "algorithm": algorithm, "precision": 1.0, "out": y, **where(p)}
-            calls = {b: functools.partial(fastconv.conv2d, hx, hw, backend=b, **how) for b in ("cython", "numba")}
-            try:
-                for call in calls.values():
-                    call()
-            except NoKernelError:
-                continue
-            times = race(calls, seconds, rest=rest_for(threads))
-            found["twins"][f"{algorithm} {layout}"] = times
+        hwio = np.ascontiguousarray(w.transpose(2, 3, 1, 0))
+        arrays = (x, w, dy) if layout == "NCHW" else (_nhwc(x), hwio, _nhwc(dy))
+        for pass_ in PASSES:
+            ours = {k.algorithm for k in KERNELS if (k.op, k.pass_, k.backend) == ("conv2d", pass_, "numba")}
+            for algorithm in sorted(ours - {"naive"}):
+                try:
+                    calls = {b: _twin(pass_, arrays, layout, p, algorithm, b) for b in ("cython", "numba")}
+                except NoKernelError:
+                    continue
+                found["twins"][f"{pass_} {algorithm} {layout}"] = race(calls, seconds, rest=rest_for(threads))
     return found
+
+
+def _twin(
+    pass_: str, arrays: tuple[Any, ...], layout: str, p: ConvProblem, algorithm: str, backend: str
+) -> Callable[[], Any]:
+    """A forced pass into an output of its own, called once."""
+    x, w, dy = arrays
+    how = {"layout": layout, "algorithm": algorithm, "backend": backend, "precision": 1.0, **where(p)}
+    call: Callable[[], Any]
+    if pass_ == "forward":
+        call = functools.partial(fastconv.conv2d, x, w, out=np.empty_like(dy), **how)
+    elif pass_ == "backward_input":
+        call = functools.partial(fastconv.conv2d_input, x.shape, w, dy, out=np.empty_like(x), **how)
+    else:
+        call = functools.partial(fastconv.conv2d_weight, x, w.shape, dy, out=np.empty_like(w), **how)
+    call()
+    return call
 
 
 def _seconds(call: Callable[[], Any]) -> float:

@@ -95,6 +95,11 @@ def twins() -> Layers:
         "r50_mb1_conv1",
         "goog_3b_5x5",
         "mnist_conv2_mb64",
+        "r50_mb1_c4_3x3",
+        "r50_mb1_c3_3x3_s2",
+        "mnist_conv1_mb64",
+        "mnet_dw2",
+        "mnet_dw3",
     )
     return {name: everything()[name] for name in names}
 
