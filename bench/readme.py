@@ -147,8 +147,8 @@ def _numba_steps(results: dict[str, Any]) -> str:
     for name, row in results["rows"].items():
         lines.append(f"| {name} | {row['gflops']:.1f} | {row['share']['min']:.0%} |")
     c = results["conditions"]
-    told = f"`{c['problem']}`, {c['cpu']} ({c['isa']}), one thread, Numba {c['versions']['numba']}, tiles of {c['tile']}."
-    return "\n".join([*lines, "", told])
+    told = f"`{c['problem']}`, {c['cpu']} ({c['isa']}), one thread, Numba {c['versions']['numba']}"
+    return "\n".join([*lines, "", f"{told}, tiles of {c['tile']}."])
 
 
 def _compile_time(results: dict[str, Any]) -> str:

@@ -35,7 +35,8 @@ def info() -> Info:
 
     Returns
     -------
-    dict of str to printable values: versions, cpu, isa (in use) and isas (available), threads, one entry for each
+    dict of str to printable values: versions, cpu, isa (in use), isas (in the extension), vectors (those of the
+        isa in use, without the extension of the CPU), threads, one entry for each
         backend ("ready" or what is missing), kernels (rows of the table), and the cache folder.
     """
     import platform
@@ -50,6 +51,7 @@ def info() -> Info:
         caches=host.cache_bytes(),
         isa=host.isa(),
         isas=", ".join(host.isas()) or "none",
+        vectors=host.rated_isa(),
         cores=host.cores(),
         threads=threads.get_num_threads(),
     )

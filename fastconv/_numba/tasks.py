@@ -245,13 +245,13 @@ def run_phases(threads: int, *phases: Phase) -> None:
     below `threads`. Whoever comes late finds nothing left, so scratch is written only while this call is under way.
     """
     tickets = np.zeros((len(phases), SIZE), np.int64)
-    most = 0
-    for row, (tasks, _) in zip(tickets, phases):
-        row[TASKS] = tasks
-        most = max(most, tasks)
+    tickets[:, TASKS] = [tasks for tasks, _ in phases]
 
     def work(worker: int) -> None:
         for row, (_, run) in zip(tickets, phases):
             run(row, worker)
 
-    _pool.run(1 if INTERPRETED else min(threads, most), work, tickets)
+    if threads == 1 or INTERPRETED:
+        work(0)
+    else:
+        _pool.run(min(threads, max(tasks for tasks, _ in phases)), work, tickets)

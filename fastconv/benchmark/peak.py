@@ -72,7 +72,7 @@ def _chains(bits: int) -> Callable[[int, float], float]:
 
 def vector_bits() -> int:
     """Length of the vectors of the instruction set in use."""
-    return VECTOR_BITS.get(fastconv.info()["isa"], 128)
+    return VECTOR_BITS.get(fastconv.info()["vectors"], 128)
 
 
 class Peak:

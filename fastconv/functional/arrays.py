@@ -105,7 +105,9 @@ def check_out(
         raise TypeError(f"{where}: out has dtype {out.dtype}, the result has {dtype}")
     if not out.flags.writeable:
         raise ValueError(f"{where}: out is read-only")
-    if any(step == 0 and n > 1 for step, n in zip(out.strides, out.shape)) or _overlaps_itself(out):
+    if not out.flags.c_contiguous and (
+        any(step == 0 and n > 1 for step, n in zip(out.strides, out.shape)) or _overlaps_itself(out)
+    ):
         raise ValueError(f"{where}: several elements of out share one place in memory (strides {out.strides})")
     plain = out.view(np.ndarray)  # a subclass may have its own idea of NumPy's functions
     for name, array in inputs.items():

@@ -28,6 +28,8 @@ class Shortcut:
 
         ndim: axes of the image arrays. arguments: as `call` takes them.
         """
+        if plan.kernel.backend != "cython":
+            return
         calls = dispatch.compiled_calls()
         if calls is None or calls.knows(self._name, arguments):
             return
