@@ -344,6 +344,13 @@ def _si(seconds: float) -> str:
     return f"{seconds * 1e6:7.1f} us"
 
 
+def _bytes(count: int) -> str:
+    for unit, scale in (("MB", 1e6), ("KB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} B "
+
+
 def explain(problem: Problem, request: Request = Request(), notes: tuple[str, ...] = ()) -> str:
     """A table: each kernel, whether it can (or why not), predicted one-thread time, workspace, error."""
     found = list(verdicts(problem, request))
@@ -357,7 +364,7 @@ def explain(problem: Problem, request: Request = Request(), notes: tuple[str, ..
     for v in found:
         mark = ">" if v.kernel.name == chosen else " "
         if v.reason is None:
-            row = f"{_si(v.seconds)}  {v.workspace:>10} {v.error:9.1e}"
+            row = f"{_si(v.seconds)}  {_bytes(v.workspace):>10} {v.error:9.1e}"
         else:
             row = f"no: {v.reason}"
         lines.append(f"{mark} {v.kernel.name:<{width}}  {row}")

@@ -11,12 +11,19 @@ from fastconv._version import __version__
 from fastconv.registry import KERNELS
 
 
+def _shown(value: Any) -> str:
+    """A dict of sizes in bytes as words."""
+    if not isinstance(value, dict):
+        return str(value)
+    return ", ".join(f"{name} {size // 1024:,} KB" for name, size in value.items()) or "unknown"
+
+
 class Info(dict[str, Any]):
     """A dict that a prompt shows as lines."""
 
     def __repr__(self) -> str:
         width = max(len(key) for key in self)
-        return "\n".join(f"{key:<{width}}  {value}" for key, value in self.items())
+        return "\n".join(f"{key:<{width}}  {_shown(value)}" for key, value in self.items())
 
     __str__ = __repr__
 

@@ -98,7 +98,8 @@ def check_out(
 ) -> None:
     """Refuse an `out=` that is not a writable array of this shape and dtype apart from the inputs' memory."""
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
-        raise TypeError(f"{where}: out must be a NumPy array, got {type(out).__name__}")
+        hint = " (a pair goes with return_indices=True)" if isinstance(out, tuple) and "max_pool" in where else ""
+        raise TypeError(f"{where}: out must be a NumPy array, got {type(out).__name__}{hint}")
     if out.shape != shape:
         raise ValueError(f"{where}: out has shape {out.shape}, the result has {shape}")
     if out.dtype != dtype:
