@@ -383,5 +383,6 @@ def numba_winograd_workspace(p: ConvProblem, threads: int, tile: int) -> int:
     return blocking.winograd_bytes(lower(p), p.pass_, tile, threads)
 
 
-numba_winograd_f2x3_workspace = partial(numba_winograd_workspace, tile=2)
-numba_winograd_f4x3_workspace = partial(numba_winograd_workspace, tile=4)
+numba_winograd_m2_workspace = partial(numba_winograd_workspace, tile=2)
+numba_winograd_m4_workspace = partial(numba_winograd_workspace, tile=4)
+numba_winograd_m6_workspace = partial(numba_winograd_workspace, tile=6)

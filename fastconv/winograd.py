@@ -17,6 +17,7 @@ Legend: AT is (m, alpha), G is (alpha, r), BT is (alpha, alpha). Rows run over t
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
@@ -185,57 +186,60 @@ def transform_weights(w: np.ndarray, tile: str, dtype: Any = np.float64) -> np.n
     return np.ascontiguousarray(u.reshape(-1, w.shape[0], w.shape[1]), dtype=dtype)
 
 
-# ---- 1-D transforms in plain Python: numba and numba.cuda compile them as they stand, C mirrors them.
-# The constants are float32, where all of them are exact: float32 data stay float32, float64 stay float64.
-
-F4_A = np.float32(5 / 8)  # the smaller point, a
-F4_B = np.float32(3 / 2)  # the larger point, b
-F4_A2 = np.float32(25 / 64)
-F4_B2 = np.float32(9 / 4)
-F4_A3 = np.float32(125 / 512)
-F4_B3 = np.float32(27 / 8)
-F4_A2_TIMES_B2 = np.float32(225 / 256)
-F4_A2_PLUS_B2 = np.float32(169 / 64)
+# ---- 1-D transforms in plain Python, of sequences of anything that adds and multiplies: numbers, arrays, or vector
+# registers while code is generated. C mirrors them. All constants but those of G are exact in float32.
 
 
-def input_transform_f2x3(d0, d1, d2, d3):
-    """B^T d of F(2, 3)."""
-    return d0 - d2, d1 + d2, d2 - d1, d3 - d1
-
-
-def output_transform_f2x3(m0, m1, m2, m3):
-    """A^T m of F(2, 3)."""
-    return m0 + m1 + m2, m1 - m2 + m3
-
-
-def input_transform_f4x3(d0, d1, d2, d3, d4, d5):
-    """B^T d of F(4, 3): each +-pair of points shares its even part e and odd part o."""
-    e_a = F4_B2 * d2 - d4
-    o_a = F4_B2 * d1 - d3
-    e_b = d4 - F4_A2 * d2
-    o_b = d3 - F4_A2 * d1
-    return (
-        F4_A2_TIMES_B2 * d0 - F4_A2_PLUS_B2 * d2 + d4,
-        e_a + F4_A * o_a,
-        e_a - F4_A * o_a,
-        e_b + F4_B * o_b,
-        e_b - F4_B * o_b,
-        F4_A2_TIMES_B2 * d1 - F4_A2_PLUS_B2 * d3 + d5,
+def _dot(coefficients: Sequence[Fraction], values: Sequence[Any]) -> Any:
+    """The sum of products, without those with 0; a coefficient of one comes first, where there is one."""
+    terms = sorted(
+        ((c, v) for c, v in zip(coefficients, values, strict=True) if c != 0), key=lambda term: term[0] != 1
     )
+    total = None
+    for c, v in terms:
+        if total is None:
+            total = v if c == 1 else float(c) * v
+        elif abs(c) == 1:
+            total = total + v if c == 1 else total - v
+        else:
+            total = total + float(c) * v
+    return total
 
 
-def output_transform_f4x3(m0, m1, m2, m3, m4, m5):
-    """A^T m of F(4, 3): even powers need the sums of the +-pairs, odd powers the differences."""
-    s_a = m1 + m2
-    t_a = m1 - m2
-    s_b = m3 + m4
-    t_b = m3 - m4
-    return (
-        m0 + s_a + s_b,
-        F4_A * t_a + F4_B * t_b,
-        F4_A2 * s_a + F4_B2 * s_b,
-        F4_A3 * t_a + F4_B3 * t_b + m5,
-    )
+def _rows_in_pairs(matrix: Matrix, factors: Sequence[Fraction], values: Sequence[Any]) -> list[Any]:
+    """Matrix times values: rows 2j + 1 and 2j + 2 share an even part and an odd one, which the factor is taken out of."""
+    out = [_dot(matrix[0], values)]
+    for row, factor in zip(matrix[1:-1:2], factors, strict=True):
+        even = _dot(row[::2], values[::2])
+        odd = _dot([c / factor for c in row[1::2]], values[1::2])
+        odd = odd if factor == 1 else float(factor) * odd
+        out += [even + odd, even - odd]
+    return [*out, _dot(matrix[-1], values)]
+
+
+def _columns_in_pairs(matrix: Matrix, values: Sequence[Any]) -> list[Any]:
+    """Matrix times values: columns 2j + 1 and 2j + 2 are alike in even rows and opposite in odd ones."""
+    pairs = list(zip(values[1:-1:2], values[2:-1:2], strict=True))
+    parts = [a + b for a, b in pairs], [a - b for a, b in pairs]
+    return [
+        _dot((row[0], *row[1:-1:2], row[-1]), (values[0], *parts[i % 2], values[-1])) for i, row in enumerate(matrix)
+    ]
+
+
+def transform(what: str, tile: str, values: Sequence[Any]) -> list[Any]:
+    """B^T d, A^T m, G w ("input", "output", "weights"), or A y, G^T u ("output_adjoint", "weights_adjoint")."""
+    at, g, bt = transforms(*TILES[tile])
+    points = at[1][1:-1:2]
+    ones = [Fraction(1)] * len(points)
+    if what == "input":
+        return _rows_in_pairs(bt, points, values)
+    if what in ("output", "weights_adjoint"):
+        return _columns_in_pairs(at if what == "output" else _transposed(g), values)
+    return _rows_in_pairs(g if what == "weights" else _transposed(at), ones, values)
+
+
+def _transposed(matrix: Matrix) -> Matrix:
+    return tuple(zip(*matrix, strict=True))
 
 
 # ---- error

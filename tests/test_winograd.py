@@ -23,7 +23,6 @@ except ImportError as missing:
     ISAS = [pytest.param("", marks=pytest.mark.skip(f"no compiled extension: {missing}"))]
 
 TILES = tuple(winograd.TILES)
-IN_PYTHON = ("f2x3", "f4x3")  # the tiles that Numba compiles from their Python transforms
 
 
 def filter_of(tile: str, turned: bool = False) -> tuple[int, int]:
@@ -91,16 +90,21 @@ def test_named_tiles_have_float32_constants(tile: str) -> None:
             assert value.denominator & (value.denominator - 1) == 0, "not dyadic"
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("tile", IN_PYTHON)
-def test_python_transforms_are_the_matrices(tile: str, dtype: str) -> None:
-    at, _, bt = winograd.matrices(tile)
+@pytest.mark.parametrize("what", ["input", "output", "weights", "output_adjoint", "weights_adjoint"])
+@pytest.mark.parametrize("tile", TILES)
+def test_python_transforms_are_the_matrices(tile: str, what: str) -> None:
+    at, g, bt = winograd.transforms(*winograd.TILES[tile])
+    matrix = np.array({"i": bt, "o": at, "w": g}[what[0]])
+    matrix = matrix.T if what.endswith("_adjoint") else matrix
     rng = np.random.default_rng(1)
-    d = rng.integers(-9, 10, (bt.shape[0], 11)).astype(dtype)
-    for name, matrix in (("input", bt), ("output", at)):
-        result = getattr(winograd, f"{name}_transform_{tile}")(*d)
-        assert {part.dtype.name for part in result} == {dtype}
-        np.testing.assert_array_equal(np.stack(result), matrix @ d)
+    values = rng.integers(-9, 10, (matrix.shape[1], 11)).astype(np.float64)
+    result = np.stack(winograd.transform(what, tile, list(values)))
+    expected = (matrix @ values).astype(np.float64)  # of fractions
+    np.testing.assert_allclose(result, expected, rtol=1e-13, atol=1e-13)
+    if what[0] != "w":
+        assert {part.dtype.name for part in winograd.transform(what, tile, list(values.astype(np.float32)))} == {
+            "float32"
+        }
 
 
 def test_transform_weights_rounds_once() -> None:

@@ -34,12 +34,24 @@ GRADIENT_SUMS = 128 * 1024
 # Tasks that are enough to occupy the threads evenly.
 ENOUGH_TASKS = 8
 
-# Tiles of a block of Winograd: two micro-kernel tiles of rows.
-WINOGRAD_TILES = 28
-# Up to so many tiles in all, their transforms are kept together and the threads share the output channels.
-WINOGRAD_SHARED_TILES = 56
-# Tiles of one row of tiles whose outputs are stored together: 8 tiles of 4 are 32 columns.
-WINOGRAD_RUN = 8
+# Winograd, as in csrc/winograd.c, where the figures are: elements after points, tiles of a block (and of one in one
+# dimension), output channels of a block, tiles and input channels of one task of the transforms of inputs and weights,
+# and the few tiles under many channels and large weights whose threads share the channels.
+WINOGRAD_PAD = 16
+WINOGRAD_TILES = 42
+WINOGRAD_LINE_TILES = 126
+WINOGRAD_CHANNELS = 64
+WINOGRAD_INPUT_TILES = 14
+WINOGRAD_PACK_CHANNELS = 16
+WINOGRAD_FEW_TILES = 98
+WINOGRAD_MANY_CHANNELS = 128
+WINOGRAD_LARGE_WEIGHTS = 4 << 20
+# Channels of a tile on the rim gathered at a time (NHWC), and pixels of the rows of tiles taken at once (NCHW).
+WINOGRAD_PATCH = 64
+WINOGRAD_BAND_PIXELS = 256
+# Weight gradient: tiles of a block at least, and bytes of transforms that stay in cache; see csrc/winograd_weight.c.
+WINOGRAD_LEAST_TILES = 128
+WINOGRAD_BLOCK_BYTES = 2 << 20
 # Elements of the longest vector; staged rows have this slack.
 MAX_LANES = 16
 
@@ -211,51 +223,97 @@ def im2col_bytes(p: Conv, pass_: str, threads: int) -> int:
     return need
 
 
+class WinogradGrid(NamedTuple):
+    """How a batch is cut into tiles of tile_h x tile_w outputs; inputs of a tile; rows of tiles taken at once (NCHW)."""
+
+    tile_h: int
+    tile_w: int
+    tiles_h: int
+    tiles_w: int
+    tiles: int
+    alpha_h: int
+    alpha_w: int
+    band_rows: int
+
+    @property
+    def points(self) -> int:
+        return self.alpha_h * self.alpha_w
+
+    def scratch(self, most: int) -> int:
+        """Elements of a patch of a tile, or of a strip of at most so many tiles of a row of tiles."""
+        height, width = (self.band_rows - 1) * self.tile_h + self.alpha_h, (min(most, self.tiles_w) - 1) * self.tile_w
+        return max(self.points * WINOGRAD_PATCH, height * (width + self.alpha_w) * MAX_LANES)
+
+
+def winograd_grid(p: Conv, m: int, oh: int, ow: int) -> WinogradGrid:
+    tile_h, tile_w = 1 if p.kh == 1 else m, 1 if p.kw == 1 else m
+    tiles_h, tiles_w = ceil_div(oh, tile_h), ceil_div(ow, tile_w)
+    band = max(1, min(tiles_h, WINOGRAD_BAND_PIXELS // max(1, tile_h * tiles_w * tile_w)))
+    return WinogradGrid(
+        tile_h, tile_w, tiles_h, tiles_w, p.mb * tiles_h * tiles_w, tile_h + p.kh - 1, tile_w + p.kw - 1, band
+    )
+
+
 class WinogradBlocks(NamedTuple):
     """Blocking of a Winograd convolution; sizes in elements."""
 
+    grid: WinogradGrid
     shared: bool  # all tiles are transformed first, then the threads share the output channels
-    tiles: int  # of a block
-    weights: int  # transformed weights, shared by all threads
-    inputs: int  # transformed inputs, of one thread or (shared) of all tiles and groups
-    products: int  # of one panel of output channels, of one thread
-    stage: int  # a strip of input, lanes of channels together
-    outputs: int  # a strip of output, a panel of channels together
-    columns: int  # the same, channel by channel
-    suspects: int  # int64: tiles of a panel that are not finite
+    blocks: int  # blocks of tiles
+    row: int  # transformed inputs, from tile to tile
+    point: int  # and from point to point
+    product_point: int  # products, from point to point; their rows are WINOGRAD_CHANNELS long
+    bias_row: int
+    bias: int  # padded to whole panels
+    weights: int  # transformed: all of them, or (shared) those of one panel for each thread
+    inputs: int  # transformed, of one thread or (shared) of all tiles of one group
+    products: int  # of one thread
+    scratch: int
+    suspects: int  # int64: tiles that are not finite
+
+    def shared_sizes(self, groups: int) -> list[int]:
+        return [self.bias, groups * self.inputs if self.shared else self.weights]
 
     def private(self) -> list[int]:
         """What each thread has for itself."""
-        own = [self.products, self.stage, self.outputs, self.columns]
-        return own if self.shared else [*own, self.inputs]
+        return [self.products, self.scratch, self.weights if self.shared else self.inputs]
 
 
 def winograd_blocks(p: Conv, backward: bool, m: int) -> WinogradBlocks:
-    """Blocks of F(m x m, 3 x 3)."""
+    """Blocks of F(m x m, r x r), or of F(m, r) for a filter of one row or column."""
     itemsize = ITEMSIZE[p.dtype]
     outs, ins = (p.icg, p.ocg) if backward else (p.ocg, p.icg)
-    oh, ow = (p.ih, p.iw) if backward else (p.oh, p.ow)
-    alpha = m + 2
-    tiles = max(1, p.mb * ceil_div(oh, m) * ceil_div(ow, m))
-    shared = tiles <= WINOGRAD_SHARED_TILES
-    block = tiles if shared else ceil_div(tiles, ceil_div(tiles, WINOGRAD_TILES))
-    inputs = alpha * alpha * block * row_stride(ins, itemsize)
-    run = m * WINOGRAD_RUN + MAX_LANES
-    return WinogradBlocks(
-        shared,
-        block,
-        weights=lines(p.g * round_up(outs, MAX_COLUMNS) * ins * alpha * alpha, itemsize),
-        inputs=lines(inputs * (p.g if shared else 1), itemsize),
-        products=lines(alpha * alpha * block * MAX_COLUMNS, itemsize),
-        stage=lines(alpha * (m * block + 2 + MAX_LANES) * MAX_LANES, itemsize),
-        outputs=lines(m * run * MAX_COLUMNS, itemsize),
-        columns=lines(run * MAX_COLUMNS, itemsize),
-        suspects=p.g * ceil_div(outs, MIN_COLUMNS) * tiles,
+    grid = winograd_grid(p, m, p.ih if backward else p.oh, p.iw if backward else p.ow)
+    tiles, points = max(1, grid.tiles), grid.points
+    large = points * ins * outs * itemsize >= WINOGRAD_LARGE_WEIGHTS
+    shared = tiles <= WINOGRAD_FEW_TILES and outs >= WINOGRAD_MANY_CHANNELS and large
+    most = WINOGRAD_LINE_TILES if 1 in (p.kh, p.kw) else WINOGRAD_TILES
+    blocks = ceil_div(tiles, most if shared else max(MAX_ROWS, min(most, ceil_div(tiles, 4))))
+    block = min(tiles, ceil_div(tiles, blocks) + MAX_ROWS)  # of whole register tiles, see block_start
+    row = row_stride(ins, itemsize)
+    point = (tiles if shared else block) * row + WINOGRAD_PAD
+    product_point = block * WINOGRAD_CHANNELS + WINOGRAD_PAD
+    strip = min(block, grid.tiles_w) * grid.tile_w + MAX_LANES
+    scratch = max(
+        grid.scratch(max(block, WINOGRAD_INPUT_TILES)),
+        grid.band_rows * grid.tile_h * strip * MAX_LANES,
+        (p.kh * p.kw * WINOGRAD_PACK_CHANNELS + MAX_LANES) * MAX_LANES,
     )
+    columns = MAX_COLUMNS if shared else p.g * (outs + MAX_COLUMNS - 1)
+    bias_row = round_up(outs, MAX_COLUMNS)
+    return WinogradBlocks(
+        grid, shared, blocks, row, point, product_point, bias_row,
+        bias=lines(p.g * bias_row, itemsize),
+        weights=lines(points * (ins * columns + p.g * WINOGRAD_PAD), itemsize),
+        inputs=lines(points * point, itemsize),
+        products=lines(points * product_point, itemsize),
+        scratch=lines(scratch, itemsize),
+        suspects=p.g * tiles,
+    )  # fmt: skip
 
 
 def winograd_bytes(p: Conv, pass_: str, m: int, threads: int) -> int:
     """Workspace of the Winograd kernels."""
     b = winograd_blocks(p, pass_ == "backward_input", m)
-    elements = b.weights + threads * sum(b.private()) + (b.inputs if b.shared else 0)
+    elements = sum(b.shared_sizes(p.g)) + threads * sum(b.private())
     return elements * ITEMSIZE[p.dtype] + lines(b.suspects, 8) * 8

@@ -96,17 +96,17 @@ def vector_type(scalar: ir.Type) -> ir.VectorType:
     return ir.VectorType(scalar, lanes(4 if isinstance(scalar, ir.FloatType) else 8))
 
 
-def _itemsize(kind: ir.Type) -> int:
+def itemsize(kind: ir.Type) -> int:
     return 4 if getattr(kind, "element", kind) == ir.FloatType() else 8
 
 
 def load(builder: ir.IRBuilder, pointer: ir.Value, kind: ir.Type) -> ir.Value:
     """A vector or an element, from an address that need be aligned for its elements only."""
-    return builder.load(builder.bitcast(pointer, kind.as_pointer()), align=_itemsize(kind))
+    return builder.load(builder.bitcast(pointer, kind.as_pointer()), align=itemsize(kind))
 
 
 def store(builder: ir.IRBuilder, value: ir.Value, pointer: ir.Value) -> None:
-    builder.store(value, builder.bitcast(pointer, value.type.as_pointer()), align=_itemsize(value.type))
+    builder.store(value, builder.bitcast(pointer, value.type.as_pointer()), align=itemsize(value.type))
 
 
 def broadcast(builder: ir.IRBuilder, scalar: ir.Value, vector: ir.VectorType) -> ir.Value:
@@ -471,6 +471,32 @@ def outlined(name: str, body: Callable[..., ir.Value | None]) -> Callable[..., A
     return codegen
 
 
+@intrinsic
+def copy(typingctx, source, source_start, target, target_start, count):
+    """target[i] = source[i] for i < count, any count."""
+    signature = types.void(source, types.int64, target, types.int64, types.int64)
+
+    def codegen(context, builder, sig, args):
+        from_, to = (address(context, builder, sig.args[i], args[i], args[i + 1]) for i in (0, 2))
+        cgutils.raw_memcpy(builder, to, from_, args[4], itemsize(scalar_type(sig.args[0])))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def zero(typingctx, target, target_start, count):
+    """target[i] = 0 for i < count, any count."""
+    signature = types.void(target, types.int64, types.int64)
+
+    def codegen(context, builder, sig, args):
+        size = builder.mul(args[2], I64(itemsize(scalar_type(sig.args[0]))))
+        cgutils.memset(builder, address(context, builder, sig.args[0], args[0], args[1]), size, 0)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
 def _load_first(builder: ir.IRBuilder, base: ir.Value, count: ir.Value, vector: ir.VectorType) -> ir.Value:
     """A vector of the first `count` elements from `base` on, zeros beyond them, which are not read."""
     wide, mask = ir.VectorType(I64, vector.count), ir.VectorType(BIT, vector.count)
@@ -478,11 +504,11 @@ def _load_first(builder: ir.IRBuilder, base: ir.Value, count: ir.Value, vector: 
                                  broadcast(builder, count, wide))  # fmt: skip
     arguments = [vector.as_pointer(), I32, mask, vector]
     function = _external(builder.module, f"llvm.masked.load.{_suffix(vector)}.p0", vector, arguments)
-    place, align = builder.bitcast(base, vector.as_pointer()), I32(_itemsize(vector))
+    place, align = builder.bitcast(base, vector.as_pointer()), I32(itemsize(vector))
     return builder.call(function, [place, align, inside, ir.Constant(vector, None)])
 
 
-def _pieces(
+def pieces(
     builder: ir.IRBuilder, scalar: ir.Type, width: ir.Value, emit: Callable[[ir.Type, list[ir.Value]], None]
 ) -> None:
     """Code for the first `width` of TILE_VECTORS vectors: emit(type, starts) makes that of vectors of one power of two.
@@ -535,7 +561,7 @@ def _move(builder: ir.IRBuilder, scalar: ir.Type, rows: ir.Value, width: ir.Valu
         builder.cbranch(builder.icmp_signed("<", following, rows), loop, done)
         builder.position_at_end(done)
 
-    _pieces(builder, scalar, width, emit)
+    pieces(builder, scalar, width, emit)
     builder.branch(end)
     builder.position_at_end(end)
 
@@ -622,12 +648,12 @@ def finish_run(
                 value = builder.select(builder.fcmp_ordered(">", value, highest), highest, value)
                 store(builder, value, builder.gep(y, [start]))
 
-        _pieces(builder, scalar, count, emit)
+        pieces(builder, scalar, count, emit)
 
     return signature, outlined("finish_run", body)
 
 
-def _transposed(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
+def transposed(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
     """Transpose a square of n vectors of n: exchange the off-diagonal squares of size 1, 2, 4, ..."""
     n = len(rows)
     step = 1
@@ -658,7 +684,7 @@ def transpose_run(typingctx, source, s, source_row, rows, count, target, t, targ
             readable = builder.select(builder.icmp_signed("<", I64(i), rows), count, I64(0))
             row = builder.gep(source, [builder.mul(I64(i), source_row)])
             square.append(_load_first(builder, row, readable, vector))
-        for j, value in enumerate(_transposed(builder, square)):
+        for j, value in enumerate(transposed(builder, square)):
             store(builder, value, builder.gep(target, [builder.mul(I64(j), target_row)]))
 
     return signature, outlined("transpose_run", body)

@@ -1,434 +1,334 @@
-"""Winograd's F(2x2,3x3) and F(4x4,3x3): forward and input gradient at stride 1, float32 and float64.
+"""Winograd's F(m x m, r x r) and F(m, r): forward and input gradient at stride 1, float32 and float64.
 
 Fused for each block of tiles, which stays in cache (Gelashvili et al. 2019, arXiv 1912.02165): the input transform
-writes V[point][tile][channel], one small GEMM a point and panel of output channels gives M[point][tile][column], and
-the inverse transform ends in the epilogue. Few tiles (small images): V holds all of them, and the threads share the
-output channels. The 1-D transforms are those of fastconv.winograd, called while code is generated with vectors of
-channels in place of numbers. The input gradient is the same with flipped weights, their channels exchanged.
+writes V[point][tile][channel], for each block of output channels one small GEMM a point gives M[point][tile][channel],
+and the inverse transform ends in the epilogue. Few tiles under large weights: V holds all of them, and the threads share
+the output channels. The input gradient is the same with flipped weights, their channels exchanged. The loops are
+compiled once for all tiles; the transforms are called by address (winograd_tile.py). As csrc/winograd.c.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba import types
 
 from fastconv import winograd
-from fastconv._numba import Conv, blocking, vector
+from fastconv._numba import Conv, blocking
 from fastconv._numba.arrays import carve, flat, layout_flags, limits, optional, optional_flat, strides
 from fastconv._numba.compile import CONTRACT, jit, kernel
-from fastconv._numba.gemm import columns, multiply, odd_lines
+from fastconv._numba.gemm import TILE_ROWS, columns, height
 from fastconv._numba.tasks import Run, claim, run_phases
-from fastconv._numba.vector import (
-    I64,
-    Lanes,
-    copy_run,
-    finish_run,
-    get,
-    intrinsic,
-    numbers,
-    panel_columns,
-    put,
-    transpose_run,
-    vector_lanes,
-    zero_run,
+from fastconv._numba.vector import copy, gemm_tile, get, numbers, panel_columns, put, vector_lanes, zero
+from fastconv._numba.winograd_input import Source, band_rows, source_numbers, transform_tiles
+from fastconv._numba.winograd_tile import (
+    addresses,
+    call_finish,
+    call_gather,
+    call_output,
+    call_output_plain,
+    call_scatter,
+    call_spread,
+    moves,
 )
 
 Array = np.ndarray
 
-# What a call of the kernel does: everything for a range of blocks; or, all threads in step, one of the two halves.
-FUSED, INPUTS, OUTPUTS = 0, 1, 2
+# What a call of the kernel does: transforms weights; everything for a range of blocks; or, all threads in step, inputs
+# first and then all else for a range of panels of output channels.
+WEIGHTS, FUSED, INPUTS, OUTPUTS = 0, 1, 2, 3
 
-# Tiles that one task of the phase INPUTS transforms.
-INPUT_TILES = 7
-RUN = blocking.WINOGRAD_RUN
-SLACK = blocking.MAX_LANES
+CHANNELS = blocking.WINOGRAD_CHANNELS
+INPUT_TILES = blocking.WINOGRAD_INPUT_TILES
+PACK_CHANNELS = blocking.WINOGRAD_PACK_CHANNELS
+PAD = blocking.WINOGRAD_PAD
 
-# --------------------------------------------------------------------------------------------------------
-# The transforms of one tile, lanes of channels at once
-
-
-def _two_dimensional(transform: Callable[..., Any], values: list[list[Lanes]]) -> list[list[Lanes]]:
-    """A 1-D transform along the columns, then along the rows."""
-    half = [transform(*column) for column in zip(*values)]
-    return [list(transform(*row)) for row in zip(*half)]
-
-
-def _input_tile(name: str) -> Any:
-    transform = getattr(winograd, f"input_transform_{name}")
-    alpha = winograd.TILES[name][0] + 2
-
-    @intrinsic
-    def input_tile(typingctx, source, s, row, column, target, t, point):
-        """target[p * point + lane] = (B^T d B)[p] of the tile d[i][j] = source[i * row + j * column + lane]."""
-        i8 = types.int64
-        signature = types.void(source, i8, i8, i8, target, i8, i8)
-
-        def body(builder, kinds, source, row, column, target, point):
-            vectors = vector.vector_type(vector.scalar_type(kinds[0]))
-
-            def cell(i: int, j: int) -> Lanes:
-                offset = builder.add(builder.mul(I64(i), row), builder.mul(I64(j), column))
-                return Lanes(builder, vector.load(builder, builder.gep(source, [offset]), vectors))
-
-            tile = [[cell(i, j) for j in range(alpha)] for i in range(alpha)]
-            for i, values in enumerate(_two_dimensional(transform, tile)):
-                for j, value in enumerate(values):
-                    place = builder.gep(target, [builder.mul(I64(i * alpha + j), point)])
-                    vector.store(builder, value.value, place)
-
-        return signature, vector.outlined(f"input_tile_{name}", body)
-
-    return input_tile
-
-
-def _output_tile(name: str) -> Any:
-    transform = getattr(winograd, f"output_transform_{name}")
-    alpha = winograd.TILES[name][0] + 2
-
-    @intrinsic
-    def output_tile(typingctx, source, s, point, target, t, row, column):
-        """target[i * row + j * column + lane] = (A^T M A)[i][j], M[p] = source[p * point + lane]; all finite?"""
-        i8 = types.int64
-        signature = types.boolean(source, i8, i8, target, i8, i8, i8)
-
-        def body(builder, kinds, source, point, target, row, column):
-            vectors = vector.vector_type(vector.scalar_type(kinds[0]))
-
-            def cell(p: int) -> Lanes:
-                place = builder.gep(source, [builder.mul(I64(p), point)])
-                return Lanes(builder, vector.load(builder, place, vectors))
-
-            tile = [[cell(i * alpha + j) for j in range(alpha)] for i in range(alpha)]
-            check = None  # v - v is 0 if v is finite, else NaN
-            for i, values in enumerate(_two_dimensional(transform, tile)):
-                for j, value in enumerate(values):
-                    offset = builder.add(builder.mul(I64(i), row), builder.mul(I64(j), column))
-                    vector.store(builder, value.value, builder.gep(target, [offset]))
-                    zero = builder.fsub(value.value, value.value)
-                    check = zero if check is None else builder.fadd(check, zero)
-            fault = builder.fcmp_unordered("uno", check, check)
-            bits = ir.IntType(vectors.count)
-            return builder.icmp_unsigned("==", builder.bitcast(fault, bits), bits(0))
-
-        return signature, vector.outlined(f"output_tile_{name}", body)
-
-    return output_tile
-
-
-def _weight_tile(name: str) -> Any:
-    _, g, _ = winograd.matrices(name)
-
-    def transform(*taps: Lanes) -> list[Lanes]:
-        rows = []
-        for row in g:
-            terms = [tap if value == 1 else value * tap for value, tap in zip(row, taps) if value != 0]
-            rows.append(sum(terms[1:], terms[0]))
-        return rows
-
-    @intrinsic
-    def weight_tile(typingctx, source, s, row, target, t, point):
-        """target[p * point + lane] = (G w G^T)[p] of w[k] = source[k * row + lane], in float64, rounded once."""
-        i8 = types.int64
-        signature = types.void(source, i8, i8, target, i8, i8)
-
-        def body(builder, kinds, source, row, target, point):
-            vectors = vector.vector_type(ir.DoubleType())
-
-            def cell(k: int) -> Lanes:
-                place = builder.gep(source, [builder.mul(I64(k), row)])
-                return Lanes(builder, vector.load(builder, place, vectors))
-
-            tile = [[cell(3 * i + j) for j in range(3)] for i in range(3)]
-            for i, values in enumerate(_two_dimensional(transform, tile)):
-                for j, value in enumerate(values):
-                    rounded = value.value
-                    if kinds[2].dtype == types.float32:
-                        rounded = builder.fptrunc(rounded, ir.VectorType(ir.FloatType(), vectors.count))
-                    place = builder.gep(target, [builder.mul(I64(i * len(g) + j), point)])
-                    vector.store(builder, rounded, place)
-
-        return signature, vector.outlined(f"weight_tile_{name}", body)
-
-    return weight_tile
-
-
-input_tile_f2x3, input_tile_f4x3 = _input_tile("f2x3"), _input_tile("f4x3")
-output_tile_f2x3, output_tile_f4x3 = _output_tile("f2x3"), _output_tile("f4x3")
-weight_tile_f2x3, weight_tile_f4x3 = _weight_tile("f2x3"), _weight_tile("f4x3")
-
-# --------------------------------------------------------------------------------------------------------
+# Input channels of a partial sum: fewer where A^T magnifies errors more (csrc/winograd.c).
+TERMS = {"f6x3": 64, "f4x5": 128}
 
 
 class Shape(NamedTuple):
-    """The numbers of one Winograd convolution; strides (s_ source, d_ destination) in elements."""
+    """The numbers of one Winograd convolution beside those of its Source; strides in elements."""
 
-    mb: int
-    groups: int
+    weights: int  # addresses, as winograd_tile.py gives them
+    output: int
+    scatter: int
+    finish: int
     outs: int  # channels of a group
-    ins: int
-    m: int  # output tile
-    ih: int
-    iw: int
-    s_n: int
-    s_c: int
-    s_h: int
-    s_w: int
+    kh: int
+    kw: int
     oh: int
     ow: int
     d_n: int
     d_c: int
     d_h: int
     d_w: int
-    ph: int  # source row of output row 0 is -ph
-    pw: int
-    tiles_h: int
-    tiles_w: int
-    block: int  # tiles of a block
+    points: int
+    along: int  # stride of an output tile, in one dimension along its line: 1 for columns, 0 for rows
+    tiles: int
     blocks: int
     shared: int
+    terms: int
+    u_point: int  # of transformed weights
+    m_point: int  # of products
+    bias_row: int
+    inputs: int  # V of one group, where it is shared
 
 
 shape_numbers = numbers(Shape)
 
-
-@kernel("in5 out1 ints1 tickets")
-def _transform_weights(w, packed, shape, tickets):
-    """packed[group][panel][point][input channel][column], zeros beyond the last output channel."""
-    p = shape_numbers(shape)
-    nr = panel_columns(packed)
-    panels = (p.outs + nr - 1) // nr
-    filters = np.zeros(9 * nr, np.float64)
-    points = (p.m + 2) ** 2
-    for task in claim(tickets):
-        group, o0 = task // panels, task % panels * nr
-        count = min(nr, p.outs - o0)
-        if count < nr:
-            filters[:] = 0.0
-        for c in range(p.ins):
-            for o in range(count):
-                for a in range(3):
-                    for b in range(3):
-                        put(filters, (3 * a + b) * nr + o, np.float64(w[group, o0 + o, c, a, b]))
-            to = (task * points * p.ins + c) * nr
-            for o in range(0, nr, vector_lanes(filters)):
-                if p.m == 4:
-                    weight_tile_f4x3(filters, o, nr, packed, to + o, p.ins * nr)
-                else:
-                    weight_tile_f2x3(filters, o, nr, packed, to + o, p.ins * nr)
+# --------------------------------------------------------------------------------------------------------
+# Weights
 
 
 @jit
-def input_tile(m, source, s, row, column, target, t, point):
-    if m == 4:
-        input_tile_f4x3(source, s, row, column, target, t, point)
-    else:
-        input_tile_f2x3(source, s, row, column, target, t, point)
+def pack_channels(w, packed, to, taps, p, gather, group, first, c, end):
+    """packed[to + point * u_point + channel * nr + column]: channels c..end of the panel from output channel `first` on.
 
-
-@jit
-def output_tile(m, source, s, point, target, t, row, column):
-    if m == 4:
-        return output_tile_f4x3(source, s, point, target, t, row, column)
-    return output_tile_f2x3(source, s, point, target, t, row, column)
-
-
-@jit
-def stage_strip(x, stage, p, n, row, column, width, channel, count):
-    """NCHW: stage[row][column][lane], alpha rows of `width` columns, `count` channels; zeros in the padding.
-
-    Rows of the stage are width + SLACK columns apart.
+    Columns beyond the last output channel are zeros. The weights may have any strides: those of the usual orders move as
+    vectors.
     """
-    lanes = vector_lanes(stage)
-    first = min(max(-column, 0), width)  # columns first..last lie inside the image
-    last = max(min(p.iw - column, width), first)
-    for i in range(p.m + 2):
-        to = i * (width + SLACK) * lanes
-        at = n * p.s_n + channel * p.s_c + (row + i) * p.s_h + column
-        inside = 0 <= row + i < p.ih
-        j = 0
-        while j < width:
-            if inside and first <= j < last:
-                transpose_run(x, at + j, p.s_c, count, min(last - j, lanes), stage, to + j * lanes, lanes)
-                j = min(j + lanes, last)
-            else:
-                zero_run(stage, to + j * lanes, lanes)
-                j += 1
-
-
-@jit
-def stage_tile(x, stage, p, n, row, column, channel, count):
-    """NHWC: the same for one tile."""
-    lanes = vector_lanes(stage)
-    alpha = p.m + 2
-    for cell in range(alpha * alpha):
-        i, j = row + cell // alpha, column + cell % alpha
-        if 0 <= i < p.ih and 0 <= j < p.iw:
-            copy_run(x, n * p.s_n + i * p.s_h + j * p.s_w + channel, stage, cell * lanes, count)
-        else:
-            zero_run(stage, cell * lanes, lanes)
-
-
-@jit
-def transform_inputs(x, v, begin, stage, nhwc, nchw, p, group, first, count, place):
-    """V[point][tile][channel] of `count` tiles from `first` on; they are tiles place, ... of the block."""
-    lanes = vector_lanes(v)
-    stride = odd_lines(p.ins, v.itemsize)
-    point = p.block * stride
-    alpha = p.m + 2
-    tile = 0
-    while tile < count:
-        n, rest = (first + tile) // (p.tiles_h * p.tiles_w), (first + tile) % (p.tiles_h * p.tiles_w)
-        row, column = rest // p.tiles_w * p.m - p.ph, rest % p.tiles_w * p.m - p.pw
-        to = begin + (place + tile) * stride
-        if nhwc is not None:
-            inside = row >= 0 and column >= 0 and row + alpha <= p.ih and column + alpha <= p.iw
-            at = n * p.s_n + row * p.s_h + column * p.s_w + group * p.ins
-            for c in range(0, p.ins, lanes):
-                if inside and c + lanes <= p.ins:
-                    input_tile(p.m, x, at + c, p.s_h, p.s_w, v, to + c, point)
-                else:
-                    stage_tile(x, stage, p, n, row, column, group * p.ins + c, min(lanes, p.ins - c))
-                    input_tile(p.m, stage, 0, alpha * lanes, lanes, v, to + c, point)
-            tile += 1
-        if nchw is not None:
-            run = min(count - tile, p.tiles_w - rest % p.tiles_w)  # tiles of one row of tiles
-            width = run * p.m + 2
-            for c in range(0, p.ins, lanes):
-                stage_strip(x, stage, p, n, row, column, width, group * p.ins + c, min(lanes, p.ins - c))
-                for r in range(run):
-                    input_tile(
-                        p.m, stage, r * p.m * lanes, (width + SLACK) * lanes, lanes, v, to + r * stride + c, point
-                    )
-            tile += run
-
-
-@jit
-def transform_outputs(
-    products, outputs, by_channel, bias, residual, y, suspects, nhwc, nchw, p, group, panel, first, count, low, high
-):
-    """The inverse transform of one panel of channels and the epilogue, for a block of tiles.
-
-    suspects[group][panel][tile] becomes 1 where an output is not finite, else 0.
-    """
-    nr, lanes = panel_columns(products), vector_lanes(products)
-    point = p.block * nr
-    channels = min(nr, p.outs - panel * nr)
-    oc = group * p.outs + panel * nr
-    zero = products.dtype.type(0)
-    plane = p.tiles_h * p.tiles_w
-    suspect = (group * ((p.outs + nr - 1) // nr) + panel) * p.mb * plane + first
-    tile = 0
-    while tile < count:
-        n, rest = (first + tile) // plane, (first + tile) % plane
-        i0, j0 = rest // p.tiles_w * p.m, rest % p.tiles_w * p.m
-        run = min(count - tile, p.tiles_w - rest % p.tiles_w, RUN)
-        width = run * p.m + SLACK
-        for r in range(run):
-            finite = True
-            for lane in range(0, channels, lanes):
-                finite &= output_tile(
-                    p.m, products, (tile + r) * nr + lane, point, outputs, r * p.m * nr + lane, width * nr, nr
+    nr, lanes = panel_columns(packed), vector_lanes(packed)
+    size = packed.itemsize
+    w_o, w_c, w_a, w_b = w.strides[1] // size, w.strides[2] // size, w.strides[3] // size, w.strides[4] // size
+    at = group * (w.strides[0] // size) + first * w_o + c * w_c
+    cells, channels = p.kh * p.kw, end - c
+    filled = min(nr, p.outs - first)
+    step = w_b if p.kh == 1 else w_a if p.kw == 1 or w_a == p.kw * w_b else 0  # from cell to cell
+    line = p.kh == 1 or p.kw == 1
+    across = 1 if line else p.kw
+    for j in range(0, nr, lanes):
+        some = max(0, min(lanes, filled - j))
+        from_ = at + j * w_o
+        target = to + c * nr + j
+        if w_o == 1 and some == lanes:  # HWIO: vectors lie there
+            for k in range(channels):
+                call_spread(
+                    p.weights, w, from_ + k * w_c, step if line else w_a, w_b, lanes, packed, target + k * nr, p.u_point
                 )
-            put(suspects, suspect + tile + r, 0 if finite else 1)
-        used = min(run * p.m, p.ow - j0)  # columns
-        for i in range(min(p.m, p.oh - i0)):
-            to = n * p.d_n + oc * p.d_c + (i0 + i) * p.d_h + j0 * p.d_w
-            at = i * width * nr
-            if nhwc is not None:
-                for j in range(used):
-                    target = to + j * p.d_w
-                    finish_run(
-                        outputs, at + j * nr, bias, oc, bias.size > 0, zero,
-                        residual, target, residual.size > 0, y, target, channels, low, high,
+            continue
+        cell, channel = lanes, cells * lanes  # strides of the copies
+        if abs(step) == 1:  # OIHW: the cells of a filter follow each other, or those of several channels
+            low = from_ + min(step, 0) * (cells - 1)
+            if w_c == cells:
+                call_gather(gather, w, low, w_o, some, cells * channels, cells * channels, 0, taps, 0)
+            else:
+                for k in range(channels):
+                    call_gather(gather, w, low + k * w_c, w_o, some, cells, cells, 0, taps, k * channel)
+            cell *= step
+        else:
+            cell, channel = PACK_CHANNELS * lanes, lanes
+            for t in range(cells):
+                place = from_ + t // p.kw * w_a + t % p.kw * w_b
+                if w_c == 1:  # HWIO with its channels exchanged
+                    call_gather(gather, w, place, w_o, some, channels, channels, 0, taps, t * cell)
+                else:
+                    for k in range(channels):
+                        zero(taps, t * cell + k * lanes, lanes)
+                        for o in range(some):
+                            put(taps, t * cell + k * lanes + o, get(w, place + k * w_c + o * w_o))
+        begin = 0 if cell > 0 else -cell * (cells - 1)
+        for k in range(channels):
+            call_spread(
+                p.weights, taps, begin + k * channel, across * cell, cell, lanes, packed, target + k * nr, p.u_point
+            )
+
+
+# --------------------------------------------------------------------------------------------------------
+# Products and outputs of a block of tiles
+
+
+@jit
+def block_start(p, block):
+    """The first tile of a block: blocks are whole register tiles of rows, as many in each as in the others or one more."""
+    pieces = (p.tiles + TILE_ROWS - 1) // TILE_ROWS
+    return min(p.tiles, pieces * block // p.blocks * TILE_ROWS)
+
+
+@jit
+def multiply_points(v, begin, packed, u, products, p, source, count, tiles):
+    """products[point][tile][channel] = V U for `count` channels of whole panels."""
+    nr = panel_columns(products)
+    depth = source.channels
+    for point in range(p.points):
+        for o in range(0, count, nr):
+            row = 0
+            while row < tiles:
+                rows = height(tiles - row)
+                k = 0
+                while k == 0 or k < depth:
+                    gemm_tile(
+                        v, begin + point * source.point + row * source.row + k, source.row,
+                        packed, u + point * p.u_point + o * depth + k * nr,
+                        products, point * p.m_point + row * CHANNELS + o, CHANNELS, rows, min(p.terms, depth - k), k > 0,
                     )  # fmt: skip
-            if nchw is not None:
-                for lane in range(0, channels, lanes):
-                    for j in range(0, used, lanes):
-                        transpose_run(
-                            outputs, at + j * nr + lane, nr, min(lanes, used - j), lanes,
-                            by_channel, lane * width + j, width,
-                        )  # fmt: skip
-                for lane in range(channels):
-                    addend = get(bias, oc + lane) if bias.size > 0 else zero
-                    for j in range(0, used, nr):
-                        length = min(nr, used - j)
-                        target = to + lane * p.d_c + j
-                        finish_run(
-                            by_channel, lane * width + j, bias, 0, False, addend,
-                            residual, target, residual.size > 0, y, target, length, low, high,
-                        )  # fmt: skip
-        tile += run
+                    k += p.terms
+                row += rows
+
+
+@jit
+def outputs_channels_last(products, scratch, bias, residual, y, suspects, p, source, group, o, count, start, end, low, high):
+    lanes = vector_lanes(products)
+    for t in range(start, end):
+        rest = t // source.tiles_w
+        i, j = rest % source.tiles_h * source.tile_h, t % source.tiles_w * source.tile_w
+        to = rest // source.tiles_h * p.d_n + i * p.d_h + j * p.d_w + group * p.outs + o
+        rows, cols = min(source.tile_h, p.oh - i), min(source.tile_w, p.ow - j)
+        from_ = (t - start) * CHANNELS
+        vectors = count // lanes * lanes if rows == source.tile_h and cols == source.tile_w else 0
+        bad = 0
+        if vectors > 0:
+            bad = call_output(
+                p.output, products, from_, p.m_point, vectors, bias, group * p.bias_row + o, residual, to, low, high,
+                y, to, p.d_w if p.along else p.d_h, p.d_w,
+            )  # fmt: skip
+        rest = count - vectors
+        if rest > 0:
+            padded = (rest + lanes - 1) // lanes * lanes
+            width = source.tile_w * padded
+            bad |= call_output_plain(
+                p.output, products, from_ + vectors, p.m_point, padded, bias, group * p.bias_row + o + vectors,
+                scratch, 0, padded if p.along else width, padded,
+            )  # fmt: skip
+            for r in range(rows):
+                for q in range(cols):
+                    place = to + r * p.d_h + q * p.d_w + vectors
+                    call_finish(p.finish, scratch, r * width + q * padded, rest, residual, place, low, high, y, place)
+        if bad:
+            put(suspects, group * p.tiles + t, 1)
+
+
+@jit
+def outputs_planes(products, strip, bias, residual, y, suspects, p, source, group, o, count, start, end, low, high):
+    """One vector of channels of some tiles at a time, in rows as wide as the image's: each tile overwrites what its right
+    neighbour has left beyond the edge."""
+    lanes = vector_lanes(products)
+    t = start
+    while t < end:
+        lines = band_rows(source, t, end)
+        along = source.tiles_w if lines else min(source.tiles_w - t % source.tiles_w, end - t)  # tiles of a row
+        lines = max(lines, 1)
+        rest = t // source.tiles_w
+        i, j = rest % source.tiles_h * source.tile_h, t % source.tiles_w * source.tile_w
+        rows, width = min(lines * source.tile_h, p.oh - i), min(along * source.tile_w, p.ow - j)
+        to = rest // source.tiles_h * p.d_n + i * p.d_h + j
+        for k in range(0, count, lanes):
+            for r in range(lines):
+                for q in range(along - 1, -1, -1):
+                    tile = t + r * along + q
+                    bad = call_output_plain(
+                        p.output, products, (tile - start) * CHANNELS + k, p.m_point, lanes,
+                        bias, group * p.bias_row + o + k,
+                        strip, (r * source.tile_h * width + q * source.tile_w) * lanes, lanes if p.along else width * lanes,
+                        lanes,
+                    )  # fmt: skip
+                    if bad:
+                        put(suspects, group * p.tiles + tile, 1)
+            place = to + (group * p.outs + o + k) * p.d_c
+            pieces = 1 if width == p.ow else rows  # rows that follow each other go as one
+            for r in range(pieces):
+                call_scatter(
+                    p.scatter, strip, r * width * lanes, rows // pieces * width, min(lanes, count - k),
+                    residual, place + r * p.d_h, low, high, y, place + r * p.d_h, p.d_c,
+                )  # fmt: skip
+        t += lines * along
+
+
+@jit
+def write_outputs(
+    products, scratch, bias, residual, y, suspects, nhwc, nchw, p, source, group, o, count, start, end, low, high
+):  # fmt: skip
+    """The inverse transform of `count` channels from o on of some tiles, and the epilogue."""
+    if nhwc is not None:
+        outputs_channels_last(
+            products, scratch, bias, residual, y, suspects, p, source, group, o, count, start, end, low, high
+        )
+    if nchw is not None:
+        outputs_planes(products, scratch, bias, residual, y, suspects, p, source, group, o, count, start, end, low, high)
 
 
 @kernel(
-    "in1 in1 in1 in1 out1 out1 out1 out1 out1 out1 outints1 nhwc nchw ints1 scalar scalar int tickets",
+    "in1 in5 out1 in1 in1 out1 out1 out1 out1 outints1 nhwc nchw ints1 ints1 scalar scalar int tickets",
     fastmath=CONTRACT,
 )
 def _convolve_tiles(
-    x, packed, bias, residual, y, v, products, stage, outputs, by_channel, suspects, nhwc, nchw, shape, low, high,
+    x, w, packed, bias, residual, y, v, products, scratch, suspects, nhwc, nchw, source, shape, low, high,
     phase, tickets,
 ):  # fmt: skip
+    s = source_numbers(source)
     p = shape_numbers(shape)
     nr = panel_columns(products)
     panels = (p.outs + nr - 1) // nr
-    stride = odd_lines(p.ins, v.itemsize)
-    points = (p.m + 2) ** 2
-    tiles = p.mb * p.tiles_h * p.tiles_w
+    depth = s.channels
     for task in claim(tickets):
-        group, index = task % p.groups, task // p.groups
-        # FUSED: task is a block of tiles. INPUTS: a few tiles of the one block. OUTPUTS: a panel of its channels.
-        first = index * p.block if phase == FUSED else index * INPUT_TILES if phase == INPUTS else 0
-        count = min(INPUT_TILES if phase == INPUTS else p.block, tiles - first)
-        panel = index if phase == OUTPUTS else 0
-        panel_end = index + 1 if phase == OUTPUTS else 0 if phase == INPUTS else panels
-        begin = group * points * p.block * stride if p.shared else 0
-        if phase != OUTPUTS:
-            transform_inputs(x, v, begin, stage, nhwc, nchw, p, group, first, count, first if p.shared else 0)
-        while panel < panel_end:
-            for point in range(points):
-                multiply(
-                    v, begin + point * p.block * stride, stride,
-                    packed, ((group * panels + panel) * points + point) * p.ins * nr,
-                    products, point * p.block * nr, nr, count, p.ins, False,
+        if phase == WEIGHTS:  # some input channels of a panel
+            chunks = (depth + PACK_CHANNELS - 1) // PACK_CHANNELS
+            c, panel, group = task % chunks * PACK_CHANNELS, task // chunks % panels, task // chunks // panels
+            u = group * p.points * p.u_point + panel * depth * nr
+            pack_channels(w, packed, u, scratch, p, s.gather, group, panel * nr, c, min(depth, c + PACK_CHANNELS))
+            continue
+        if phase == INPUTS:  # some tiles of a group
+            chunks = (p.tiles + INPUT_TILES - 1) // INPUT_TILES
+            group, first = task // chunks, task % chunks * INPUT_TILES
+            begin = group * p.inputs + first * s.row
+            transform_tiles(x, v, begin, scratch, nhwc, nchw, s, group, first, min(p.tiles, first + INPUT_TILES))
+            continue
+        # FUSED: a block of tiles, all channels. OUTPUTS: a panel of channels, whose weights come first; all blocks.
+        fused = phase == FUSED
+        count = p.blocks if fused else panels
+        group, index = task // count, task % count
+        block, last_block = (index, index + 1) if fused else (0, p.blocks)
+        first_channel, last_channel = (0, p.outs) if fused else (index * nr, min(p.outs, index * nr + nr))
+        u = group * p.points * p.u_point if fused else 0
+        c = depth if fused else 0
+        while c < depth:
+            pack_channels(w, packed, u, scratch, p, s.gather, group, first_channel, c, min(depth, c + PACK_CHANNELS))
+            c += PACK_CHANNELS
+        while block < last_block:
+            start_tile, end_tile = block_start(p, block), block_start(p, block + 1)
+            begin = 0 if fused else group * p.inputs + start_tile * s.row
+            if fused:
+                transform_tiles(x, v, begin, scratch, nhwc, nchw, s, group, start_tile, end_tile)
+            o = first_channel
+            while o < last_channel:
+                channels = min(CHANNELS, last_channel - o)
+                multiply_points(
+                    v, begin, packed, u + (o - first_channel) * depth, products, p, s, channels, end_tile - start_tile
+                )
+                write_outputs(
+                    products, scratch, bias, residual, y, suspects, nhwc, nchw, p, s, group, o, channels,
+                    start_tile, end_tile, low, high,
                 )  # fmt: skip
-            transform_outputs(
-                products, outputs, by_channel, bias, residual, y, suspects, nhwc, nchw, p, group, panel, first, count,
-                low, high,
-            )  # fmt: skip
-            panel += 1
+                o += channels
+            block += 1
 
 
-@kernel("in1 in5 in1 in1 out1 outints1 ints1 int int scalar scalar tickets")
-def _repair(x, w, bias, residual, y, suspects, shape, nr, padding_counts, low, high, tickets):
+@kernel("in1 in5 in1 in1 out1 outints1 ints1 ints1 int scalar scalar tickets")
+def _repair(x, w, bias, residual, y, suspects, source, shape, padding_counts, low, high, tickets):
     """The plain sum, in float64, for all outputs of the suspect tiles: Winograd spreads a NaN or Inf over its tile.
 
     Padding is a zero of the forward pass, so that 0 * Inf is NaN there, but no term of the input gradient.
     """
+    s = source_numbers(source)
     p = shape_numbers(shape)
-    plane = p.tiles_h * p.tiles_w
-    panels = (p.outs + nr - 1) // nr
     for task in claim(tickets):
         if get(suspects, task) == 0:
             continue
-        group, panel = task // (p.mb * plane * panels), task // (p.mb * plane) % panels
-        n, ti, tj = task // plane % p.mb, task % plane // p.tiles_w, task % p.tiles_w
-        for o in range(panel * nr, min(panel * nr + nr, p.outs)):
-            for i in range(ti * p.m, min(ti * p.m + p.m, p.oh)):
-                for j in range(tj * p.m, min(tj * p.m + p.m, p.ow)):
+        group, t = task // p.tiles, task % p.tiles
+        n, ti, tj = t // s.tiles_w // s.tiles_h, t // s.tiles_w % s.tiles_h * s.tile_h, t % s.tiles_w * s.tile_w
+        for o in range(p.outs):
+            for i in range(ti, min(ti + s.tile_h, p.oh)):
+                for j in range(tj, min(tj + s.tile_w, p.ow)):
                     total = 0.0
-                    for c in range(p.ins):
-                        base = n * p.s_n + (group * p.ins + c) * p.s_c
-                        for a in range(3):
-                            for b in range(3):
-                                row, column = i + a - p.ph, j + b - p.pw
+                    for c in range(s.channels):
+                        base = n * s.s_n + (group * s.channels + c) * s.s_c
+                        for a in range(p.kh):
+                            for b in range(p.kw):
+                                row, column = i + a - s.top, j + b - s.left
                                 weight = np.float64(w[group, o, c, a, b])
-                                if 0 <= row < p.ih and 0 <= column < p.iw:
-                                    total += weight * np.float64(get(x, base + row * p.s_h + column * p.s_w))
+                                if 0 <= row < s.height and 0 <= column < s.width:
+                                    total += weight * np.float64(get(x, base + row * s.s_h + column * s.s_w))
                                 elif padding_counts:
                                     total += weight * 0.0
                     oc = group * p.outs + o
@@ -442,26 +342,32 @@ def _repair(x, w, bias, residual, y, suspects, shape, nr, padding_counts, low, h
 
 
 @lru_cache(maxsize=256)
-def _numbers(p: Conv, backward: bool, m: int) -> tuple[Array, blocking.WinogradBlocks, int]:
-    """The Shape as an array, the blocks, and how many tiles there are."""
-    b = blocking.winograd_blocks(p, backward, m)
+def _numbers(p: Conv, backward: bool, tile: str) -> tuple[Array, Array, blocking.WinogradBlocks]:
+    """Source and Shape as arrays, and the blocks."""
+    b = blocking.winograd_blocks(p, backward, winograd.TILES[tile][0])
+    grid, nr = b.grid, columns(p.dtype)
     outs, ins = (p.icg, p.ocg) if backward else (p.ocg, p.icg)
     source, target = ((p.oh, p.ow), (p.ih, p.iw)) if backward else ((p.ih, p.iw), (p.oh, p.ow))
-    pad = (2 - p.ph, 2 - p.pw) if backward else (p.ph, p.pw)
-    tiles_h, tiles_w = blocking.ceil_div(target[0], m), blocking.ceil_div(target[1], m)
-    tiles = p.mb * tiles_h * tiles_w
-    shape = Shape(
-        p.mb, p.g, outs, ins, m, *source, *strides(p.nhwc, p.g * ins, *source),
-        *target, *strides(p.nhwc, p.g * outs, *target), *pad, tiles_h, tiles_w,
-        b.tiles, blocking.ceil_div(tiles, b.tiles), int(b.shared),
+    pad = (p.kh - 1 - p.ph, p.kw - 1 - p.pw) if backward else (p.ph, p.pw)
+    call = addresses(tile, p.dtype, "weights", "input") | moves(p.dtype)
+    s_n, s_c, s_h, s_w = strides(p.nhwc, p.g * ins, *source)
+    first = Source(
+        call["input"], call["gather"], ins, *source, s_n, s_c, s_h, s_w, *pad, grid.alpha_h, grid.alpha_w,
+        s_w if p.kh == 1 else s_h, b.row, b.point, grid.tile_h, grid.tile_w, grid.tiles_h, grid.tiles_w, grid.band_rows,
     )  # fmt: skip
-    return np.array(shape, np.int64), b, tiles
+    panels = 1 if b.shared else blocking.ceil_div(outs, nr)
+    shape = Shape(
+        call["weights"], call["output"], call["scatter"], call["finish"], outs, p.kh, p.kw, *target,
+        *strides(p.nhwc, p.g * outs, *target), grid.points, int(p.kh == 1), grid.tiles, b.blocks, int(b.shared),
+        TERMS.get(tile, blocking.DEPTH_TERMS), panels * ins * nr + PAD, b.product_point, b.bias_row, b.inputs,
+    )  # fmt: skip
+    return np.array(first, np.int64), np.array(shape, np.int64), b
 
 
 def _convolve(
     p: Conv,
     backward: bool,
-    m: int,
+    tile: str,
     x: Array,
     w: Array,
     bias: Any,
@@ -472,65 +378,150 @@ def _convolve(
 ) -> None:
     if y.size == 0:
         return
-    shape, b, tiles = _numbers(p, backward, m)
-    w5 = w.reshape(p.g, p.ocg, p.icg, 3, 3)  # splits an axis: a view for any strides
+    source, shape, b = _numbers(p, backward, tile)
+    w5 = w.reshape(p.g, p.ocg, p.icg, p.kh, p.kw)  # splits an axis: a view for any strides
     if backward:
         w5 = w5.transpose(0, 2, 1, 3, 4)[:, :, :, ::-1, ::-1]
-    panels = blocking.ceil_div(p.icg if backward else p.ocg, columns(p.dtype))
-    shared = [b.weights, b.inputs] if b.shared else [b.weights]
-    (packed, *all_inputs), (products, stage, outputs, by_channel, *inputs), table = carve(
-        workspace, p.dtype, shared, threads, b.private(), 1, blocking.lines(b.suspects, 8)
+    outs, ins = w5.shape[1:3]
+    panels = blocking.ceil_div(outs, columns(p.dtype))
+    (padded, common), (products, scratch, own), table = carve(
+        workspace, p.dtype, b.shared_sizes(p.g), threads, b.private(), 1, blocking.lines(b.suspects, 8)
     )
-    suspects = table[0, : p.g * panels * tiles]
+    suspects = table[0, : b.suspects]
+    suspects[:] = 0
+    padded[:] = 0
+    if bias is not None:
+        padded[: p.g * b.bias_row].reshape(p.g, b.bias_row)[:, :outs] = bias.reshape(p.g, outs)
     low, high = limits(p)
     x_flat, y_flat = flat(x, p.nhwc), flat(y, p.nhwc)
-    bias_flat, residual_flat = optional(bias, 1, p.dtype), optional_flat(residual, p.nhwc, p.dtype)
-    transform_weights, convolve = _transform_weights[p.dtype], _convolve_tiles[p.dtype, p.nhwc]
-    flags = layout_flags(p.nhwc)
-
-    def weights(tickets: Array, worker: int) -> None:
-        transform_weights(w5, packed, shape, tickets)
+    residual_flat = optional_flat(residual, p.nhwc, p.dtype)
+    convolve, flags = _convolve_tiles[p.dtype, p.nhwc], layout_flags(p.nhwc)
 
     def run(phase: int) -> Run:
         def part(tickets: Array, worker: int) -> None:
+            packed, v = (own[worker], common) if b.shared else (common, own[worker])
             convolve(
-                x_flat, packed, bias_flat, residual_flat, y_flat,
-                all_inputs[0] if b.shared else inputs[0][worker], products[worker], stage[worker], outputs[worker],
-                by_channel[worker], suspects, *flags, shape, low, high, phase, tickets,
+                x_flat, w5, packed, padded, residual_flat, y_flat, v, products[worker], scratch[worker], suspects, *flags,
+                source, shape, low, high, phase, tickets,
             )  # fmt: skip
 
         return part
 
     if b.shared:
-        inputs_and_outputs = (p.g * blocking.ceil_div(tiles, INPUT_TILES), run(INPUTS)), (p.g * panels, run(OUTPUTS))
-        run_phases(threads, (p.g * panels, weights), *inputs_and_outputs)
+        inputs = p.g * blocking.ceil_div(b.grid.tiles, INPUT_TILES)
+        run_phases(threads, (inputs, run(INPUTS)), (p.g * panels, run(OUTPUTS)))
     else:
-        run_phases(threads, (p.g * panels, weights), (p.g * blocking.ceil_div(tiles, b.tiles), run(FUSED)))
+        weights = p.g * panels * blocking.ceil_div(ins, PACK_CHANNELS)
+        run_phases(threads, (weights, run(WEIGHTS)), (p.g * b.blocks, run(FUSED)))
     if suspects.any():
+        arrays = x_flat, w5, optional(bias, 1, p.dtype), residual_flat, y_flat, suspects, source, shape, int(not backward)
         repair = _repair[p.dtype]
-        arrays = x_flat, w5, bias_flat, residual_flat, y_flat, suspects, shape, columns(p.dtype), int(not backward)
         run_phases(threads, (suspects.size, lambda tickets, worker: repair(*arrays, low, high, tickets)))
 
 
 def conv2d_forward_winograd_f2x3__numba(
     p: Conv, x: Array, w: Array, bias: Any, residual: Any, y: Array, workspace: Any, threads: int
 ) -> None:
-    _convolve(p, False, 2, x, w, bias, residual, y, workspace, threads)
-
-
-def conv2d_forward_winograd_f4x3__numba(
-    p: Conv, x: Array, w: Array, bias: Any, residual: Any, y: Array, workspace: Any, threads: int
-) -> None:
-    _convolve(p, False, 4, x, w, bias, residual, y, workspace, threads)
+    _convolve(p, False, "f2x3", x, w, bias, residual, y, workspace, threads)
 
 
 def conv2d_backward_input_winograd_f2x3__numba(
     p: Conv, dy: Array, w: Array, bias: Any, residual: Any, dx: Array, workspace: Any, threads: int
 ) -> None:
-    _convolve(p, True, 2, dy, w, bias, residual, dx, workspace, threads)
+    _convolve(p, True, "f2x3", dy, w, bias, residual, dx, workspace, threads)
+
+
+def conv2d_forward_winograd_f4x3__numba(
+    p: Conv, x: Array, w: Array, bias: Any, residual: Any, y: Array, workspace: Any, threads: int
+) -> None:
+    _convolve(p, False, "f4x3", x, w, bias, residual, y, workspace, threads)
 
 
 def conv2d_backward_input_winograd_f4x3__numba(
     p: Conv, dy: Array, w: Array, bias: Any, residual: Any, dx: Array, workspace: Any, threads: int
 ) -> None:
-    _convolve(p, True, 4, dy, w, bias, residual, dx, workspace, threads)
+    _convolve(p, True, "f4x3", dy, w, bias, residual, dx, workspace, threads)
+
+
+def conv2d_forward_winograd_f6x3__numba(
+    p: Conv, x: Array, w: Array, bias: Any, residual: Any, y: Array, workspace: Any, threads: int
+) -> None:
+    _convolve(p, False, "f6x3", x, w, bias, residual, y, workspace, threads)
+
+
+def conv2d_backward_input_winograd_f6x3__numba(
+    p: Conv, dy: Array, w: Array, bias: Any, residual: Any, dx: Array, workspace: Any, threads: int
+) -> None:
+    _convolve(p, True, "f6x3", dy, w, bias, residual, dx, workspace, threads)
+
+
+def conv2d_forward_winograd_f2x5__numba(
+    p: Conv, x: Array, w: Array, bias: Any, residual: Any, y: Array, workspace: Any, threads: int
+) -> None:
+    _convolve(p, False, "f2x5", x, w, bias, residual, y, workspace, threads)
+
+
+def conv2d_backward_input_winograd_f2x5__numba(
+    p: Conv, dy: Array, w: Array, bias: Any, residual: Any, dx: Array, workspace: Any, threads: int
+) -> None:
+    _convolve(p, True, "f2x5", dy, w, bias, residual, dx, workspace, threads)
+
+
+def conv2d_forward_winograd_f4x5__numba(
+    p: Conv, x: Array, w: Array, bias: Any, residual: Any, y: Array, workspace: Any, threads: int
+) -> None:
+    _convolve(p, False, "f4x5", x, w, bias, residual, y, workspace, threads)
+
+
+def conv2d_backward_input_winograd_f4x5__numba(
+    p: Conv, dy: Array, w: Array, bias: Any, residual: Any, dx: Array, workspace: Any, threads: int
+) -> None:
+    _convolve(p, True, "f4x5", dy, w, bias, residual, dx, workspace, threads)
+
+
+def conv2d_forward_winograd_f4x3_1d__numba(
+    p: Conv, x: Array, w: Array, bias: Any, residual: Any, y: Array, workspace: Any, threads: int
+) -> None:
+    _convolve(p, False, "f4x3_1d", x, w, bias, residual, y, workspace, threads)
+
+
+def conv2d_backward_input_winograd_f4x3_1d__numba(
+    p: Conv, dy: Array, w: Array, bias: Any, residual: Any, dx: Array, workspace: Any, threads: int
+) -> None:
+    _convolve(p, True, "f4x3_1d", dy, w, bias, residual, dx, workspace, threads)
+
+
+def conv2d_forward_winograd_f6x3_1d__numba(
+    p: Conv, x: Array, w: Array, bias: Any, residual: Any, y: Array, workspace: Any, threads: int
+) -> None:
+    _convolve(p, False, "f6x3_1d", x, w, bias, residual, y, workspace, threads)
+
+
+def conv2d_backward_input_winograd_f6x3_1d__numba(
+    p: Conv, dy: Array, w: Array, bias: Any, residual: Any, dx: Array, workspace: Any, threads: int
+) -> None:
+    _convolve(p, True, "f6x3_1d", dy, w, bias, residual, dx, workspace, threads)
+
+
+def conv2d_forward_winograd_f4x5_1d__numba(
+    p: Conv, x: Array, w: Array, bias: Any, residual: Any, y: Array, workspace: Any, threads: int
+) -> None:
+    _convolve(p, False, "f4x5_1d", x, w, bias, residual, y, workspace, threads)
+
+
+def conv2d_backward_input_winograd_f4x5_1d__numba(
+    p: Conv, dy: Array, w: Array, bias: Any, residual: Any, dx: Array, workspace: Any, threads: int
+) -> None:
+    _convolve(p, True, "f4x5_1d", dy, w, bias, residual, dx, workspace, threads)
+
+
+def conv2d_forward_winograd_f4x7_1d__numba(
+    p: Conv, x: Array, w: Array, bias: Any, residual: Any, y: Array, workspace: Any, threads: int
+) -> None:
+    _convolve(p, False, "f4x7_1d", x, w, bias, residual, y, workspace, threads)
+
+
+def conv2d_backward_input_winograd_f4x7_1d__numba(
+    p: Conv, dy: Array, w: Array, bias: Any, residual: Any, dx: Array, workspace: Any, threads: int
+) -> None:
+    _convolve(p, True, "f4x7_1d", dy, w, bias, residual, dx, workspace, threads)

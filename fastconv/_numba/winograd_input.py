@@ -1,0 +1,145 @@
+"""What the Winograd convolution and its weight gradient share: tiles of images through a transform, in both layouts.
+
+result[point][tile][channel]: NCHW is transposed to channels-last strips of one vector of channels on the way. Tiles are
+numbered along the rows of tiles of all images.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from fastconv._numba import blocking
+from fastconv._numba.compile import jit
+from fastconv._numba.vector import copy, numbers, vector_lanes, zero
+from fastconv._numba.winograd_tile import call_gather, call_spread
+
+PATCH = blocking.WINOGRAD_PATCH
+
+
+class Source(NamedTuple):
+    """Images of which each tile reads a patch, with zeros around them; strides in elements."""
+
+    transform: int  # addresses, as fastconv._numba.winograd_tile gives them
+    gather: int
+    channels: int  # of a group
+    height: int
+    width: int
+    s_n: int
+    s_c: int
+    s_h: int
+    s_w: int
+    top: int  # tile (0, 0) begins at row -top
+    left: int
+    patch_h: int
+    patch_w: int
+    along: int  # stride of a line of cells, in one dimension the one it runs along
+    row: int  # of the result, from tile to tile
+    point: int  # and from point to point
+    tile_h: int
+    tile_w: int
+    tiles_h: int
+    tiles_w: int
+    band_rows: int  # rows of tiles taken at once in NCHW
+
+
+source_numbers = numbers(Source)
+
+
+@jit
+def transform_tiles(x, result, begin, strip, nhwc, nchw, p, group, start, end):
+    """result[begin + point * p.point + (tile - start) * p.row + channel] of tiles start..end of one group."""
+    if nhwc is not None:
+        _channels_last(x, result, begin, strip, p, group, start, end)
+    if nchw is not None:
+        _planes(x, result, begin, strip, p, group, start, end)
+
+
+@jit
+def _channels_last(x, result, begin, patch, p, group, start, end):
+    lanes = vector_lanes(result)
+    vectors = p.channels // lanes * lanes
+    for t in range(start, end):
+        rest = t // p.tiles_w
+        row = rest % p.tiles_h * p.tile_h - p.top
+        col = t % p.tiles_w * p.tile_w - p.left
+        image = rest // p.tiles_h * p.s_n + group * p.channels
+        to = begin + (t - start) * p.row
+        c = 0
+        if row >= 0 and col >= 0 and row + p.patch_h <= p.height and col + p.patch_w <= p.width:
+            call_spread(p.transform, x, image + row * p.s_h + col * p.s_w, p.along, p.s_w, vectors, result, to, p.point)
+            c = vectors
+        while c < p.channels:
+            count = min(PATCH, p.channels - c)
+            padded = (count + lanes - 1) // lanes * lanes
+            _fill_patch(x, patch, p, image + c, row, col, count, padded)
+            along = padded if p.patch_h == 1 else p.patch_w * padded
+            call_spread(p.transform, patch, 0, along, padded, padded, result, to + c, p.point)
+            c += count
+
+
+@jit
+def _fill_patch(x, patch, p, image, row, col, count, padded):
+    """patch[r][q][channel] of one tile: `count` channels, zeros up to `padded` and around the image."""
+    first = min(max(-col, 0), p.patch_w)
+    last = max(min(p.patch_w, p.width - col), first)
+    together = count == padded and count == p.s_w  # the cells of a row follow each other as in the patch
+    for r in range(p.patch_h):
+        to = r * p.patch_w * padded
+        if row + r < 0 or row + r >= p.height or first == last:
+            zero(patch, to, p.patch_w * padded)
+            continue
+        at = image + (row + r) * p.s_h + (col + first) * p.s_w
+        zero(patch, to, first * padded)
+        if together:
+            copy(x, at, patch, to + first * padded, (last - first) * padded)
+        else:
+            for q in range(first, last):
+                copy(x, at + (q - first) * p.s_w, patch, to + q * padded, count)
+                zero(patch, to + q * padded + count, padded - count)
+        zero(patch, to + last * padded, (p.patch_w - last) * padded)
+
+
+@jit
+def band_rows(p, t, end):
+    """Whole rows of tiles from tile t on that lie in one image: those taken at once; 0 if not even one does."""
+    if t % p.tiles_w != 0:
+        return 0
+    return min(p.band_rows, (end - t) // p.tiles_w, p.tiles_h - t // p.tiles_w % p.tiles_h)
+
+
+@jit
+def _planes(x, result, begin, strip, p, group, start, end):
+    lanes = vector_lanes(result)
+    t = start
+    while t < end:
+        rows = band_rows(p, t, end)
+        count = p.tiles_w if rows else min(p.tiles_w - t % p.tiles_w, end - t)  # tiles of a row
+        rows = max(rows, 1)
+        rest = t // p.tiles_w
+        row = rest % p.tiles_h * p.tile_h - p.top
+        col = t % p.tiles_w * p.tile_w - p.left
+        height, width = (rows - 1) * p.tile_h + p.patch_h, (count - 1) * p.tile_w + p.patch_w
+        top, left = min(max(-row, 0), height), min(max(-col, 0), width)
+        bottom, right = max(top, min(height, p.height - row)), max(left, min(width, p.width - col))
+        if top > 0 or bottom < height or left > 0 or right < width:
+            zero(strip, 0, height * width * lanes)
+        whole = right - left == p.width  # the rows follow each other in memory
+        along = lanes if p.patch_h == 1 else width * lanes
+        for c in range(0, p.channels, lanes):
+            channels = min(lanes, p.channels - c)
+            at = rest // p.tiles_h * p.s_n + (group * p.channels + c) * p.s_c + (row + top) * p.s_h + col + left
+            to = (top * width + left) * lanes
+            if left < right and whole:
+                pixels = (bottom - top) * p.width
+                call_gather(p.gather, x, at, p.s_c, channels, pixels, p.width, width - p.width, strip, to)
+            elif left < right:
+                for r in range(bottom - top):
+                    call_gather(
+                        p.gather, x, at + r * p.s_h, p.s_c, channels, right - left, right - left, 0,
+                        strip, to + r * width * lanes,
+                    )  # fmt: skip
+            for q in range(rows * count):
+                from_ = (q // count * p.tile_h * width + q % count * p.tile_w) * lanes
+                place = begin + (t - start + q) * p.row + c
+                call_spread(p.transform, strip, from_, along, lanes, lanes, result, place, p.point)
+        t += rows * count
