@@ -201,7 +201,7 @@ def panel_columns(typingctx, array):
 BIAS_COLUMNS, BIAS_ROWS = "columns", "rows"
 
 
-def _tile_function(module: ir.Module, scalar: ir.Type, rows: int, indirect: bool, bias: str | None) -> ir.Function:
+def tile_function(module: ir.Module, scalar: ir.Type, rows: int, indirect: bool, bias: str | None) -> ir.Function:
     """C[i][j] (+)= sum over runs r and k < depth of A[r][i][k] * B[(r depth + k) nr + j], i < rows, j < nr.
 
     nr = TILE_VECTORS vectors. Row i of run r starts `table[r * step + i]` elements after `a` if the tile is indirect;
@@ -341,7 +341,7 @@ def _call_tile(
     end = builder.append_basic_block("gemm_tile.end")
     switch = builder.switch(values["rows"], end)
     for m in TILE_HEIGHTS:
-        function = _tile_function(builder.module, scalar_type(sig.args[0]), m, indirect, bias)
+        function = tile_function(builder.module, scalar_type(sig.args[0]), m, indirect, bias)
         block = builder.append_basic_block(f"gemm_tile.{m}")
         switch.add_case(I64(m), block)
         with builder.goto_block(block):
@@ -353,7 +353,7 @@ def _call_tile(
 
 @intrinsic
 def gemm_tile(typingctx, a, a_start, step, b, b_start, c, c_start, rs_c, rows, depth, accumulate):
-    """The micro-kernel: `rows` (one of TILE_HEIGHTS) rows of TILE_VECTORS vectors; the equation is at `_tile_function`.
+    """The micro-kernel: `rows` (one of TILE_HEIGHTS) rows of TILE_VECTORS vectors; the equation is at `tile_function`.
 
     A : rows of `depth` contiguous elements every `step` elements. B : rows of TILE_VECTORS * lanes contiguous elements,
     one after the other. C : full rows of as many elements every rs_c elements, all written.

@@ -18,16 +18,23 @@ from fastconv import winograd
 from fastconv._numba import Conv, blocking
 from fastconv._numba.arrays import carve, flat, layout_flags, limits, optional, optional_flat, strides
 from fastconv._numba.compile import CONTRACT, jit, kernel
-from fastconv._numba.gemm import TILE_ROWS, columns, height
+from fastconv._numba.gemm import TILE_ROWS, columns
 from fastconv._numba.tasks import Run, claim, run_phases
-from fastconv._numba.vector import copy, gemm_tile, get, numbers, panel_columns, put, vector_lanes, zero
-from fastconv._numba.winograd_input import Source, band_rows, source_numbers, transform_tiles
+from fastconv._numba.vector import get, numbers, panel_columns, put, vector_lanes, zero
+from fastconv._numba.winograd_input import (
+    Source,
+    band_rows,
+    source_numbers,
+    transform_channels_last,
+    transform_planes,
+)
 from fastconv._numba.winograd_tile import (
     addresses,
     call_finish,
     call_gather,
     call_output,
     call_output_plain,
+    call_products,
     call_scatter,
     call_spread,
     moves,
@@ -55,6 +62,7 @@ class Shape(NamedTuple):
     output: int
     scatter: int
     finish: int
+    products: int
     outs: int  # channels of a group
     kh: int
     kw: int
@@ -78,61 +86,79 @@ class Shape(NamedTuple):
 
 shape_numbers = numbers(Shape)
 
+
+class Filters(NamedTuple):
+    """Where the weights lie: strides in elements."""
+
+    g: int
+    o: int
+    c: int
+    a: int
+    b: int
+    along: int  # of a line of cells, in one dimension the one it runs along
+    step: int  # 1 or -1 if the cells of a filter follow each other in memory, in that direction; else 0
+    row_cells: int  # cells from one line to the next, in one dimension along the line
+
+
+filters_numbers = numbers(Filters)
+
+
+def filters_of(w5: Array) -> Array:
+    """Filters of weights (group, output channel, input channel, row, column), any strides."""
+    g, o, c, a, b = (stride // w5.itemsize for stride in w5.strides)
+    kh, kw = w5.shape[3:]
+    step = b if kh == 1 else a if kw == 1 or a == kw * b else 0
+    return np.array(
+        Filters(g, o, c, a, b, b if kh == 1 else a, step if abs(step) == 1 else 0, 1 if 1 in (kh, kw) else kw), np.int64
+    )
+
+
 # --------------------------------------------------------------------------------------------------------
 # Weights
 
 
 @jit
-def pack_channels(w, packed, to, taps, p, gather, group, first, c, end):
+def pack_channels(w, f, packed, to, taps, p, gather, group, first, c, end):
     """packed[to + point * u_point + channel * nr + column]: channels c..end of the panel from output channel `first` on.
 
     Columns beyond the last output channel are zeros. The weights may have any strides: those of the usual orders move as
     vectors.
     """
     nr, lanes = panel_columns(packed), vector_lanes(packed)
-    size = packed.itemsize
-    w_o, w_c, w_a, w_b = w.strides[1] // size, w.strides[2] // size, w.strides[3] // size, w.strides[4] // size
-    at = group * (w.strides[0] // size) + first * w_o + c * w_c
+    at = group * f.g + first * f.o + c * f.c
     cells, channels = p.kh * p.kw, end - c
     filled = min(nr, p.outs - first)
-    step = w_b if p.kh == 1 else w_a if p.kw == 1 or w_a == p.kw * w_b else 0  # from cell to cell
-    line = p.kh == 1 or p.kw == 1
-    across = 1 if line else p.kw
     for j in range(0, nr, lanes):
         some = max(0, min(lanes, filled - j))
-        from_ = at + j * w_o
+        from_ = at + j * f.o
         target = to + c * nr + j
-        if w_o == 1 and some == lanes:  # HWIO: vectors lie there
+        if f.o == 1 and some == lanes:  # HWIO: vectors lie there
             for k in range(channels):
-                call_spread(
-                    p.weights, w, from_ + k * w_c, step if line else w_a, w_b, lanes, packed, target + k * nr, p.u_point
-                )
+                call_spread(p.weights, w, from_ + k * f.c, f.along, f.b, lanes, packed, target + k * nr, p.u_point)
             continue
         cell, channel = lanes, cells * lanes  # strides of the copies
-        if abs(step) == 1:  # OIHW: the cells of a filter follow each other, or those of several channels
-            low = from_ + min(step, 0) * (cells - 1)
-            if w_c == cells:
-                call_gather(gather, w, low, w_o, some, cells * channels, cells * channels, 0, taps, 0)
-            else:
-                for k in range(channels):
-                    call_gather(gather, w, low + k * w_c, w_o, some, cells, cells, 0, taps, k * channel)
-            cell *= step
+        if f.step != 0:  # OIHW: the cells of a filter follow each other, or those of several channels
+            low = from_ + min(f.step, 0) * (cells - 1)
+            runs = 1 if f.c == cells else channels
+            pixels = cells * channels // runs
+            for k in range(runs):
+                call_gather(gather, w, low + k * f.c, f.o, some, pixels, pixels, 0, taps, k * channel)
+            cell *= f.step
         else:
             cell, channel = PACK_CHANNELS * lanes, lanes
             for t in range(cells):
-                place = from_ + t // p.kw * w_a + t % p.kw * w_b
-                if w_c == 1:  # HWIO with its channels exchanged
-                    call_gather(gather, w, place, w_o, some, channels, channels, 0, taps, t * cell)
-                else:
-                    for k in range(channels):
-                        zero(taps, t * cell + k * lanes, lanes)
-                        for o in range(some):
-                            put(taps, t * cell + k * lanes + o, get(w, place + k * w_c + o * w_o))
+                place = from_ + t // p.kw * f.a + t % p.kw * f.b
+                if f.c == 1:  # HWIO with its channels exchanged
+                    call_gather(gather, w, place, f.o, some, channels, channels, 0, taps, t * cell)
+                    continue
+                for k in range(channels):
+                    zero(taps, t * cell + k * lanes, lanes)
+                    for o in range(some):
+                        put(taps, t * cell + k * lanes + o, get(w, place + k * f.c + o * f.o))
         begin = 0 if cell > 0 else -cell * (cells - 1)
+        row = cell * f.row_cells
         for k in range(channels):
-            call_spread(
-                p.weights, taps, begin + k * channel, across * cell, cell, lanes, packed, target + k * nr, p.u_point
-            )
+            call_spread(p.weights, taps, begin + k * channel, row, cell, lanes, packed, target + k * nr, p.u_point)
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -144,27 +170,6 @@ def block_start(p, block):
     """The first tile of a block: blocks are whole register tiles of rows, as many in each as in the others or one more."""
     pieces = (p.tiles + TILE_ROWS - 1) // TILE_ROWS
     return min(p.tiles, pieces * block // p.blocks * TILE_ROWS)
-
-
-@jit
-def multiply_points(v, begin, packed, u, products, p, source, count, tiles):
-    """products[point][tile][channel] = V U for `count` channels of whole panels."""
-    nr = panel_columns(products)
-    depth = source.channels
-    for point in range(p.points):
-        for o in range(0, count, nr):
-            row = 0
-            while row < tiles:
-                rows = height(tiles - row)
-                k = 0
-                while k == 0 or k < depth:
-                    gemm_tile(
-                        v, begin + point * source.point + row * source.row + k, source.row,
-                        packed, u + point * p.u_point + o * depth + k * nr,
-                        products, point * p.m_point + row * CHANNELS + o, CHANNELS, rows, min(p.terms, depth - k), k > 0,
-                    )  # fmt: skip
-                    k += p.terms
-                row += rows
 
 
 @jit
@@ -235,29 +240,17 @@ def outputs_planes(products, strip, bias, residual, y, suspects, p, source, grou
         t += lines * along
 
 
-@jit
-def write_outputs(
-    products, scratch, bias, residual, y, suspects, nhwc, nchw, p, source, group, o, count, start, end, low, high
-):  # fmt: skip
-    """The inverse transform of `count` channels from o on of some tiles, and the epilogue."""
-    if nhwc is not None:
-        outputs_channels_last(
-            products, scratch, bias, residual, y, suspects, p, source, group, o, count, start, end, low, high
-        )
-    if nchw is not None:
-        outputs_planes(products, scratch, bias, residual, y, suspects, p, source, group, o, count, start, end, low, high)
-
-
 @kernel(
-    "in1 in5 out1 in1 in1 out1 out1 out1 out1 outints1 nhwc nchw ints1 ints1 scalar scalar int tickets",
+    "in1 in5 out1 in1 in1 out1 out1 out1 out1 outints1 nhwc nchw ints1 ints1 ints1 scalar scalar int tickets",
     fastmath=CONTRACT,
 )
 def _convolve_tiles(
-    x, w, packed, bias, residual, y, v, products, scratch, suspects, nhwc, nchw, source, shape, low, high,
+    x, w, packed, bias, residual, y, v, products, scratch, suspects, nhwc, nchw, source, shape, filters, low, high,
     phase, tickets,
 ):  # fmt: skip
     s = source_numbers(source)
     p = shape_numbers(shape)
+    f = filters_numbers(filters)
     nr = panel_columns(products)
     panels = (p.outs + nr - 1) // nr
     depth = s.channels
@@ -266,13 +259,16 @@ def _convolve_tiles(
             chunks = (depth + PACK_CHANNELS - 1) // PACK_CHANNELS
             c, panel, group = task % chunks * PACK_CHANNELS, task // chunks % panels, task // chunks // panels
             u = group * p.points * p.u_point + panel * depth * nr
-            pack_channels(w, packed, u, scratch, p, s.gather, group, panel * nr, c, min(depth, c + PACK_CHANNELS))
+            pack_channels(w, f, packed, u, scratch, p, s.gather, group, panel * nr, c, min(depth, c + PACK_CHANNELS))
             continue
         if phase == INPUTS:  # some tiles of a group
             chunks = (p.tiles + INPUT_TILES - 1) // INPUT_TILES
             group, first = task // chunks, task % chunks * INPUT_TILES
-            begin = group * p.inputs + first * s.row
-            transform_tiles(x, v, begin, scratch, nhwc, nchw, s, group, first, min(p.tiles, first + INPUT_TILES))
+            begin, last = group * p.inputs + first * s.row, min(p.tiles, first + INPUT_TILES)
+            if nhwc is not None:
+                transform_channels_last(x, v, begin, scratch, s, group, first, last)
+            if nchw is not None:
+                transform_planes(x, v, begin, scratch, s, group, first, last)
             continue
         # FUSED: a block of tiles, all channels. OUTPUTS: a panel of channels, whose weights come first; all blocks.
         fused = phase == FUSED
@@ -283,23 +279,33 @@ def _convolve_tiles(
         u = group * p.points * p.u_point if fused else 0
         c = depth if fused else 0
         while c < depth:
-            pack_channels(w, packed, u, scratch, p, s.gather, group, first_channel, c, min(depth, c + PACK_CHANNELS))
+            pack_channels(w, f, packed, u, scratch, p, s.gather, group, first_channel, c, min(depth, c + PACK_CHANNELS))
             c += PACK_CHANNELS
         while block < last_block:
             start_tile, end_tile = block_start(p, block), block_start(p, block + 1)
             begin = 0 if fused else group * p.inputs + start_tile * s.row
             if fused:
-                transform_tiles(x, v, begin, scratch, nhwc, nchw, s, group, start_tile, end_tile)
+                if nhwc is not None:
+                    transform_channels_last(x, v, begin, scratch, s, group, start_tile, end_tile)
+                if nchw is not None:
+                    transform_planes(x, v, begin, scratch, s, group, start_tile, end_tile)
             o = first_channel
             while o < last_channel:
                 channels = min(CHANNELS, last_channel - o)
-                multiply_points(
-                    v, begin, packed, u + (o - first_channel) * depth, products, p, s, channels, end_tile - start_tile
-                )
-                write_outputs(
-                    products, scratch, bias, residual, y, suspects, nhwc, nchw, p, s, group, o, channels,
-                    start_tile, end_tile, low, high,
+                call_products(
+                    p.products, v, begin, s.row, s.point, packed, u + (o - first_channel) * depth, p.u_point,
+                    products, 0, p.m_point, p.points, channels, end_tile - start_tile, depth, p.terms,
                 )  # fmt: skip
+                if nhwc is not None:
+                    outputs_channels_last(
+                        products, scratch, bias, residual, y, suspects, p, s, group, o, channels, start_tile, end_tile,
+                        low, high,
+                    )  # fmt: skip
+                if nchw is not None:
+                    outputs_planes(
+                        products, scratch, bias, residual, y, suspects, p, s, group, o, channels, start_tile, end_tile,
+                        low, high,
+                    )  # fmt: skip
                 o += channels
             block += 1
 
@@ -357,7 +363,7 @@ def _numbers(p: Conv, backward: bool, tile: str) -> tuple[Array, Array, blocking
     )  # fmt: skip
     panels = 1 if b.shared else blocking.ceil_div(outs, nr)
     shape = Shape(
-        call["weights"], call["output"], call["scatter"], call["finish"], outs, p.kh, p.kw, *target,
+        call["weights"], call["output"], call["scatter"], call["finish"], call["products"], outs, p.kh, p.kw, *target,
         *strides(p.nhwc, p.g * outs, *target), grid.points, int(p.kh == 1), grid.tiles, b.blocks, int(b.shared),
         TERMS.get(tile, blocking.DEPTH_TERMS), panels * ins * nr + PAD, b.product_point, b.bias_row, b.inputs,
     )  # fmt: skip
@@ -383,6 +389,7 @@ def _convolve(
     if backward:
         w5 = w5.transpose(0, 2, 1, 3, 4)[:, :, :, ::-1, ::-1]
     outs, ins = w5.shape[1:3]
+    filters = filters_of(w5)
     panels = blocking.ceil_div(outs, columns(p.dtype))
     (padded, common), (products, scratch, own), table = carve(
         workspace, p.dtype, b.shared_sizes(p.g), threads, b.private(), 1, blocking.lines(b.suspects, 8)
@@ -402,7 +409,7 @@ def _convolve(
             packed, v = (own[worker], common) if b.shared else (common, own[worker])
             convolve(
                 x_flat, w5, packed, padded, residual_flat, y_flat, v, products[worker], scratch[worker], suspects, *flags,
-                source, shape, low, high, phase, tickets,
+                source, shape, filters, low, high, phase, tickets,
             )  # fmt: skip
 
         return part

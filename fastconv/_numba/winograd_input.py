@@ -46,16 +46,8 @@ source_numbers = numbers(Source)
 
 
 @jit
-def transform_tiles(x, result, begin, strip, nhwc, nchw, p, group, start, end):
-    """result[begin + point * p.point + (tile - start) * p.row + channel] of tiles start..end of one group."""
-    if nhwc is not None:
-        _channels_last(x, result, begin, strip, p, group, start, end)
-    if nchw is not None:
-        _planes(x, result, begin, strip, p, group, start, end)
-
-
-@jit
-def _channels_last(x, result, begin, patch, p, group, start, end):
+def transform_channels_last(x, result, begin, patch, p, group, start, end):
+    """NHWC: result[begin + point * p.point + (tile - start) * p.row + channel] of tiles start..end of one group."""
     lanes = vector_lanes(result)
     vectors = p.channels // lanes * lanes
     for t in range(start, end):
@@ -108,7 +100,8 @@ def band_rows(p, t, end):
 
 
 @jit
-def _planes(x, result, begin, strip, p, group, start, end):
+def transform_planes(x, result, begin, strip, p, group, start, end):
+    """NCHW: the same."""
     lanes = vector_lanes(result)
     t = start
     while t < end:

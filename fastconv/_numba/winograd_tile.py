@@ -17,7 +17,7 @@ from numba import types
 from numba.np import arrayobj
 
 from fastconv import winograd
-from fastconv._numba import vector
+from fastconv._numba import blocking, vector
 from fastconv._numba.compile import CONTRACT, Kernel
 from fastconv._numba.vector import I64, Lanes, address, broadcast, intrinsic, load, scalar_type, store, vector_type
 
@@ -425,18 +425,81 @@ def _finish(at: ir.IRBuilder, scalar: ir.Type, given: dict[str, ir.Value]) -> No
     _loop(at, given["count"], panel, body, unroll=False)
 
 
+PRODUCTS = "source row point weights weights_point target target_point points channels tiles depth terms"
+
+
+def _products(at: ir.IRBuilder, scalar: ir.Type, given: dict[str, ir.Value]) -> None:
+    """target[p * target_point + t * CHANNELS + o] = sum over k < depth of source[p * point + t * row + k] times the weight
+    weights[p * weights_point + (o / nr * depth + k) * nr + o % nr], in partial sums of `terms`; p < points, t < tiles,
+    o < channels, all columns of the last panel."""
+    nr, element = vector.TILE_VECTORS * vector_type(scalar).count, scalar.as_pointer()
+    tiles, depth, terms = given["tiles"], given["depth"], given["terms"]
+    source, weights, target = (at.bitcast(given[name], element) for name in ("source", "weights", "target"))
+    def smaller(a: ir.Value, b: ir.Value) -> ir.Value:
+        return at.select(at.icmp_signed("<", a, b), a, b)
+
+    def point(p: ir.Value) -> None:
+        a_point = at.gep(source, [at.mul(p, given["point"])])
+        b_point, c_point = at.gep(weights, [at.mul(p, given["weights_point"])]), at.gep(target, [at.mul(p, given["target_point"])])
+
+        def panel(o: ir.Value) -> None:
+            b, c = at.gep(b_point, [at.mul(o, depth)]), at.gep(c_point, [o])
+            rows_of_tiles(a_point, b, c)
+
+        _loop(at, given["channels"], nr, panel, unroll=False)
+
+    def rows_of_tiles(a: ir.Value, b: ir.Value, c: ir.Value) -> None:
+        start = at.block
+        test, inside, after = (at.function.append_basic_block(name) for name in ("tiles", "rows", "done"))
+        at.branch(test)
+        at.position_at_end(test)
+        t = at.phi(I64)
+        t.add_incoming(I64(0), start)
+        left = at.sub(tiles, t)
+        at.cbranch(at.icmp_signed(">", left, I64(0)), inside, after)
+        at.position_at_end(inside)
+        halves = at.ashr(at.add(left, I64(1)), I64(1))
+        rows = at.select(at.icmp_signed("<=", left, I64(vector.HALF_TILE_ROWS)), left, halves)
+        rows = at.select(at.icmp_signed(">=", left, I64(vector.TILE_ROWS)), I64(vector.TILE_ROWS), rows)
+        first_a, first_c = at.gep(a, [at.mul(t, given["row"])]), at.gep(c, [at.mul(t, I64(blocking.WINOGRAD_CHANNELS))])
+
+        def part(k: ir.Value) -> None:
+            k = at.mul(k, terms)
+            values = {
+                "a": at.gep(first_a, [k]), "table": ir.Constant(I64.as_pointer(), None), "step": given["row"],
+                "b": at.gep(b, [at.mul(k, I64(nr))]), "c": first_c, "rs_c": I64(blocking.WINOGRAD_CHANNELS), "runs": I64(1),
+                "depth": smaller(terms, at.sub(depth, k)), "accumulate": at.icmp_signed(">", k, I64(0)),
+            }  # fmt: skip
+            end = at.function.append_basic_block("tile.end")
+            switch = at.switch(rows, end)
+            for height in vector.TILE_HEIGHTS:
+                with at.goto_block(at.function.append_basic_block(f"tile.{height}")):
+                    switch.add_case(I64(height), at.block)
+                    at.call(vector.tile_function(at.module, scalar, height, False, None), list(values.values()))
+                    at.branch(end)
+            at.position_at_end(end)
+
+        parts = at.sdiv(at.sub(at.add(depth, terms), I64(1)), terms)
+        _loop(at, at.select(at.icmp_signed(">", parts, I64(1)), parts, I64(1)), 1, part, unroll=False)
+        t.add_incoming(at.add(t, rows), at.block)
+        at.branch(test)
+        at.position_at_end(after)
+
+    _loop(at, given["points"], 1, point, unroll=False)
+
+
 # --------------------------------------------------------------------------------------------------------
 # Functions by address
 
 # What each function takes: pointers, numbers of the kernel's type, and int64 for all else. Those with a result say so.
-POINTERS = {"source", "target", "bias", "residual"}
+POINTERS = {"source", "target", "bias", "residual", "weights"}
 NUMBERS = {"low", "high"}
 ARGUMENTS = {
     "weights": SPREAD, "input": SPREAD, "output_adjoint": SPREAD, "output": OUTPUT, "weights_adjoint": TAPS,
-    "gather": GATHER, "scatter": SCATTER, "finish": FINISH,
+    "gather": GATHER, "scatter": SCATTER, "finish": FINISH, "products": PRODUCTS,
 }  # fmt: skip
 WITH_RESULT = {"output", "weights_adjoint"}
-MOVES = ("gather", "scatter", "finish")
+MOVES = ("gather", "scatter", "finish", "products")
 
 
 def _type_of(what: str, scalar: ir.Type) -> ir.FunctionType:
@@ -454,7 +517,7 @@ def _function(module: ir.Module, scalar: ir.Type, tile: str, what: str) -> ir.Fu
     given = dict(zip(names, function.args, strict=True))
     result: ir.Value | None = None
     if what in MOVES:
-        {"gather": _gather, "scatter": _scatter, "finish": _finish}[what](at, scalar, given)
+        {"gather": _gather, "scatter": _scatter, "finish": _finish, "products": _products}[what](at, scalar, given)
     elif what == "output":
         result = _output(at, scalar, tile, given)
     elif what == "weights_adjoint":
@@ -590,3 +653,15 @@ def call_scatter(typingctx, function, source, s, pixels, channels, residual, r, 
 def call_finish(typingctx, function, source, s, count, residual, r, low, high, target, t):
     """_finish by address, of an empty residual without it."""
     return _call("finish", source, s, count, residual, r, source.dtype, source.dtype, target, t)
+
+
+@intrinsic
+def call_products(
+    typingctx, function, source, s, row, point, weights, w, weights_point, target, t, target_point, points, channels, tiles,
+    depth, terms
+):  # fmt: skip
+    """_products by address."""
+    return _call(
+        "products", source, s, row, point, weights, w, weights_point, target, t, target_point, points, channels, tiles,
+        depth, terms,
+    )  # fmt: skip
