@@ -312,8 +312,48 @@ def winograd_blocks(p: Conv, backward: bool, m: int) -> WinogradBlocks:
     )  # fmt: skip
 
 
+class WinogradGradientBlocks(NamedTuple):
+    """Blocking of a weight gradient; sizes in elements."""
+
+    grid: WinogradGrid
+    tiles: int  # of a block
+    v_row: int  # transformed inputs and output gradients, from tile to tile and from point to point
+    v_point: int
+    m_row: int
+    m_point: int
+    u_row: int  # gradients of transformed weights, from input channel to input channel and from point to point
+    u_point: int
+    scratch: int
+
+    def shared_sizes(self, itemsize: int) -> list[int]:
+        return [lines(self.grid.points * size, itemsize) for size in (self.v_point, self.m_point, self.u_point)]
+
+
+def winograd_gradient_blocks(p: Conv, m: int) -> WinogradGradientBlocks:
+    itemsize = ITEMSIZE[p.dtype]
+    grid = winograd_grid(p, m, p.oh, p.ow)
+    v_row, m_row = row_stride(p.icg, itemsize), row_stride(p.ocg, itemsize)
+    tiles = max(1, grid.tiles)
+    held = WINOGRAD_BLOCK_BYTES // (grid.points * (v_row + m_row) * itemsize)
+    block = ceil_div(tiles, ceil_div(tiles, max(WINOGRAD_LEAST_TILES, held)))
+    u_row = round_up(p.ocg, MAX_COLUMNS)
+    taps = (p.kh * p.kw + MAX_LANES) * MAX_LANES
+    return WinogradGradientBlocks(
+        grid, block,
+        v_row, block * v_row + MAX_LANES,
+        m_row, block * m_row + MAX_COLUMNS,  # whole rows of a panel are read
+        u_row, p.icg * u_row + MAX_LANES,
+        scratch=lines(max(grid.scratch(WINOGRAD_INPUT_TILES), taps), itemsize),
+    )  # fmt: skip
+
+
 def winograd_bytes(p: Conv, pass_: str, m: int, threads: int) -> int:
     """Workspace of the Winograd kernels."""
+    itemsize = ITEMSIZE[p.dtype]
+    if pass_ == "backward_weight":
+        g = winograd_gradient_blocks(p, m)
+        elements = sum(g.shared_sizes(itemsize)) + threads * g.scratch
+        return max(elements * itemsize + LINE_BYTES, im2col_bytes(p, pass_, threads))
     b = winograd_blocks(p, pass_ == "backward_input", m)
     elements = sum(b.shared_sizes(p.g)) + threads * sum(b.private())
-    return elements * ITEMSIZE[p.dtype] + lines(b.suspects, 8) * 8
+    return elements * itemsize + lines(b.suspects, 8) * 8

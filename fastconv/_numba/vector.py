@@ -126,6 +126,11 @@ def _external(module: ir.Module, name: str, result: ir.Type, arguments: list[ir.
     return cgutils.get_or_insert_function(module, ir.FunctionType(result, arguments), name)
 
 
+def multiply_add(module: ir.Module, vector: ir.VectorType) -> ir.Function:
+    """a * b + c, fused where the host can."""
+    return _external(module, f"llvm.fmuladd.{_suffix(vector)}", vector, [vector] * 3)
+
+
 def _suffix(vector: ir.VectorType) -> str:
     return f"v{vector.count}f{32 if isinstance(vector.element, ir.FloatType) else 64}"
 
@@ -222,7 +227,7 @@ def tile_function(module: ir.Module, scalar: ir.Type, rows: int, indirect: bool,
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), arguments + ending), name)
     _stand_alone(function)
     a, table, step, b, c, rs_c, runs, depth, accumulate, *rest = function.args
-    multiply_add = _external(module, f"llvm.fmuladd.{_suffix(vector)}", vector, [vector] * 3)
+    fused = multiply_add(module, vector)
 
     blocks = ("entry", "run", "loop", "next", "done", "add", "write")
     entry, run, loop, following_run, done, add, write = (function.append_basic_block(n) for n in blocks)
@@ -252,7 +257,7 @@ def tile_function(module: ir.Module, scalar: ir.Type, rows: int, indirect: bool,
     for i in range(rows):
         a_value = broadcast(at, at.load(at.gep(row[i], [k])), vector)
         for j in range(TILE_VECTORS):
-            following[i, j] = at.call(multiply_add, [a_value, b_values[j], sums[i, j]])
+            following[i, j] = at.call(fused, [a_value, b_values[j], sums[i, j]])
     next_k, next_b = at.add(k, I64(1)), at.gep(b_row, [I64(nr)])
     at.cbranch(at.icmp_signed("<", next_k, depth), loop, following_run)
     for phi, first, then in ((k, I64(0), next_k), (b_row, b_run, next_b)):

@@ -24,6 +24,8 @@ from fastconv._numba.vector import get, numbers, panel_columns, put, vector_lane
 from fastconv._numba.winograd_input import (
     Source,
     band_rows,
+    filters_numbers,
+    filters_of,
     source_numbers,
     transform_channels_last,
     transform_planes,
@@ -39,6 +41,7 @@ from fastconv._numba.winograd_tile import (
     call_spread,
     moves,
 )
+from fastconv._numba.winograd_weight import weight_gradient
 
 Array = np.ndarray
 
@@ -85,33 +88,6 @@ class Shape(NamedTuple):
 
 
 shape_numbers = numbers(Shape)
-
-
-class Filters(NamedTuple):
-    """Where the weights lie: strides in elements."""
-
-    g: int
-    o: int
-    c: int
-    a: int
-    b: int
-    along: int  # of a line of cells, in one dimension the one it runs along
-    step: int  # 1 or -1 if the cells of a filter follow each other in memory, in that direction; else 0
-    row_cells: int  # cells from one line to the next, in one dimension along the line
-
-
-filters_numbers = numbers(Filters)
-
-
-def filters_of(w5: Array) -> Array:
-    """Filters of weights (group, output channel, input channel, row, column), any strides."""
-    g, o, c, a, b = (stride // w5.itemsize for stride in w5.strides)
-    kh, kw = w5.shape[3:]
-    step = b if kh == 1 else a if kw == 1 or a == kw * b else 0
-    return np.array(
-        Filters(g, o, c, a, b, b if kh == 1 else a, step if abs(step) == 1 else 0, 1 if 1 in (kh, kw) else kw), np.int64
-    )
-
 
 # --------------------------------------------------------------------------------------------------------
 # Weights
@@ -532,3 +508,57 @@ def conv2d_backward_input_winograd_f4x7_1d__numba(
     p: Conv, dy: Array, w: Array, bias: Any, residual: Any, dx: Array, workspace: Any, threads: int
 ) -> None:
     _convolve(p, True, "f4x7_1d", dy, w, bias, residual, dx, workspace, threads)
+
+
+def conv2d_backward_weight_winograd_f2x3__numba(
+    p: Conv, x: Array, dy: Array, dw: Array, workspace: Any, threads: int
+) -> None:
+    weight_gradient(p, "f2x3", x, dy, dw, workspace, threads)
+
+
+def conv2d_backward_weight_winograd_f4x3__numba(
+    p: Conv, x: Array, dy: Array, dw: Array, workspace: Any, threads: int
+) -> None:
+    weight_gradient(p, "f4x3", x, dy, dw, workspace, threads)
+
+
+def conv2d_backward_weight_winograd_f6x3__numba(
+    p: Conv, x: Array, dy: Array, dw: Array, workspace: Any, threads: int
+) -> None:
+    weight_gradient(p, "f6x3", x, dy, dw, workspace, threads)
+
+
+def conv2d_backward_weight_winograd_f2x5__numba(
+    p: Conv, x: Array, dy: Array, dw: Array, workspace: Any, threads: int
+) -> None:
+    weight_gradient(p, "f2x5", x, dy, dw, workspace, threads)
+
+
+def conv2d_backward_weight_winograd_f4x5__numba(
+    p: Conv, x: Array, dy: Array, dw: Array, workspace: Any, threads: int
+) -> None:
+    weight_gradient(p, "f4x5", x, dy, dw, workspace, threads)
+
+
+def conv2d_backward_weight_winograd_f4x3_1d__numba(
+    p: Conv, x: Array, dy: Array, dw: Array, workspace: Any, threads: int
+) -> None:
+    weight_gradient(p, "f4x3_1d", x, dy, dw, workspace, threads)
+
+
+def conv2d_backward_weight_winograd_f6x3_1d__numba(
+    p: Conv, x: Array, dy: Array, dw: Array, workspace: Any, threads: int
+) -> None:
+    weight_gradient(p, "f6x3_1d", x, dy, dw, workspace, threads)
+
+
+def conv2d_backward_weight_winograd_f4x5_1d__numba(
+    p: Conv, x: Array, dy: Array, dw: Array, workspace: Any, threads: int
+) -> None:
+    weight_gradient(p, "f4x5_1d", x, dy, dw, workspace, threads)
+
+
+def conv2d_backward_weight_winograd_f4x7_1d__numba(
+    p: Conv, x: Array, dy: Array, dw: Array, workspace: Any, threads: int
+) -> None:
+    weight_gradient(p, "f4x7_1d", x, dy, dw, workspace, threads)

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
 from fastconv._numba import blocking
 from fastconv._numba.compile import jit
 from fastconv._numba.vector import copy, numbers, vector_lanes, zero
 from fastconv._numba.winograd_tile import call_gather, call_spread
+
+Array = np.ndarray
 
 PATCH = blocking.WINOGRAD_PATCH
 
@@ -43,6 +47,32 @@ class Source(NamedTuple):
 
 
 source_numbers = numbers(Source)
+
+
+class Filters(NamedTuple):
+    """Where the weights lie: strides in elements."""
+
+    g: int
+    o: int
+    c: int
+    a: int
+    b: int
+    along: int  # of a line of cells, in one dimension the one it runs along
+    step: int  # 1 or -1 if the cells of a filter follow each other in memory, in that direction; else 0
+    row_cells: int  # cells from one line to the next, in one dimension along the line
+
+
+filters_numbers = numbers(Filters)
+
+
+def filters_of(w5: Array) -> Array:
+    """Filters of weights (group, output channel, input channel, row, column), any strides."""
+    g, o, c, a, b = (stride // w5.itemsize for stride in w5.strides)
+    kh, kw = w5.shape[3:]
+    step = b if kh == 1 else a if kw == 1 or a == kw * b else 0
+    return np.array(
+        Filters(g, o, c, a, b, b if kh == 1 else a, step if abs(step) == 1 else 0, 1 if 1 in (kh, kw) else kw), np.int64
+    )
 
 
 @jit
