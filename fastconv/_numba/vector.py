@@ -115,7 +115,7 @@ def broadcast(builder: ir.IRBuilder, scalar: ir.Value, vector: ir.VectorType) ->
     return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(I32, vector.count), None))
 
 
-def _stand_alone(function: ir.Function) -> None:
+def stand_alone(function: ir.Function) -> None:
     """Called, not inlined, and its loops are left as they are: unrolled already, they double in code to no gain."""
     function.linkage = "internal"
     function.attributes.add("noinline")
@@ -225,7 +225,7 @@ def tile_function(module: ir.Module, scalar: ir.Type, rows: int, indirect: bool,
     arguments = [pointer, I64.as_pointer(), I64, pointer, pointer, I64, I64, I64, BIT]
     ending = [pointer, I64, BIT, pointer, scalar, scalar] if bias else []
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), arguments + ending), name)
-    _stand_alone(function)
+    stand_alone(function)
     a, table, step, b, c, rs_c, runs, depth, accumulate, *rest = function.args
     fused = multiply_add(module, vector)
 
@@ -463,7 +463,7 @@ def outlined(name: str, body: Callable[..., ir.Value | None]) -> Callable[..., A
             function = ir.Function(
                 builder.module, ir.FunctionType(result, [value.type for value in values]), full_name
             )
-            _stand_alone(function)
+            stand_alone(function)
             inside = ir.IRBuilder(function.append_basic_block("entry"))
             outcome = body(inside, kinds, *function.args)
             if outcome is None:

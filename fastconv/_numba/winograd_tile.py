@@ -52,8 +52,8 @@ def _places(at: ir.IRBuilder, start: ir.Value, step: ir.Value, count: int) -> li
     return found
 
 
-def _loop(at: ir.IRBuilder, stop: ir.Value, step: int, body: Callable[[ir.Value], None], unroll: bool = True) -> None:
-    """for i in range(0, stop, step): body(i). Not unrolled, where code grows more than it gains."""
+def _loop(at: ir.IRBuilder, stop: ir.Value, step: int, body: Callable[[ir.Value], None]) -> None:
+    """for i in range(0, stop, step): body(i)."""
     before = at.block
     test, inside, after = (at.function.append_basic_block(name) for name in ("test", "body", "after"))
     at.branch(test)
@@ -64,11 +64,7 @@ def _loop(at: ir.IRBuilder, stop: ir.Value, step: int, body: Callable[[ir.Value]
     at.position_at_end(inside)
     body(i)
     i.add_incoming(at.add(i, I64(step)), at.block)
-    back = at.branch(test)
-    if not unroll:
-        module = at.module
-        rule = module.add_metadata([ir.MetaDataString(module, "llvm.loop.unroll.disable")])
-        back.set_metadata("llvm.loop", module.add_metadata([rule]))
+    at.branch(test)
     at.position_at_end(after)
 
 
@@ -101,8 +97,8 @@ def _separable(
         line = [at.load(at.gep(kept, [at.add(r, I64(s * rows))])) for s in range(columns)]
         store_line(r, transform([Lanes(at, value) for value in line]))
 
-    _loop(at, I64(columns), 1, first, unroll=False)
-    _loop(at, I64(rows), 1, second, unroll=False)
+    _loop(at, I64(columns), 1, first)
+    _loop(at, I64(rows), 1, second)
 
 
 def _any_nan(at: ir.IRBuilder, values: ir.Value) -> ir.Value:
@@ -160,7 +156,7 @@ def _spread(at: ir.IRBuilder, scalar: ir.Type, tile: str, what: str, given: dict
 
         _separable(at, lines, computed, lambda cells: winograd.transform(what, tile, cells), load_line, store_line)
 
-    _loop(at, given["count"], loaded.count, body, unroll=False)
+    _loop(at, given["count"], loaded.count, body)
 
 
 OUTPUT = "source point count bias residual low high target row column"
@@ -206,7 +202,7 @@ def _output(at: ir.IRBuilder, scalar: ir.Type, tile: str, given: dict[str, ir.Va
 
         _separable(at, lines, vectors, lambda cells: winograd.transform("output", tile, cells), load_line, store_line)
 
-    _loop(at, given["count"], vectors.count, body, unroll=False)
+    _loop(at, given["count"], vectors.count, body)
     return at.zext(_any_nan(at, at.load(probe)), I64)
 
 
@@ -274,7 +270,7 @@ def _weights_adjoint(at: ir.IRBuilder, scalar: ir.Type, tile: str, given: dict[s
             at, lines, wide, lambda cells: winograd.transform("weights_adjoint", tile, cells), load_line, store_line
         )
 
-    _loop(at, given["count"], half, body, unroll=False)
+    _loop(at, given["count"], half, body)
     return at.zext(_any_nan(at, at.load(probe)), I64)
 
 
@@ -336,15 +332,15 @@ def _gather(at: ir.IRBuilder, scalar: ir.Type, given: dict[str, ir.Value]) -> No
 
     with at.if_else(at.icmp_signed(">=", pixels, I64(lanes))) as (wide, narrow):
         with wide:
-            _loop(at, pixels, lanes, block, unroll=False)
+            _loop(at, pixels, lanes, block)
         with narrow:
             for c in range(lanes):
                 at.store(ir.Constant(vectors, None), at.gep(square, [I64(c)]))
-            _loop(at, channels, 1, copy_row, unroll=False)
+            _loop(at, channels, 1, copy_row)
             rows = [at.load(at.gep(square, [I64(c)])) for c in range(lanes)]
             for k, value in enumerate(vector.transposed(at, rows)):
                 at.store(value, at.gep(square, [I64(k)]))
-            _loop(at, pixels, 1, copy_pixel, unroll=False)
+            _loop(at, pixels, 1, copy_pixel)
 
 
 SCATTER = "source pixels channels residual low high target stride"
@@ -396,9 +392,9 @@ def _scatter(at: ir.IRBuilder, scalar: ir.Type, given: dict[str, ir.Value]) -> N
 
                     vector.pieces(at, scalar, at.select(wide, I64(lanes), pixels), emit)
 
-                _loop(at, channels, 1, copy_row, unroll=False)
+                _loop(at, channels, 1, copy_row)
 
-    _loop(at, pixels, lanes, block, unroll=False)
+    _loop(at, pixels, lanes, block)
 
 
 FINISH = "source count residual low high target"
@@ -422,7 +418,7 @@ def _finish(at: ir.IRBuilder, scalar: ir.Type, given: dict[str, ir.Value]) -> No
 
         vector.pieces(at, scalar, at.sub(given["count"], j), emit)
 
-    _loop(at, given["count"], panel, body, unroll=False)
+    _loop(at, given["count"], panel, body)
 
 
 PRODUCTS = "source row point weights weights_point target target_point points channels tiles depth terms"
@@ -464,9 +460,9 @@ def _products(at: ir.IRBuilder, scalar: ir.Type, given: dict[str, ir.Value]) -> 
 
             _in_heights(at, given["tiles"], rows)
 
-        _loop(at, given["channels"], nr, panel, unroll=False)
+        _loop(at, given["channels"], nr, panel)
 
-    _loop(at, given["points"], 1, point, unroll=False)
+    _loop(at, given["points"], 1, point)
 
 
 def _in_heights(at: ir.IRBuilder, stop: ir.Value, body: Callable[[ir.Value, ir.Value], None]) -> None:
@@ -499,7 +495,7 @@ def _in_parts(at: ir.IRBuilder, depth: ir.Value, terms: ir.Value, body: Callable
         body(k, at.select(at.icmp_signed("<", terms, left), terms, left))
 
     parts = at.sdiv(at.sub(at.add(depth, terms), I64(1)), terms)
-    _loop(at, at.select(at.icmp_signed(">", parts, I64(1)), parts, I64(1)), 1, part, unroll=False)
+    _loop(at, at.select(at.icmp_signed(">", parts, I64(1)), parts, I64(1)), 1, part)
 
 
 def _by_height(
@@ -526,8 +522,7 @@ def _outer_tile(module: ir.Module, scalar: ir.Type, rows: int) -> ir.Function:
         return module.globals[name]
     kinds = [pointer, I64, pointer, I64, pointer, I64, I64, BIT]
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name)
-    function.linkage = "internal"
-    function.attributes.add("noinline")
+    vector.stand_alone(function)
     a, a_step, b, b_step, c, c_step, depth, accumulate = function.args
     multiply_add = vector.multiply_add(module, vectors)
     tile = [(i, j) for i in range(rows) for j in range(vector.TILE_VECTORS)]
@@ -606,7 +601,7 @@ def _outer(at: ir.IRBuilder, scalar: ir.Type, given: dict[str, ir.Value]) -> Non
 
         _in_heights(at, given["rows"], rows)
 
-    _loop(at, given["columns"], nr, panel, unroll=False)
+    _loop(at, given["columns"], nr, panel)
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -632,7 +627,7 @@ def _type_of(what: str, scalar: ir.Type) -> ir.FunctionType:
 def _function(module: ir.Module, scalar: ir.Type, tile: str, what: str) -> ir.Function:
     names = ARGUMENTS[what].split()
     function = ir.Function(module, _type_of(what, scalar), f"fc_f{8 * vector.itemsize(scalar)}_{what}_{tile}__numba")
-    function.linkage = "internal"
+    vector.stand_alone(function)
     at = ir.IRBuilder(function.append_basic_block("entry"))
     body = function.append_basic_block("body")
     at.position_at_end(body)
