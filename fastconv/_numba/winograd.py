@@ -4,7 +4,7 @@ Fused for each block of tiles, which stays in cache (Gelashvili et al. 2019, arX
 writes V[point][tile][channel], for each block of output channels one small GEMM a point gives M[point][tile][channel],
 and the inverse transform ends in the epilogue. Few tiles under large weights: V holds all of them, and the threads share
 the output channels. The input gradient is the same with flipped weights, their channels exchanged. The loops are
-compiled once for all tiles; the transforms are called by address (winograd_tile.py). As csrc/winograd.c.
+compiled once for all tiles; the transforms are called by address (winograd_calls.py). As csrc/winograd.c.
 """
 
 from __future__ import annotations
@@ -21,16 +21,7 @@ from fastconv._numba.compile import CONTRACT, jit, kernel
 from fastconv._numba.gemm import TILE_ROWS, columns
 from fastconv._numba.tasks import Run, claim, run_phases
 from fastconv._numba.vector import get, numbers, panel_columns, put, vector_lanes, zero
-from fastconv._numba.winograd_input import (
-    Source,
-    band_rows,
-    filters_numbers,
-    filters_of,
-    source_numbers,
-    transform_channels_last,
-    transform_planes,
-)
-from fastconv._numba.winograd_tile import (
+from fastconv._numba.winograd_calls import (
     addresses,
     call_finish,
     call_gather,
@@ -40,6 +31,15 @@ from fastconv._numba.winograd_tile import (
     call_scatter,
     call_spread,
     moves,
+)
+from fastconv._numba.winograd_input import (
+    Source,
+    band_rows,
+    filters_numbers,
+    filters_of,
+    source_numbers,
+    transform_channels_last,
+    transform_planes,
 )
 from fastconv._numba.winograd_weight import weight_gradient
 
@@ -61,7 +61,7 @@ TERMS = {"f6x3": 64, "f4x5": 128}
 class Shape(NamedTuple):
     """The numbers of one Winograd convolution beside those of its Source; strides in elements."""
 
-    weights: int  # addresses, as winograd_tile.py gives them
+    weights: int  # addresses, as winograd_calls.py gives them
     output: int
     scatter: int
     finish: int

@@ -13,7 +13,7 @@ import numpy as np
 from fastconv._numba import blocking
 from fastconv._numba.compile import jit
 from fastconv._numba.vector import copy, numbers, vector_lanes, zero
-from fastconv._numba.winograd_tile import call_gather, call_spread
+from fastconv._numba.winograd_calls import call_gather, call_spread
 
 Array = np.ndarray
 
@@ -23,7 +23,7 @@ PATCH = blocking.WINOGRAD_PATCH
 class Source(NamedTuple):
     """Images of which each tile reads a patch, with zeros around them; strides in elements."""
 
-    transform: int  # addresses, as fastconv._numba.winograd_tile gives them
+    transform: int  # addresses, as winograd_calls.py gives them
     gather: int
     channels: int  # of a group
     height: int

@@ -21,6 +21,7 @@ from fastconv._numba.compile import kernel
 from fastconv._numba.im2col import conv2d_backward_weight_im2col__numba
 from fastconv._numba.tasks import Run, claim, run_phases
 from fastconv._numba.vector import copy, get, numbers, put, vector_lanes
+from fastconv._numba.winograd_calls import addresses, call_outer, call_scatter, call_taps, gradient_moves
 from fastconv._numba.winograd_input import (
     Source,
     filters_numbers,
@@ -29,7 +30,6 @@ from fastconv._numba.winograd_input import (
     transform_channels_last,
     transform_planes,
 )
-from fastconv._numba.winograd_tile import addresses, call_outer, call_scatter, call_taps, gradient_moves
 
 Array = np.ndarray
 
@@ -42,7 +42,7 @@ TERMS = blocking.DEPTH_TERMS
 class Shape(NamedTuple):
     """The numbers of one weight gradient beside those of its Sources; strides in elements."""
 
-    weights: int  # addresses, as winograd_tile.py gives them
+    weights: int  # addresses, as winograd_calls.py gives them
     outer: int
     scatter: int
     outs: int  # channels of a group

@@ -1,0 +1,218 @@
+"""Winograd's transforms, moves and products as functions found by address, and calls of them.
+
+A driver is compiled once for all tiles: it calls by the address that `addresses` gives, compiled on first use.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.np import arrayobj
+
+from fastconv import winograd
+from fastconv._numba import vector
+from fastconv._numba.compile import CONTRACT, Kernel
+from fastconv._numba.vector import I64, address, intrinsic, scalar_type
+from fastconv._numba.winograd_emit import POINTER
+from fastconv._numba.winograd_moves import FINISH, GATHER, SCATTER, finish, gather, scatter
+from fastconv._numba.winograd_products import OUTER, PRODUCTS, outer, products
+from fastconv._numba.winograd_tile import OUTPUT, SPREAD, TAPS, output, spread, weights_adjoint
+
+TILES = tuple(winograd.TILES)
+
+# What each function takes: pointers, numbers of the kernel's type, and int64 for all else. Those with a result say so.
+POINTERS = {"source", "target", "bias", "residual", "weights"}
+NUMBERS = {"low", "high"}
+ARGUMENTS = {
+    "weights": SPREAD, "input": SPREAD, "output_adjoint": SPREAD, "output": OUTPUT, "weights_adjoint": TAPS,
+    "gather": GATHER, "scatter": SCATTER, "finish": FINISH, "products": PRODUCTS, "outer": OUTER,
+}  # fmt: skip
+WITH_RESULT = {"output", "weights_adjoint"}
+# Those that are the same for every tile.
+MOVES = ("outer", "gather", "scatter", "finish", "products")
+
+
+def _type_of(what: str, scalar: ir.Type) -> ir.FunctionType:
+    kinds = [POINTER if n in POINTERS else scalar if n in NUMBERS else I64 for n in ARGUMENTS[what].split()]
+    return ir.FunctionType(I64 if what in WITH_RESULT else ir.VoidType(), kinds)
+
+
+def _function(module: ir.Module, scalar: ir.Type, tile: str, what: str) -> ir.Function:
+    names = ARGUMENTS[what].split()
+    function = ir.Function(module, _type_of(what, scalar), f"fc_f{8 * vector.itemsize(scalar)}_{what}_{tile}__numba")
+    vector.stand_alone(function)
+    at = ir.IRBuilder(function.append_basic_block("entry"))
+    body = function.append_basic_block("body")
+    at.position_at_end(body)
+    given = dict(zip(names, function.args, strict=True))
+    result: ir.Value | None = None
+    if what in MOVES:
+        makers = {"gather": gather, "scatter": scatter, "finish": finish, "products": products, "outer": outer}
+        makers[what](at, scalar, given)
+    elif what == "output":
+        result = output(at, scalar, tile, given)
+    elif what == "weights_adjoint":
+        result = weights_adjoint(at, scalar, tile, given)
+    else:
+        spread(at, scalar, tile, what, given)
+    if result is None:
+        at.ret_void()
+    else:
+        at.ret(result)
+    with at.goto_entry_block():
+        at.branch(body)
+    return function
+
+
+@intrinsic(prefer_literal=True)
+def _keep_addresses(typingctx, like, table, number, first, last):
+    """table[i] = the address of function i of KINDS, first <= i < last, for tile `number` and the type of `like`."""
+    if not all(isinstance(n, types.IntegerLiteral) for n in (number, first, last)):
+        return None
+    tile, kinds = TILES[number.literal_value], KINDS[first.literal_value : last.literal_value]
+    signature = types.void(like, table, types.int64, types.int64, types.int64)
+
+    def codegen(context, builder, sig, args):
+        for i, what in enumerate(kinds):
+            function = _function(builder.module, scalar_type(sig.args[0]), tile, what)
+            place = address(context, builder, sig.args[1], args[1], I64(i))
+            builder.store(builder.ptrtoint(function, I64), place)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+KINDS = ("weights", "output", "input", "output_adjoint", "weights_adjoint", *MOVES)
+
+
+def _table(tile: str, first: str, last: str) -> Kernel:
+    number, begin, end = TILES.index(tile), KINDS.index(first), KINDS.index(last) + 1
+
+    def addresses(like, table):
+        _keep_addresses(like, table, number, begin, end)
+
+    return Kernel(addresses, "in1 outints1", {"fastmath": CONTRACT})
+
+
+@lru_cache(maxsize=64)
+def addresses(tile: str, dtype: str, first: str, last: str) -> dict[str, int]:
+    """Addresses of the functions `first` to `last` of KINDS; compiled on first use, and never freed."""
+    kinds = KINDS[KINDS.index(first) : KINDS.index(last) + 1]
+    table = np.zeros(len(kinds), np.int64)
+    kernel = _table(tile, first, last)
+    kernel[dtype](np.zeros(0, dtype), table)
+    _KEPT.append(kernel)
+    return dict(zip(kinds, map(int, table), strict=True))
+
+
+_KEPT: list[Kernel] = []
+
+
+def moves(dtype: str) -> dict[str, int]:
+    """Addresses of what forward and input gradient need beside the transforms."""
+    return addresses(TILES[0], dtype, "gather", "products")
+
+
+def gradient_moves(dtype: str) -> dict[str, int]:
+    """And the weight gradient."""
+    return addresses(TILES[0], dtype, "outer", "scatter")
+
+
+# What a transform of outputs without an epilogue does without.
+PLAIN = {"residual": None, "low": -np.inf, "high": np.inf}
+
+
+def _call(what: str, *kinds: types.Type, left_out: dict[str, Any] | None = None) -> Any:
+    """Typing and code of a call: the address, then the arguments, each array with an offset."""
+    left_out = left_out or {}
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        given = list(zip(sig.args[1:], args[1:]))
+        scalar = next(scalar_type(kind) for kind, _ in given if isinstance(kind, types.Array))
+        values = []
+        for name in ARGUMENTS[what].split():
+            if name in left_out:
+                values.append(ir.Constant(POINTER, None) if name == "residual" else ir.Constant(scalar, left_out[name]))
+                continue
+            kind, value = given.pop(0)
+            if name in POINTERS:
+                some = builder.icmp_signed(">", arrayobj.make_array(kind)(context, builder, value).nitems, I64(0))
+                value = builder.bitcast(address(context, builder, kind, value, given.pop(0)[1]), POINTER)
+                value = builder.select(some, value, ir.Constant(POINTER, None)) if name == "residual" else value
+            values.append(value)
+        pointer = builder.inttoptr(args[0], _type_of(what, scalar).as_pointer())
+        outcome = builder.call(pointer, values)
+        return outcome if what in WITH_RESULT else context.get_dummy_value()
+
+    return (types.int64 if what in WITH_RESULT else types.void)(types.int64, *kinds), codegen
+
+
+@intrinsic
+def call_spread(typingctx, function, source, s, row, column, count, target, t, point):
+    """spread by address; an array comes with the offset of its first element."""
+    return _call("input", source, s, row, column, count, target, t, point)
+
+
+@intrinsic
+def call_output(typingctx, function, source, s, point, count, bias, b, residual, r, low, high, target, t, row, column):
+    """output by address, of an empty residual without it."""
+    return _call(
+        "output", source, s, point, count, bias, b, residual, r, source.dtype, source.dtype, target, t, row, column
+    )
+
+
+@intrinsic
+def call_output_plain(typingctx, function, source, s, point, count, bias, b, target, t, row, column):
+    """The same without residual and clamp."""
+    return _call("output", source, s, point, count, bias, b, target, t, row, column, left_out=PLAIN)
+
+
+@intrinsic
+def call_taps(typingctx, function, source, s, point, count, target, t):
+    """weights_adjoint by address."""
+    return _call("weights_adjoint", source, s, point, count, target, t)
+
+
+@intrinsic
+def call_gather(typingctx, function, source, s, stride, channels, pixels, width, skip, target, t):
+    """gather by address."""
+    return _call("gather", source, s, stride, channels, pixels, width, skip, target, t)
+
+
+@intrinsic
+def call_scatter(typingctx, function, source, s, pixels, channels, residual, r, low, high, target, t, stride):
+    """scatter by address, of an empty residual without it."""
+    return _call("scatter", source, s, pixels, channels, residual, r, source.dtype, source.dtype, target, t, stride)
+
+
+@intrinsic
+def call_finish(typingctx, function, source, s, count, residual, r, low, high, target, t):
+    """finish by address, of an empty residual without it."""
+    return _call("finish", source, s, count, residual, r, source.dtype, source.dtype, target, t)
+
+
+@intrinsic
+def call_products(
+    typingctx, function, source, s, row, point, weights, w, weights_point, target, t, target_point, points, channels, tiles,
+    depth, terms
+):  # fmt: skip
+    """products by address."""
+    return _call(
+        "products", source, s, row, point, weights, w, weights_point, target, t, target_point, points, channels, tiles,
+        depth, terms,
+    )  # fmt: skip
+
+
+@intrinsic
+def call_outer(
+    typingctx, function, source, s, row, weights, w, weights_row, target, t, target_row, rows, columns, depth, terms,
+    accumulate
+):  # fmt: skip
+    """outer by address."""
+    return _call(
+        "outer", source, s, row, weights, w, weights_row, target, t, target_row, rows, columns, depth, terms, accumulate
+    )
