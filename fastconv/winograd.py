@@ -207,7 +207,7 @@ def _dot(coefficients: Sequence[Fraction], values: Sequence[Any]) -> Any:
 
 
 def _rows_in_pairs(matrix: Matrix, factors: Sequence[Fraction], values: Sequence[Any]) -> list[Any]:
-    """Matrix times values: rows 2j + 1 and 2j + 2 share an even part and an odd one, which the factor is taken out of."""
+    """Matrix times values: rows 2j + 1 and 2j + 2 share an even part, and an odd one from which the factor is taken."""
     out = [_dot(matrix[0], values)]
     for row, factor in zip(matrix[1:-1:2], factors, strict=True):
         even = _dot(row[::2], values[::2])

@@ -6,7 +6,7 @@
     gemm.py      tile sizes, and a block of rows through the micro-kernel
     arrays.py    the arrays of a call as Numba wants them: flat, with element strides
     naive.py im2col.py winograd.py pooling.py   the kernels
-    winograd_*.py the weight gradient; inputs of both; transforms, moves and products as IR, and calls of them by address
+    winograd_*.py   its weight gradient; what both share; transforms, moves and products as IR, called by address
 
 Importing this package does not import Numba; importing a kernel module does.
 """

@@ -224,7 +224,7 @@ def im2col_bytes(p: Conv, pass_: str, threads: int) -> int:
 
 
 class WinogradGrid(NamedTuple):
-    """How a batch is cut into tiles of tile_h x tile_w outputs; inputs of a tile; rows of tiles taken at once (NCHW)."""
+    """How a batch is cut into tiles of tile_h x tile_w outputs; inputs of a tile; rows taken at once (NCHW)."""
 
     tile_h: int
     tile_w: int

@@ -2,8 +2,8 @@
 
 Fused for each block of tiles, which stays in cache (Gelashvili et al. 2019, arXiv 1912.02165): the input transform
 writes V[point][tile][channel], for each block of output channels one small GEMM a point gives M[point][tile][channel],
-and the inverse transform ends in the epilogue. Few tiles under large weights: V holds all of them, and the threads share
-the output channels. The input gradient is the same with flipped weights, their channels exchanged. The loops are
+and the inverse transform ends in the epilogue. Few tiles under large weights: V holds all of them, and the threads
+share the output channels. The input gradient is the same with flipped weights, their channels exchanged. The loops are
 compiled once for all tiles; the transforms are called by address (winograd_calls.py). As csrc/winograd.c.
 """
 
@@ -33,11 +33,11 @@ from fastconv._numba.winograd_calls import (
     moves,
 )
 from fastconv._numba.winograd_input import (
-    Source,
     band_rows,
     filters_numbers,
     filters_of,
     source_numbers,
+    source_of,
     transform_channels_last,
     transform_planes,
 )
@@ -95,10 +95,10 @@ shape_numbers = numbers(Shape)
 
 @jit
 def pack_channels(w, f, packed, to, taps, p, gather, group, first, c, end):
-    """packed[to + point * u_point + channel * nr + column]: channels c..end of the panel from output channel `first` on.
+    """packed[to + point * u_point + channel * nr + column]: channels c..end of the panel from output channel `first`.
 
-    Columns beyond the last output channel are zeros. The weights may have any strides: those of the usual orders move as
-    vectors.
+    Columns beyond the last output channel are zeros. The weights may have any strides: those of the usual orders move
+    as vectors.
     """
     nr, lanes = panel_columns(packed), vector_lanes(packed)
     at = group * f.g + first * f.o + c * f.c
@@ -143,13 +143,15 @@ def pack_channels(w, f, packed, to, taps, p, gather, group, first, c, end):
 
 @jit
 def block_start(p, block):
-    """The first tile of a block: blocks are whole register tiles of rows, as many in each as in the others or one more."""
+    """The first tile of a block: blocks are whole register tiles, as many in each as in the others or one more."""
     pieces = (p.tiles + TILE_ROWS - 1) // TILE_ROWS
     return min(p.tiles, pieces * block // p.blocks * TILE_ROWS)
 
 
 @jit
-def outputs_channels_last(products, scratch, bias, residual, y, suspects, p, source, group, o, count, start, end, low, high):
+def outputs_channels_last(
+    products, scratch, bias, residual, y, suspects, p, source, group, o, count, start, end, low, high
+):  # fmt: skip
     lanes = vector_lanes(products)
     for t in range(start, end):
         rest = t // source.tiles_w
@@ -182,8 +184,8 @@ def outputs_channels_last(products, scratch, bias, residual, y, suspects, p, sou
 
 @jit
 def outputs_planes(products, strip, bias, residual, y, suspects, p, source, group, o, count, start, end, low, high):
-    """One vector of channels of some tiles at a time, in rows as wide as the image's: each tile overwrites what its right
-    neighbour has left beyond the edge."""
+    """One vector of channels of some tiles at a time, in rows as wide as the image's: each tile overwrites what its
+    right neighbour has left beyond the edge."""
     lanes = vector_lanes(products)
     t = start
     while t < end:
@@ -194,6 +196,7 @@ def outputs_planes(products, strip, bias, residual, y, suspects, p, source, grou
         i, j = rest % source.tiles_h * source.tile_h, t % source.tiles_w * source.tile_w
         rows, width = min(lines * source.tile_h, p.oh - i), min(along * source.tile_w, p.ow - j)
         to = rest // source.tiles_h * p.d_n + i * p.d_h + j
+        row = lanes if p.along else width * lanes
         for k in range(0, count, lanes):
             for r in range(lines):
                 for q in range(along - 1, -1, -1):
@@ -201,8 +204,7 @@ def outputs_planes(products, strip, bias, residual, y, suspects, p, source, grou
                     bad = call_output_plain(
                         p.output, products, (tile - start) * CHANNELS + k, p.m_point, lanes,
                         bias, group * p.bias_row + o + k,
-                        strip, (r * source.tile_h * width + q * source.tile_w) * lanes, lanes if p.along else width * lanes,
-                        lanes,
+                        strip, (r * source.tile_h * width + q * source.tile_w) * lanes, row, lanes,
                     )  # fmt: skip
                     if bad:
                         put(suspects, group * p.tiles + tile, 1)
@@ -332,18 +334,16 @@ def _numbers(p: Conv, backward: bool, tile: str) -> tuple[Array, Array, blocking
     source, target = ((p.oh, p.ow), (p.ih, p.iw)) if backward else ((p.ih, p.iw), (p.oh, p.ow))
     pad = (p.kh - 1 - p.ph, p.kw - 1 - p.pw) if backward else (p.ph, p.pw)
     call = addresses(tile, p.dtype, "weights", "input") | moves(p.dtype)
-    s_n, s_c, s_h, s_w = strides(p.nhwc, p.g * ins, *source)
-    first = Source(
-        call["input"], call["gather"], ins, *source, s_n, s_c, s_h, s_w, *pad, grid.alpha_h, grid.alpha_w,
-        s_w if p.kh == 1 else s_h, b.row, b.point, grid.tile_h, grid.tile_w, grid.tiles_h, grid.tiles_w, grid.band_rows,
-    )  # fmt: skip
+    inputs = source_of(
+        p, grid, call["input"], call["gather"], ins, source, pad, (grid.alpha_h, grid.alpha_w), b.row, b.point
+    )
     panels = 1 if b.shared else blocking.ceil_div(outs, nr)
     shape = Shape(
         call["weights"], call["output"], call["scatter"], call["finish"], call["products"], outs, p.kh, p.kw, *target,
         *strides(p.nhwc, p.g * outs, *target), grid.points, int(p.kh == 1), grid.tiles, b.blocks, int(b.shared),
         TERMS.get(tile, blocking.DEPTH_TERMS), panels * ins * nr + PAD, b.product_point, b.bias_row, b.inputs,
     )  # fmt: skip
-    return np.array(first, np.int64), np.array(shape, np.int64), b
+    return inputs, np.array(shape, np.int64), b
 
 
 def _convolve(
@@ -384,8 +384,8 @@ def _convolve(
         def part(tickets: Array, worker: int) -> None:
             packed, v = (own[worker], common) if b.shared else (common, own[worker])
             convolve(
-                x_flat, w5, packed, padded, residual_flat, y_flat, v, products[worker], scratch[worker], suspects, *flags,
-                source, shape, filters, low, high, phase, tickets,
+                x_flat, w5, packed, padded, residual_flat, y_flat, v, products[worker], scratch[worker], suspects,
+                *flags, source, shape, filters, low, high, phase, tickets,
             )  # fmt: skip
 
         return part
@@ -397,8 +397,8 @@ def _convolve(
         weights = p.g * panels * blocking.ceil_div(ins, PACK_CHANNELS)
         run_phases(threads, (weights, run(WEIGHTS)), (p.g * b.blocks, run(FUSED)))
     if suspects.any():
-        arrays = x_flat, w5, optional(bias, 1, p.dtype), residual_flat, y_flat, suspects, source, shape, int(not backward)
-        repair = _repair[p.dtype]
+        repair, its_bias = _repair[p.dtype], optional(bias, 1, p.dtype)
+        arrays = x_flat, w5, its_bias, residual_flat, y_flat, suspects, source, shape, int(not backward)
         run_phases(threads, (suspects.size, lambda tickets, worker: repair(*arrays, low, high, tickets)))
 
 

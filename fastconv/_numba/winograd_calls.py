@@ -197,8 +197,8 @@ def call_finish(typingctx, function, source, s, count, residual, r, low, high, t
 
 @intrinsic
 def call_products(
-    typingctx, function, source, s, row, point, weights, w, weights_point, target, t, target_point, points, channels, tiles,
-    depth, terms
+    typingctx, function, source, s, row, point, weights, w, weights_point, target, t, target_point, points, channels,
+    tiles, depth, terms
 ):  # fmt: skip
     """products by address."""
     return _call(

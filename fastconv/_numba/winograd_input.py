@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastconv._numba import blocking
+from fastconv._numba import Conv, blocking
+from fastconv._numba.arrays import strides
 from fastconv._numba.compile import jit
 from fastconv._numba.vector import copy, numbers, vector_lanes, zero
 from fastconv._numba.winograd_calls import call_gather, call_spread
@@ -47,6 +48,19 @@ class Source(NamedTuple):
 
 
 source_numbers = numbers(Source)
+
+
+def source_of(
+    p: Conv, grid: blocking.WinogradGrid, transform: int, gather: int, channels: int, size: tuple[int, int],
+    pad: tuple[int, int], patch: tuple[int, int], row: int, point: int,
+) -> Array:  # fmt: skip
+    """Source of dense images of that size, as an array."""
+    s_n, s_c, s_h, s_w = strides(p.nhwc, p.g * channels, *size)
+    source = Source(
+        transform, gather, channels, *size, s_n, s_c, s_h, s_w, *pad, *patch, s_w if p.kh == 1 else s_h,
+        row, point, grid.tile_h, grid.tile_w, grid.tiles_h, grid.tiles_w, grid.band_rows,
+    )  # fmt: skip
+    return np.array(source, np.int64)
 
 
 class Filters(NamedTuple):

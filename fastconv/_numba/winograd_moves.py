@@ -77,8 +77,9 @@ SCATTER = "source pixels channels residual low high target stride"
 
 
 def scatter(at: ir.IRBuilder, scalar: ir.Type, given: dict[str, ir.Value]) -> None:
-    """target[c * stride + q] = clamp(source[q * lanes + c] + residual[as target], low, high) for q < pixels, c < channels
-    <= lanes; residual may be null. The last vector overlaps the one before it; of source whole squares are read."""
+    """target[c * stride + q] = clamp(source[q * lanes + c] + residual[as target], low, high) for q < pixels, c <
+    channels <= lanes; residual may be null. The last vector overlaps the one before; source is read in whole squares.
+    """
     vectors = vector_type(scalar)
     lanes, size = vectors.count, vector.itemsize(scalar)
     channels, pixels = given["channels"], given["pixels"]

@@ -1,4 +1,4 @@
-"""The products of Winograd's points as LLVM IR: loops of register tiles, and a register tile for sums over the tiles."""
+"""The products of Winograd's points as LLVM IR: loops of register tiles, and one for sums over Winograd's tiles."""
 
 from __future__ import annotations
 
@@ -14,16 +14,14 @@ PRODUCTS = "source row point weights weights_point target target_point points ch
 
 
 def products(at: ir.IRBuilder, scalar: ir.Type, given: dict[str, ir.Value]) -> None:
-    """target[p * target_point + t * CHANNELS + o] = sum over k < depth of source[p * point + t * row + k] times the weight
+    """target[p * target_point + t * WINOGRAD_CHANNELS + o] = sum over k < depth of source[p * point + t * row + k] by
     weights[p * weights_point + (o / nr * depth + k) * nr + o % nr], in partial sums of `terms`; p < points, t < tiles,
     o < channels, all columns of the last panel."""
     nr, element, depth = vector.TILE_VECTORS * vector_type(scalar).count, scalar.as_pointer(), given["depth"]
     source, weights, target = (at.bitcast(given[name], element) for name in ("source", "weights", "target"))
     c_row = I64(blocking.WINOGRAD_CHANNELS)
 
-    def call(function: ir.Function, a: ir.Value, b: ir.Value, c: ir.Value, terms: ir.Value, accumulate: ir.Value) -> None:
-        table = ir.Constant(I64.as_pointer(), None)
-        at.call(function, [a, table, given["row"], b, c, c_row, I64(1), terms, accumulate])
+    no_table = ir.Constant(I64.as_pointer(), None)
 
     def point(p: ir.Value) -> None:
         a = at.gep(source, [at.mul(p, given["point"])])
@@ -37,13 +35,14 @@ def products(at: ir.IRBuilder, scalar: ir.Type, given: dict[str, ir.Value]) -> N
                 a_rows, c_rows = at.gep(a, [at.mul(first, given["row"])]), at.gep(c, [at.mul(first, c_row)])
 
                 def part(k: ir.Value, terms: ir.Value) -> None:
-                    _by_height(
-                        at, count, lambda rows: vector.tile_function(at.module, scalar, rows, False, None),
-                        lambda f: call(
-                            f, at.gep(a_rows, [k]), at.gep(b, [at.mul(k, I64(nr))]), c_rows, terms,
-                            at.icmp_signed(">", k, I64(0)),
-                        ),
-                    )  # fmt: skip
+                    a_part, b_part = at.gep(a_rows, [k]), at.gep(b, [at.mul(k, I64(nr))])
+                    more = at.icmp_signed(">", k, I64(0))
+                    operands = [a_part, no_table, given["row"], b_part, c_rows, c_row, I64(1), terms, more]
+
+                    def tile(rows: int) -> ir.Function:
+                        return vector.tile_function(at.module, scalar, rows, False, None)
+
+                    _by_height(at, count, tile, operands)
 
                 _in_parts(at, depth, given["terms"], part)
 
@@ -88,7 +87,7 @@ def _in_parts(at: ir.IRBuilder, depth: ir.Value, terms: ir.Value, body: Callable
 
 
 def _by_height(
-    at: ir.IRBuilder, count: ir.Value, tile: Callable[[int], ir.Function], call: Callable[[ir.Function], None]
+    at: ir.IRBuilder, count: ir.Value, tile: Callable[[int], ir.Function], operands: list[ir.Value]
 ) -> None:
     """Call the tile of so many rows."""
     end = at.function.append_basic_block("tile.end")
@@ -96,7 +95,7 @@ def _by_height(
     for height in vector.TILE_HEIGHTS:
         with at.goto_block(at.function.append_basic_block(f"tile.{height}")):
             switch.add_case(I64(height), at.block)
-            call(tile(height))
+            at.call(tile(height), operands)
             at.branch(end)
     at.position_at_end(end)
 
@@ -164,8 +163,8 @@ OUTER = "source row weights weights_row target target_row rows columns depth ter
 
 
 def outer(at: ir.IRBuilder, scalar: ir.Type, given: dict[str, ir.Value]) -> None:
-    """target[i * target_row + j] (+)= sum over k < depth of source[k * row + i] * weights[k * weights_row + j], in partial
-    sums of `terms`, i < rows, j < columns, whole panels of columns. Accumulating if that is not 0."""
+    """target[i * target_row + j] (+)= sum over k < depth of source[k * row + i] * weights[k * weights_row + j], in
+    partial sums of `terms`, i < rows, j < columns, whole panels of columns. Accumulating if that is not 0."""
     nr, element = vector.TILE_VECTORS * vector_type(scalar).count, scalar.as_pointer()
     source, weights, target = (at.bitcast(given[name], element) for name in ("source", "weights", "target"))
     accumulate = at.icmp_signed("!=", given["accumulate"], I64(0))
@@ -177,14 +176,12 @@ def outer(at: ir.IRBuilder, scalar: ir.Type, given: dict[str, ir.Value]) -> None
             a_rows, c_rows = at.gep(source, [first]), at.gep(c, [at.mul(first, given["target_row"])])
 
             def part(k: ir.Value, terms: ir.Value) -> None:
-                a_part, b_part = at.gep(a_rows, [at.mul(k, given["row"])]), at.gep(b, [at.mul(k, given["weights_row"])])
+                a_part, b_part = (at.gep(m, [at.mul(k, given[s])]) for m, s in ((a_rows, "row"), (b, "weights_row")))
                 more = at.or_(accumulate, at.icmp_signed(">", k, I64(0)))
-                _by_height(
-                    at, count, lambda rows: _outer_tile(at.module, scalar, rows),
-                    lambda f: at.call(
-                        f, [a_part, given["row"], b_part, given["weights_row"], c_rows, given["target_row"], terms, more]
-                    ),
-                )  # fmt: skip
+                operands = [
+                    a_part, given["row"], b_part, given["weights_row"], c_rows, given["target_row"], terms, more,
+                ]  # fmt: skip
+                _by_height(at, count, lambda rows: _outer_tile(at.module, scalar, rows), operands)
 
             _in_parts(at, given["depth"], given["terms"], part)
 

@@ -15,8 +15,8 @@ from fastconv._numba import vector
 from fastconv._numba.vector import I64, Lanes, broadcast, load, store, vector_type
 from fastconv._numba.winograd_emit import POINTER, clamped, loop, opaque, places, plus_residual
 
-# The values between the two transforms of so many points a side stay in registers; those of more pass through the stack in
-# any case, where loops are far less code and, on 6 points, 1.4 times as fast (Zen 3).
+# The values between the two transforms of so many points a side stay in registers; those of more pass through the stack
+# in any case, where loops are far less code and, on 6 points, 1.4 times as fast (Zen 3).
 MOST_UNROLLED = 4
 
 Cells = Sequence[Lanes]
@@ -55,6 +55,14 @@ def _separable(
     loop(at, I64(rows), 1, second)
 
 
+def _line_of_points(at: ir.IRBuilder, source: ir.Value, point: ir.Value, s: ir.Value, tile: str) -> list[ir.Value]:
+    """Where the points of column s of a tile lie, or all points of one in one dimension."""
+    alpha = sum(winograd.TILES[tile]) - 1
+    if winograd.dimensions(tile) == 1:
+        return places(at, source, point, alpha)
+    return places(at, opaque(at, at.gep(source, [at.mul(s, point)])), at.mul(I64(alpha), point), alpha)
+
+
 def _any_nan(at: ir.IRBuilder, values: ir.Value) -> ir.Value:
     fault = at.fcmp_unordered("uno", values, values)
     bits = ir.IntType(values.type.count)
@@ -78,8 +86,8 @@ SPREAD = "source row column count target point"
 
 
 def spread(at: ir.IRBuilder, scalar: ir.Type, tile: str, what: str, given: dict[str, ir.Value]) -> None:
-    """target[p * point + j] = (T d_j T^T)_p for j < count, whole vectors; d_j's cell (r, s) = source[r * row + s * column
-    + j]. In one dimension cells are `row` apart, and column is not read.
+    """target[p * point + j] = (T d_j T^T)_p for j < count, whole vectors; d_j's cell (r, s) = source[r * row +
+    s * column + j]. In one dimension cells are `row` apart, and column is not read.
 
     T: B^T ("input"), A ("output_adjoint"), or G ("weights"), in float64 and rounded once.
     """
@@ -117,12 +125,12 @@ OUTPUT = "source point count bias residual low high target row column"
 
 
 def output(at: ir.IRBuilder, scalar: ir.Type, tile: str, given: dict[str, ir.Value]) -> ir.Value:
-    """target[r * row + s * column + j] = clamp((A^T m_j A)_rs + bias[j] + residual[as target], low, high), j < count, whole
-    vectors; m_j's point p = source[p * point + j]; residual may be null. NaN stays NaN.
+    """target[r * row + s * column + j] = clamp((A^T m_j A)_rs + bias[j] + residual[as target], low, high), j < count,
+    whole vectors; m_j's point p = source[p * point + j]; residual may be null. NaN stays NaN.
 
     1 if any value before bias, residual and clamp is not finite, else 0.
     """
-    before, after, lines = _shape(tile, "output")
+    _, after, lines = _shape(tile, "output")
     size, vectors = vector.itemsize(scalar), vector_type(scalar)
     row, column, point = (at.mul(given[name], I64(size)) for name in ("row", "column", "point"))
     low, high = broadcast(at, given["low"], vectors), broadcast(at, given["high"], vectors)
@@ -137,9 +145,7 @@ def output(at: ir.IRBuilder, scalar: ir.Type, tile: str, given: dict[str, ir.Val
         start = load(at, at.gep(given["bias"], [offset]), vectors)
 
         def load_line(s: ir.Value) -> Cells:
-            first, step = (at.gep(source, [at.mul(s, point)]), at.mul(I64(before), point)) if lines[0] else (source, point)
-            first = opaque(at, first) if lines[0] else first
-            return [Lanes(at, load(at, place, vectors)) for place in places(at, first, step, before)]
+            return [Lanes(at, load(at, place, vectors)) for place in _line_of_points(at, source, point, s, tile)]
 
         def store_line(r: ir.Value, values: Cells) -> None:
             place = at.add(offset, at.mul(r, row))
@@ -151,7 +157,8 @@ def output(at: ir.IRBuilder, scalar: ir.Type, tile: str, given: dict[str, ir.Val
                 results.append(at.fadd(value.value, start))
             at.store(fault, probe)
             results = plus_residual(at, with_residual, results, given["residual"], place, step, vectors)
-            for to, value in zip(places(at, opaque(at, at.gep(given["target"], [place])), step, after), results, strict=True):
+            targets = places(at, opaque(at, at.gep(given["target"], [place])), step, after)
+            for to, value in zip(targets, results, strict=True):
                 store(at, clamped(at, value, low, high), to)
 
         _separable(at, lines, vectors, lambda cells: winograd.transform("output", tile, cells), load_line, store_line)
@@ -166,7 +173,7 @@ TAPS = "source point count target"
 def weights_adjoint(at: ir.IRBuilder, scalar: ir.Type, tile: str, given: dict[str, ir.Value]) -> ir.Value:
     """target[t * count + j] = (G^T u_j G)_t for j < count, whole vectors, in float64 and rounded once; u_j's point p =
     source[p * point + j]. 1 if any of them is not finite, else 0."""
-    before, after, lines = _shape(tile, "weights_adjoint")
+    _, after, lines = _shape(tile, "weights_adjoint")
     size, half = vector.itemsize(scalar), vector.lanes(8)
     narrow, wide = ir.VectorType(scalar, half), ir.VectorType(ir.DoubleType(), half)
     point, tap = at.mul(given["point"], I64(size)), at.mul(given["count"], I64(size))
@@ -179,9 +186,7 @@ def weights_adjoint(at: ir.IRBuilder, scalar: ir.Type, tile: str, given: dict[st
         source, target = at.gep(given["source"], [offset]), at.gep(given["target"], [offset])
 
         def load_line(s: ir.Value) -> Cells:
-            first, step = (at.gep(source, [at.mul(s, point)]), at.mul(I64(before), point)) if lines[0] else (source, point)
-            first = opaque(at, first) if lines[0] else first
-            values = [load(at, place, narrow) for place in places(at, first, step, before)]
+            values = [load(at, place, narrow) for place in _line_of_points(at, source, point, s, tile)]
             return [Lanes(at, at.fpext(value, wide) if narrow != wide else value) for value in values]
 
         def store_line(r: ir.Value, values: Cells) -> None:

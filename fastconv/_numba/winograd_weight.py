@@ -16,17 +16,17 @@ import numpy as np
 
 from fastconv import winograd
 from fastconv._numba import Conv, blocking
-from fastconv._numba.arrays import carve, flat, layout_flags, strides
+from fastconv._numba.arrays import carve, flat, layout_flags
 from fastconv._numba.compile import kernel
 from fastconv._numba.im2col import conv2d_backward_weight_im2col__numba
 from fastconv._numba.tasks import Run, claim, run_phases
 from fastconv._numba.vector import copy, get, numbers, put, vector_lanes
 from fastconv._numba.winograd_calls import addresses, call_outer, call_scatter, call_taps, gradient_moves
 from fastconv._numba.winograd_input import (
-    Source,
     filters_numbers,
     filters_of,
     source_numbers,
+    source_of,
     transform_channels_last,
     transform_planes,
 )
@@ -119,16 +119,14 @@ def _numbers(p: Conv, tile: str) -> tuple[Array, Array, Array, blocking.Winograd
     grid = b.grid
     call = addresses(tile, p.dtype, "input", "weights_adjoint") | gradient_moves(p.dtype)
 
-    def source(transform: str, channels: int, h: int, w: int, pad: tuple[int, int], patch: tuple[int, int], row: int,
-               point: int) -> Array:  # fmt: skip
-        s_n, s_c, s_h, s_w = strides(p.nhwc, p.g * channels, h, w)
-        return np.array(Source(
-            call[transform], call["gather"], channels, h, w, s_n, s_c, s_h, s_w, *pad, *patch, s_w if p.kh == 1 else s_h,
-            row, point, grid.tile_h, grid.tile_w, grid.tiles_h, grid.tiles_w, grid.band_rows,
-        ), np.int64)  # fmt: skip
-
-    inputs = source("input", p.icg, p.ih, p.iw, (p.ph, p.pw), (grid.alpha_h, grid.alpha_w), b.v_row, b.v_point)
-    outputs = source("output_adjoint", p.ocg, p.oh, p.ow, (0, 0), (grid.tile_h, grid.tile_w), b.m_row, b.m_point)
+    inputs = source_of(
+        p, grid, call["input"], call["gather"], p.icg, (p.ih, p.iw), (p.ph, p.pw), (grid.alpha_h, grid.alpha_w),
+        b.v_row, b.v_point,
+    )  # fmt: skip
+    outputs = source_of(
+        p, grid, call["output_adjoint"], call["gather"], p.ocg, (p.oh, p.ow), (0, 0), (grid.tile_h, grid.tile_w),
+        b.m_row, b.m_point,
+    )  # fmt: skip
     shape = Shape(call["weights_adjoint"], call["outer"], call["scatter"], p.ocg, p.kh, p.kw, b.u_row, b.u_point)
     return inputs, outputs, np.array(shape, np.int64), b
 
