@@ -25,7 +25,8 @@ JUNK = 7.0
 @pytest.fixture(scope="module")
 def probes():
     """Entry points from Python to the intrinsics."""
-    from fastconv._numba import gemm, vector, winograd
+    from fastconv._numba import gemm, vector
+    from fastconv._numba import winograd_calls as calls
     from fastconv._numba.compile import kernel
 
     @kernel("in1 int in1 out1 int int int int")
@@ -64,26 +65,51 @@ def probes():
         vector.copy_run(source, 0, target, start, count)
         vector.zero_run(target, 0, start)
 
-    @kernel("in1 int int int out1 int")
-    def transpose(source, source_row, rows, count, target, target_row):
-        vector.transpose_run(source, 0, source_row, rows, count, target, 0, target_row)
-
     @kernel("in1 in1 int in1 int out1 int scalar scalar scalar")
     def finish(sums, bias, bias_count, residual, residual_count, y, count, addend, low, high):
         vector.finish_run(
             sums, 0, bias, 0, bias_count > 0, addend, residual, 0, residual_count > 0, y, 0, count, low, high
         )
 
-    @kernel("in1 out1 int int")
-    def tile_input(source, target, m, lanes):
-        winograd.input_tile(m, source, 0, (m + 2) * lanes, lanes, target, 0, lanes)
+    @kernel("int in1 int int int out1 int")
+    def spread(function, source, row, column, count, target, point):
+        calls.call_spread(function, source, 0, row, column, count, target, 0, point)
 
-    @kernel("in1 out1 int int")
-    def tile_output(source, target, m, lanes):
-        return winograd.output_tile(m, source, 0, lanes, target, 0, m * lanes, lanes)
+    @kernel("int in1 int int in1 in1 scalar scalar out1 int int")
+    def outputs(function, source, point, count, bias, residual, low, high, target, row, column):
+        return calls.call_output(
+            function, source, 0, point, count, bias, 0, residual, 0, low, high, target, 0, row, column
+        )
+
+    @kernel("int in1 int int out1")
+    def taps(function, source, point, count, target):
+        return calls.call_taps(function, source, 0, point, count, target, 0)
+
+    @kernel("int in1 int int int int int out1")
+    def gather(function, source, stride, channels, pixels, width, skip, target):
+        calls.call_gather(function, source, 0, stride, channels, pixels, width, skip, target, 0)
+
+    @kernel("int in1 int int in1 scalar scalar out1 int")
+    def scatter(function, source, pixels, channels, residual, low, high, target, stride):
+        calls.call_scatter(function, source, 0, pixels, channels, residual, 0, low, high, target, 0, stride)
+
+    @kernel("int in1 int in1 scalar scalar out1")
+    def finish_row(function, source, count, residual, low, high, target):
+        calls.call_finish(function, source, 0, count, residual, 0, low, high, target, 0)
+
+    @kernel("int in1 int int in1 int out1 int int int int int int")
+    def products(function, v, row, point, u, u_point, m, m_point, points, channels, tiles, depth, terms):
+        calls.call_products(
+            function, v, 0, row, point, u, 0, u_point, m, 0, m_point, points, channels, tiles, depth, terms
+        )
+
+    @kernel("int in1 int in1 int out1 int int int int int int")
+    def outer(function, v, v_row, m, m_row, u, u_row, rows, columns, depth, terms, accumulate):
+        calls.call_outer(function, v, 0, v_row, m, 0, m_row, u, 0, u_row, rows, columns, depth, terms, accumulate)
 
     return {f.function.__name__: f for f in (
-        tile, block, indirect, ended, rows, apart, copy, transpose, finish, tile_input, tile_output,
+        tile, block, indirect, ended, rows, apart, copy, finish, spread, outputs, taps, gather, scatter, finish_row,
+        products, outer,
     )}  # fmt: skip
 
 
@@ -219,22 +245,6 @@ def test_runs_touch_nothing_else(probes, dtype):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_transposition_every_edge(probes, dtype):
-    lanes, _ = sizes(dtype)
-    for rows in range(lanes + 1):
-        for count in range(lanes + 1):
-            source_row, target_row = count + 1, lanes + 2
-            source = np.arange(1, max(rows - 1, 0) * source_row + count + 1, dtype=dtype)
-            target = np.full(lanes * target_row, JUNK, dtype)
-            probes["transpose"][dtype](source, source_row, rows, count, target, target_row)
-            expected = np.full((lanes, target_row), JUNK, dtype)
-            expected[:, :lanes] = 0
-            for i in range(rows):
-                expected[:count, i] = source[i * source_row : i * source_row + count]
-            np.testing.assert_array_equal(target.reshape(lanes, target_row), expected)
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
 def test_epilogue_of_a_run(probes, rng, dtype):
     _, nr = sizes(dtype)
     sums = rng.integers(-9, 10, nr).astype(dtype)
@@ -251,25 +261,179 @@ def test_epilogue_of_a_run(probes, rng, dtype):
             assert (y[count:] == JUNK).all()
 
 
+def address(tile, dtype, what):
+    """Of one of the functions that Winograd calls by address."""
+    from fastconv._numba import winograd_calls as calls
+
+    if what in calls.MOVES:
+        return (calls.moves(dtype) | calls.gradient_moves(dtype))[what]
+    sets = (calls.FORWARD, calls.GRADIENT)
+    return next(calls.addresses(tile, dtype, *ends) for ends in sets if what in calls.kinds_of(*ends))[what]
+
+
+# How far the transforms may be from the matrices: units in the last place of the sum of absolute values.
+TRANSFORM_ULPS = 12
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("name", ["f2x3", "f4x3"])
-def test_tile_transforms_are_the_matrices(probes, rng, dtype, name):
+@pytest.mark.parametrize("tile", list(formulas.TILES))
+@pytest.mark.parametrize("what", ["weights", "input", "output", "output_adjoint", "weights_adjoint"])
+def test_transforms_are_the_matrices(probes, rng, what, tile, dtype):
     lanes, _ = sizes(dtype)
-    at, _, bt = formulas.matrices(name)
-    m, alpha = at.shape
-    # Every constant is dyadic, at finest 2^-18 after both dimensions: on such small integers float32 is exact.
-    d = rng.integers(-1, 2, (alpha, alpha, lanes)).astype(dtype)
-    v = np.empty_like(d)
-    probes["tile_input"][dtype](d.ravel(), v.ravel(), m, lanes)
-    np.testing.assert_array_equal(v, np.einsum("ai,ijl,bj->abl", bt, d, bt))
-    y = np.empty((m, m, lanes), dtype)
-    assert probes["tile_output"][dtype](d.ravel(), y.ravel(), m, lanes)
-    np.testing.assert_array_equal(y, np.einsum("ai,ijl,bj->abl", at, d, at))
-    for bad in (np.nan, np.inf, -np.inf):
-        for lane in range(lanes):
-            spoiled = d.copy()
-            spoiled[alpha // 2, 0, lane] = bad
-            assert not probes["tile_output"][dtype](spoiled.ravel(), y.ravel(), m, lanes)
+    at, g, bt = formulas.matrices(tile)
+    matrix = {"i": bt, "o": at, "w": g}[what[0]]
+    matrix = matrix.T if what.endswith("_adjoint") else matrix
+    line = formulas.dimensions(tile) == 1
+    n = 2 * lanes
+    d = rng.standard_normal((matrix.shape[1],) * (1 if line else 2) + (n + 3,)).astype(dtype)  # cells n + 3 apart
+    row = n + 3 if line else matrix.shape[1] * (n + 3)
+
+    def product(matrix, d):
+        return np.einsum("ai,il->al", matrix, d) if line else np.einsum("ai,ijl,bj->abl", matrix, d, matrix)
+
+    out = np.full((matrix.shape[0],) * (d.ndim - 1) + (n + 5,), JUNK, dtype)
+    source, target, function = d.ravel(), out.ravel(), address(tile, dtype, what)
+    expected = product(matrix, d[..., :n].astype(np.float64))
+    tolerance = TRANSFORM_ULPS * np.finfo(dtype).eps / 2 * product(abs(matrix), abs(d[..., :n].astype(np.float64)))
+    if what == "output":
+        bias, residual = (rng.standard_normal(shape).astype(dtype) for shape in (n, out.shape))
+        step = n + 5 if line else matrix.shape[0] * (n + 5)
+        for added in (np.zeros(0, dtype), residual.ravel()):
+            whole = expected + bias + (residual[..., :n] if added.size else 0)
+            arguments = (function, source, n + 3, n, bias, added, -1.0, 1.5, target, step, n + 5)
+            assert probes["outputs"][dtype](*arguments) == 0
+            assert (np.abs(out[..., :n] - np.clip(whole, -1, 1.5)) <= tolerance + 4 * np.finfo(dtype).eps).all()
+        for bad in (np.nan, np.inf, -np.inf):
+            for lane in range(n):
+                spoiled = d.copy()
+                spoiled.reshape(-1, n + 3)[matrix.shape[1] // 2, lane] = bad
+                assert probes["outputs"][dtype](function, spoiled.ravel(), *arguments[2:]) == 1
+    elif what == "weights_adjoint":
+        out = out[..., :n].copy()
+        assert probes["taps"][dtype](function, source, n + 3, n, out.reshape(-1)) == 0
+        assert (np.abs(out - expected) <= tolerance).all()
+        spoiled = d.copy()
+        spoiled.reshape(-1, n + 3)[matrix.shape[1] // 2, 1] = np.inf
+        assert probes["taps"][dtype](function, spoiled.ravel(), n + 3, n, out.reshape(-1)) == 1
+        return
+    else:
+        probes["spread"][dtype](function, source, row, n + 3, n, target, n + 5)
+        assert (np.abs(out[..., :n] - expected) <= tolerance).all()
+    assert (out[..., n:] == JUNK).all()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_planes_to_vectors_of_channels_and_back(probes, dtype):
+    """Every number of channels and pixels around a vector; rows that follow each other with a gap between them."""
+    lanes, _ = sizes(dtype)
+    gather, scatter = address("f2x3", dtype, "gather"), address("f2x3", dtype, "scatter")
+    for channels in range(lanes + 1):
+        for width, rows in [(n, 1) for n in range(1, 2 * lanes + 2)] + [(3, 2), (5, 4), (lanes, 3), (lanes + 1, 2)]:
+            pixels, skip = width * rows, 2
+            stride = pixels + 1
+            source = np.arange(1, max(channels - 1, 0) * stride + pixels + 1, dtype=dtype)  # no element to spare
+            target = np.full((rows * (width + skip), lanes), JUNK, dtype)
+            probes["gather"][dtype](gather, source, stride, channels, pixels, width, skip, target.reshape(-1))
+            expected = np.full((rows, width + skip, lanes), JUNK, dtype)
+            expected[:, :width] = 0
+            for c in range(channels):
+                expected[:, :width, c] = source[c * stride : c * stride + pixels].reshape(rows, width)
+            np.testing.assert_array_equal(target, expected.reshape(target.shape), err_msg=f"{channels} {width} {rows}")
+
+            strip = np.zeros(((pixels + lanes - 1) // lanes * lanes, lanes), dtype)
+            strip[:pixels] = expected[:, :width].reshape(pixels, lanes)
+            for residual in (np.zeros(0, dtype), source):
+                back = np.full(source.size, JUNK, dtype)
+                probes["scatter"][dtype](
+                    scatter, strip.reshape(-1), pixels, channels, residual, 2.0, 40.0, back, stride
+                )
+                wanted = np.full(source.size, JUNK, dtype)
+                for c in range(channels):
+                    cells = slice(c * stride, c * stride + pixels)
+                    wanted[cells] = np.clip(source[cells] * (2 if residual.size else 1), 2, 40)
+                np.testing.assert_array_equal(back, wanted)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_end_of_a_row_of_channels(probes, rng, dtype):
+    _, nr = sizes(dtype)
+    function = address("f2x3", dtype, "finish")
+    for count in range(2 * nr + 2):
+        source, residual = (rng.integers(-9, 10, count).astype(dtype) for _ in range(2))
+        for added in (np.zeros(0, dtype), residual):
+            y = np.full(count + 1, JUNK, dtype)
+            probes["finish_row"][dtype](function, source, count, added, -4.0, 5.0, y)
+            np.testing.assert_array_equal(y[:count], np.clip(source + (added if added.size else 0), -4, 5))
+            assert y[count] == JUNK
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("depth, terms", [(1, 4), (7, 7), (9, 4), (300, 256)])
+def test_products_of_points(probes, rng, dtype, depth, terms):
+    from fastconv._numba import vector
+
+    _, nr = sizes(dtype)
+    wide = blocking.WINOGRAD_CHANNELS
+    for tiles in (*range(1, vector.TILE_ROWS + 2), 3 * vector.TILE_ROWS - 1):
+        for panels in (1, 2):
+            points, row = 2, depth + 3
+            v = rng.integers(-3, 4, (points, tiles, row)).astype(dtype)
+            u = rng.integers(-3, 4, (points, panels, depth, nr)).astype(dtype)
+            m = np.full((points, tiles * wide + 5), JUNK, dtype)
+            probes["products"][dtype](
+                address("f2x3", dtype, "products"), v.ravel(), row, tiles * row, u.ravel(), panels * depth * nr,
+                m.ravel(), tiles * wide + 5, points, panels * nr, tiles, depth, terms,
+            )  # fmt: skip
+            expected = np.full_like(m, JUNK)
+            for point in range(points):
+                block = expected[point, : tiles * wide].reshape(tiles, wide)
+                for panel in range(panels):
+                    block[:, panel * nr : panel * nr + nr] = v[point, :, :depth] @ u[point, panel]
+            np.testing.assert_array_equal(m, expected, err_msg=f"{tiles} tiles")
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("depth, terms", [(1, 4), (7, 7), (9, 4), (300, 256)])
+@pytest.mark.parametrize("accumulate", [0, 1])
+def test_sums_over_rows(probes, rng, dtype, depth, terms, accumulate):
+    from fastconv._numba import vector
+
+    _, nr = sizes(dtype)
+    for rows in (*range(1, vector.TILE_ROWS + 2), 3 * vector.TILE_ROWS - 1):
+        v = rng.integers(-3, 4, (depth, rows + 1)).astype(dtype)
+        m = rng.integers(-3, 4, (depth, 2 * nr + 3)).astype(dtype)
+        u = rng.integers(-3, 4, (rows, 2 * nr + 2)).astype(dtype)
+        expected = u.copy()
+        expected[:, : 2 * nr] = v[:, :rows].T @ m[:, : 2 * nr] + (u[:, : 2 * nr] if accumulate else 0)
+        probes["outer"][dtype](
+            address("f2x3", dtype, "outer"), v.ravel(), rows + 1, m.ravel(), 2 * nr + 3, u.reshape(-1), 2 * nr + 2,
+            rows, 2 * nr, depth, terms, accumulate,
+        )  # fmt: skip
+        np.testing.assert_array_equal(u, expected, err_msg=f"{rows} rows")
+
+
+@pytest.mark.parametrize("order", ["OIHW", "HWIO", "turned", "strided", "broadcast"])
+@pytest.mark.parametrize("pass_", ["forward", "backward_input"])
+def test_winograd_takes_weights_in_any_order(rng, pass_, order):
+    """Whole panels of channels and not, each way of packing; small integers make F(2x2, 3x3) exact."""
+    for channels in (5, 32, 35):
+        w = rng.integers(-3, 4, (channels, 20, 3, 3)).astype(np.float32)
+        if order == "HWIO":
+            w = np.ascontiguousarray(w.transpose(2, 3, 1, 0)).transpose(3, 2, 0, 1)
+        elif order == "turned":
+            w = np.ascontiguousarray(w[..., ::-1, ::-1])[..., ::-1, ::-1]
+        elif order == "strided":
+            w = np.repeat(w, 2, axis=3)[..., ::2]
+        elif order == "broadcast":
+            w = np.broadcast_to(w[:1, :, :1], w.shape)
+        x = rng.integers(-3, 4, (1, 20 if pass_ == "forward" else channels, 6, 7)).astype(np.float32)
+        results = [
+            fastconv.conv2d(x, w, padding=1, algorithm=algorithm, backend=backend)
+            if pass_ == "forward"
+            else fastconv.conv2d_input((1, 20, 6, 7), w, x, padding=1, algorithm=algorithm, backend=backend)
+            for algorithm, backend in (("winograd_f2x3", "numba"), ("reference", "auto"))
+        ]
+        np.testing.assert_array_equal(*results)
 
 
 def test_workspace_is_counted_in_whole_cache_lines():
@@ -344,7 +508,7 @@ def test_importing_fastconv_does_not_import_numba():
         from fastconv import capability
         from fastconv.problem import ConvProblem
         p = ConvProblem.parse("mb1ic8ih9oc8kh3")
-        assert capability.numba_im2col_workspace(p, 2) > 0 and capability.numba_winograd_f4x3_workspace(p, 2) > 0
+        assert capability.numba_im2col_workspace(p, 2) > 0 and capability.numba_winograd_m4_workspace(p, 2) > 0
         assert "numba" not in sys.modules, "numba was imported"
         """
     )

@@ -22,6 +22,7 @@ from fastconv._numba.gemm import TILE_ROWS, columns
 from fastconv._numba.tasks import Run, claim, run_phases
 from fastconv._numba.vector import get, numbers, panel_columns, put, vector_lanes, zero
 from fastconv._numba.winograd_calls import (
+    FORWARD,
     addresses,
     call_finish,
     call_gather,
@@ -333,7 +334,7 @@ def _numbers(p: Conv, backward: bool, tile: str) -> tuple[Array, Array, blocking
     outs, ins = (p.icg, p.ocg) if backward else (p.ocg, p.icg)
     source, target = ((p.oh, p.ow), (p.ih, p.iw)) if backward else ((p.ih, p.iw), (p.oh, p.ow))
     pad = (p.kh - 1 - p.ph, p.kw - 1 - p.pw) if backward else (p.ph, p.pw)
-    call = addresses(tile, p.dtype, "weights", "input") | moves(p.dtype)
+    call = addresses(tile, p.dtype, *FORWARD) | moves(p.dtype)
     inputs = source_of(
         p, grid, call["input"], call["gather"], ins, source, pad, (grid.alpha_h, grid.alpha_w), b.row, b.point
     )

@@ -86,7 +86,13 @@ def _keep_addresses(typingctx, like, table, number, first, last):
     return signature, codegen
 
 
+# In sets that are compiled together, the first and the last of each: what the passes need, and what they share.
 KINDS = ("weights", "output", "input", "output_adjoint", "weights_adjoint", *MOVES)
+FORWARD, GRADIENT = ("weights", "input"), ("input", "weights_adjoint")
+
+
+def kinds_of(first: str, last: str) -> tuple[str, ...]:
+    return KINDS[KINDS.index(first) : KINDS.index(last) + 1]
 
 
 def _table(tile: str, first: str, last: str) -> Kernel:
@@ -101,7 +107,7 @@ def _table(tile: str, first: str, last: str) -> Kernel:
 @lru_cache(maxsize=64)
 def addresses(tile: str, dtype: str, first: str, last: str) -> dict[str, int]:
     """Addresses of the functions `first` to `last` of KINDS; compiled on first use, and never freed."""
-    kinds = KINDS[KINDS.index(first) : KINDS.index(last) + 1]
+    kinds = kinds_of(first, last)
     table = np.zeros(len(kinds), np.int64)
     kernel = _table(tile, first, last)
     kernel[dtype](np.zeros(0, dtype), table)
