@@ -269,14 +269,18 @@ class WinogradBlocks(NamedTuple):
     inputs: int  # transformed, of one thread or (shared) of all tiles of one group
     products: int  # of one thread
     scratch: int
-    suspects: int  # int64: tiles that are not finite
+    suspects: int  # int64: tiles that are not finite, and whether there are any
 
-    def shared_sizes(self, groups: int) -> list[int]:
-        return [self.bias, groups * self.inputs if self.shared else self.weights]
+    def common(self, groups: int) -> int:
+        """What all threads share beside the bias."""
+        return groups * self.inputs if self.shared else self.weights
 
-    def private(self) -> list[int]:
-        """What each thread has for itself."""
-        return [self.products, self.scratch, self.weights if self.shared else self.inputs]
+    def private(self) -> int:
+        """What each thread has for itself: products, scratch, and what the others do not share."""
+        return self.products + self.scratch + (self.weights if self.shared else self.inputs)
+
+    def elements(self, groups: int, threads: int) -> int:
+        return self.bias + self.common(groups) + threads * self.private()
 
 
 def winograd_blocks(p: Conv, backward: bool, m: int) -> WinogradBlocks:
@@ -308,7 +312,7 @@ def winograd_blocks(p: Conv, backward: bool, m: int) -> WinogradBlocks:
         inputs=lines(points * point, itemsize),
         products=lines(points * product_point, itemsize),
         scratch=lines(scratch, itemsize),
-        suspects=p.g * tiles,
+        suspects=p.g * tiles + 1,
     )  # fmt: skip
 
 
@@ -325,8 +329,9 @@ class WinogradGradientBlocks(NamedTuple):
     u_point: int
     scratch: int
 
-    def shared_sizes(self, itemsize: int) -> list[int]:
-        return [lines(self.grid.points * size, itemsize) for size in (self.v_point, self.m_point, self.u_point)]
+    def elements(self, threads: int) -> int:
+        """Transforms, their products, and scratch of each thread."""
+        return self.grid.points * (self.v_point + self.m_point + self.u_point) + threads * self.scratch
 
 
 def winograd_gradient_blocks(p: Conv, m: int) -> WinogradGradientBlocks:
@@ -352,8 +357,6 @@ def winograd_bytes(p: Conv, pass_: str, m: int, threads: int) -> int:
     itemsize = ITEMSIZE[p.dtype]
     if pass_ == "backward_weight":
         g = winograd_gradient_blocks(p, m)
-        elements = sum(g.shared_sizes(itemsize)) + threads * g.scratch
-        return max(elements * itemsize + LINE_BYTES, im2col_bytes(p, pass_, threads))
+        return max(lines(g.elements(threads), itemsize) * itemsize + LINE_BYTES, im2col_bytes(p, pass_, threads))
     b = winograd_blocks(p, pass_ == "backward_input", m)
-    elements = sum(b.shared_sizes(p.g)) + threads * sum(b.private())
-    return elements * itemsize + lines(b.suspects, 8) * 8
+    return b.elements(p.g, threads) * itemsize + lines(b.suspects, 8) * 8

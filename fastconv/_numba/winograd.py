@@ -16,7 +16,7 @@ import numpy as np
 
 from fastconv import winograd
 from fastconv._numba import Conv, blocking
-from fastconv._numba.arrays import carve, flat, layout_flags, limits, optional, optional_flat, strides
+from fastconv._numba.arrays import flat, layout_flags, limits, optional, optional_flat, strides
 from fastconv._numba.compile import CONTRACT, jit, kernel
 from fastconv._numba.gemm import TILE_ROWS, columns
 from fastconv._numba.tasks import Run, claim, run_phases
@@ -86,6 +86,12 @@ class Shape(NamedTuple):
     m_point: int  # of products
     bias_row: int
     inputs: int  # V of one group, where it is shared
+    # Where the parts of the workspace begin, beside the bias, which is at 0; the first thread's where each has its own.
+    weights_at: int
+    inputs_at: int
+    products_at: int
+    scratch_at: int
+    private: int  # from thread to thread
 
 
 shape_numbers = numbers(Shape)
@@ -95,13 +101,13 @@ shape_numbers = numbers(Shape)
 
 
 @jit
-def pack_channels(w, f, packed, to, taps, p, gather, group, first, c, end):
-    """packed[to + point * u_point + channel * nr + column]: channels c..end of the panel from output channel `first`.
+def pack_channels(w, f, memory, to, taps, p, gather, group, first, c, end):
+    """memory[to + point * u_point + channel * nr + column]: channels c..end of the panel from output channel `first`.
 
     Columns beyond the last output channel are zeros. The weights may have any strides: those of the usual orders move
-    as vectors.
+    as vectors. Scratch from `taps` on.
     """
-    nr, lanes = panel_columns(packed), vector_lanes(packed)
+    nr, lanes = panel_columns(memory), vector_lanes(memory)
     at = group * f.g + first * f.o + c * f.c
     cells, channels = p.kh * p.kw, end - c
     filled = min(nr, p.outs - first)
@@ -111,7 +117,7 @@ def pack_channels(w, f, packed, to, taps, p, gather, group, first, c, end):
         target = to + c * nr + j
         if f.o == 1 and some == lanes:  # HWIO: vectors lie there
             for k in range(channels):
-                call_spread(p.weights, w, from_ + k * f.c, f.along, f.b, lanes, packed, target + k * nr, p.u_point)
+                call_spread(p.weights, w, from_ + k * f.c, f.along, f.b, lanes, memory, target + k * nr, p.u_point)
             continue
         cell, channel = lanes, cells * lanes  # strides of the copies
         if f.step != 0:  # OIHW: the cells of a filter follow each other, or those of several channels
@@ -119,23 +125,24 @@ def pack_channels(w, f, packed, to, taps, p, gather, group, first, c, end):
             runs = 1 if f.c == cells else channels
             pixels = cells * channels // runs
             for k in range(runs):
-                call_gather(gather, w, low + k * f.c, f.o, some, pixels, pixels, 0, taps, k * channel)
+                call_gather(gather, w, low + k * f.c, f.o, some, pixels, pixels, 0, memory, taps + k * channel)
             cell *= f.step
         else:
             cell, channel = PACK_CHANNELS * lanes, lanes
             for t in range(cells):
                 place = from_ + t // p.kw * f.a + t % p.kw * f.b
                 if f.c == 1:  # HWIO with its channels exchanged
-                    call_gather(gather, w, place, f.o, some, channels, channels, 0, taps, t * cell)
+                    call_gather(gather, w, place, f.o, some, channels, channels, 0, memory, taps + t * cell)
                     continue
                 for k in range(channels):
-                    zero(taps, t * cell + k * lanes, lanes)
+                    to_taps = taps + t * cell + k * lanes
+                    zero(memory, to_taps, lanes)
                     for o in range(some):
-                        put(taps, t * cell + k * lanes + o, get(w, place + k * f.c + o * f.o))
-        begin = 0 if cell > 0 else -cell * (cells - 1)
+                        put(memory, to_taps + o, get(w, place + k * f.c + o * f.o))
+        begin = taps if cell > 0 else taps - cell * (cells - 1)
         row = cell * f.row_cells
         for k in range(channels):
-            call_spread(p.weights, taps, begin + k * channel, row, cell, lanes, packed, target + k * nr, p.u_point)
+            call_spread(p.weights, memory, begin + k * channel, row, cell, lanes, memory, target + k * nr, p.u_point)
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -150,44 +157,54 @@ def block_start(p, block):
 
 
 @jit
+def suspect(suspects, p, group, tile):
+    """Mark a tile, and that there is one."""
+    put(suspects, group * p.tiles + tile, 1)
+    put(suspects, suspects.size - 1, 1)
+
+
+@jit
 def outputs_channels_last(
-    products, scratch, bias, residual, y, suspects, p, source, group, o, count, start, end, low, high
+    memory, products, scratch, residual, y, suspects, p, source, group, o, count, start, end, low, high
 ):  # fmt: skip
-    lanes = vector_lanes(products)
+    """Channels o..o + count of tiles start..end, whose products and scratch begin at these places of the workspace."""
+    lanes = vector_lanes(memory)
+    bias = group * p.bias_row + o
     for t in range(start, end):
         rest = t // source.tiles_w
         i, j = rest % source.tiles_h * source.tile_h, t % source.tiles_w * source.tile_w
         to = rest // source.tiles_h * p.d_n + i * p.d_h + j * p.d_w + group * p.outs + o
         rows, cols = min(source.tile_h, p.oh - i), min(source.tile_w, p.ow - j)
-        from_ = (t - start) * CHANNELS
+        from_ = products + (t - start) * CHANNELS
         vectors = count // lanes * lanes if rows == source.tile_h and cols == source.tile_w else 0
         bad = 0
         if vectors > 0:
             bad = call_output(
-                p.output, products, from_, p.m_point, vectors, bias, group * p.bias_row + o, residual, to, low, high,
-                y, to, p.d_w if p.along else p.d_h, p.d_w,
+                p.output, memory, from_, p.m_point, vectors, memory, bias, residual, to, low, high, y, to,
+                p.d_w if p.along else p.d_h, p.d_w,
             )  # fmt: skip
         rest = count - vectors
         if rest > 0:
             padded = (rest + lanes - 1) // lanes * lanes
             width = source.tile_w * padded
             bad |= call_output_plain(
-                p.output, products, from_ + vectors, p.m_point, padded, bias, group * p.bias_row + o + vectors,
-                scratch, 0, padded if p.along else width, padded,
+                p.output, memory, from_ + vectors, p.m_point, padded, memory, bias + vectors,
+                memory, scratch, padded if p.along else width, padded,
             )  # fmt: skip
             for r in range(rows):
                 for q in range(cols):
                     place = to + r * p.d_h + q * p.d_w + vectors
-                    call_finish(p.finish, scratch, r * width + q * padded, rest, residual, place, low, high, y, place)
+                    cell = scratch + r * width + q * padded
+                    call_finish(p.finish, memory, cell, rest, residual, place, low, high, y, place)
         if bad:
-            put(suspects, group * p.tiles + t, 1)
+            suspect(suspects, p, group, t)
 
 
 @jit
-def outputs_planes(products, strip, bias, residual, y, suspects, p, source, group, o, count, start, end, low, high):
+def outputs_planes(memory, products, strip, residual, y, suspects, p, source, group, o, count, start, end, low, high):
     """One vector of channels of some tiles at a time, in rows as wide as the image's: each tile overwrites what its
     right neighbour has left beyond the edge."""
-    lanes = vector_lanes(products)
+    lanes = vector_lanes(memory)
     t = start
     while t < end:
         lines = band_rows(source, t, end)
@@ -203,51 +220,53 @@ def outputs_planes(products, strip, bias, residual, y, suspects, p, source, grou
                 for q in range(along - 1, -1, -1):
                     tile = t + r * along + q
                     bad = call_output_plain(
-                        p.output, products, (tile - start) * CHANNELS + k, p.m_point, lanes,
-                        bias, group * p.bias_row + o + k,
-                        strip, (r * source.tile_h * width + q * source.tile_w) * lanes, row, lanes,
+                        p.output, memory, products + (tile - start) * CHANNELS + k, p.m_point, lanes,
+                        memory, group * p.bias_row + o + k,
+                        memory, strip + (r * source.tile_h * width + q * source.tile_w) * lanes, row, lanes,
                     )  # fmt: skip
                     if bad:
-                        put(suspects, group * p.tiles + tile, 1)
+                        suspect(suspects, p, group, tile)
             place = to + (group * p.outs + o + k) * p.d_c
             pieces = 1 if width == p.ow else rows  # rows that follow each other go as one
             for r in range(pieces):
                 call_scatter(
-                    p.scatter, strip, r * width * lanes, rows // pieces * width, min(lanes, count - k),
+                    p.scatter, memory, strip + r * width * lanes, rows // pieces * width, min(lanes, count - k),
                     residual, place + r * p.d_h, low, high, y, place + r * p.d_h, p.d_c,
                 )  # fmt: skip
         t += lines * along
 
 
 @kernel(
-    "in1 in5 out1 in1 in1 out1 out1 out1 out1 outints1 nhwc nchw ints1 ints1 ints1 scalar scalar int tickets",
+    "in1 in5 in1 out1 out1 outints1 nhwc nchw ints1 ints1 ints1 scalar scalar int int tickets",
     fastmath=CONTRACT,
 )
 def _convolve_tiles(
-    x, w, packed, bias, residual, y, v, products, scratch, suspects, nhwc, nchw, source, shape, filters, low, high,
-    phase, tickets,
+    x, w, residual, y, memory, suspects, nhwc, nchw, source, shape, filters, low, high, phase, worker, tickets
 ):  # fmt: skip
     s = source_numbers(source)
     p = shape_numbers(shape)
     f = filters_numbers(filters)
-    nr = panel_columns(products)
+    nr = panel_columns(memory)
     panels = (p.outs + nr - 1) // nr
     depth = s.channels
+    own = worker * p.private
+    weights, v = p.weights_at + (own if p.shared else 0), p.inputs_at + (0 if p.shared else own)
+    products, scratch = p.products_at + own, p.scratch_at + own
     for task in claim(tickets):
         if phase == WEIGHTS:  # some input channels of a panel
             chunks = (depth + PACK_CHANNELS - 1) // PACK_CHANNELS
             c, panel, group = task % chunks * PACK_CHANNELS, task // chunks % panels, task // chunks // panels
-            u = group * p.points * p.u_point + panel * depth * nr
-            pack_channels(w, f, packed, u, scratch, p, s.gather, group, panel * nr, c, min(depth, c + PACK_CHANNELS))
+            u = weights + group * p.points * p.u_point + panel * depth * nr
+            pack_channels(w, f, memory, u, scratch, p, s.gather, group, panel * nr, c, min(depth, c + PACK_CHANNELS))
             continue
         if phase == INPUTS:  # some tiles of a group
             chunks = (p.tiles + INPUT_TILES - 1) // INPUT_TILES
             group, first = task // chunks, task % chunks * INPUT_TILES
-            begin, last = group * p.inputs + first * s.row, min(p.tiles, first + INPUT_TILES)
+            begin, last = v + group * p.inputs + first * s.row, min(p.tiles, first + INPUT_TILES)
             if nhwc is not None:
-                transform_channels_last(x, v, begin, scratch, s, group, first, last)
+                transform_channels_last(x, memory, begin, scratch, s, group, first, last)
             if nchw is not None:
-                transform_planes(x, v, begin, scratch, s, group, first, last)
+                transform_planes(x, memory, begin, scratch, s, group, first, last)
             continue
         # FUSED: a block of tiles, all channels. OUTPUTS: a panel of channels, whose weights come first; all blocks.
         fused = phase == FUSED
@@ -255,35 +274,35 @@ def _convolve_tiles(
         group, index = task // count, task % count
         block, last_block = (index, index + 1) if fused else (0, p.blocks)
         first_channel, last_channel = (0, p.outs) if fused else (index * nr, min(p.outs, index * nr + nr))
-        u = group * p.points * p.u_point if fused else 0
+        u = weights + (group * p.points * p.u_point if fused else 0)
         c = depth if fused else 0
         while c < depth:
-            pack_channels(w, f, packed, u, scratch, p, s.gather, group, first_channel, c, min(depth, c + PACK_CHANNELS))
+            pack_channels(w, f, memory, u, scratch, p, s.gather, group, first_channel, c, min(depth, c + PACK_CHANNELS))
             c += PACK_CHANNELS
         while block < last_block:
             start_tile, end_tile = block_start(p, block), block_start(p, block + 1)
-            begin = 0 if fused else group * p.inputs + start_tile * s.row
+            begin = v if fused else v + group * p.inputs + start_tile * s.row
             if fused:
                 if nhwc is not None:
-                    transform_channels_last(x, v, begin, scratch, s, group, start_tile, end_tile)
+                    transform_channels_last(x, memory, begin, scratch, s, group, start_tile, end_tile)
                 if nchw is not None:
-                    transform_planes(x, v, begin, scratch, s, group, start_tile, end_tile)
+                    transform_planes(x, memory, begin, scratch, s, group, start_tile, end_tile)
             o = first_channel
             while o < last_channel:
                 channels = min(CHANNELS, last_channel - o)
                 call_products(
-                    p.products, v, begin, s.row, s.point, packed, u + (o - first_channel) * depth, p.u_point,
-                    products, 0, p.m_point, p.points, channels, end_tile - start_tile, depth, p.terms,
+                    p.products, memory, begin, s.row, s.point, memory, u + (o - first_channel) * depth, p.u_point,
+                    memory, products, p.m_point, p.points, channels, end_tile - start_tile, depth, p.terms,
                 )  # fmt: skip
                 if nhwc is not None:
                     outputs_channels_last(
-                        products, scratch, bias, residual, y, suspects, p, s, group, o, channels, start_tile, end_tile,
-                        low, high,
+                        memory, products, scratch, residual, y, suspects, p, s, group, o, channels,
+                        start_tile, end_tile, low, high,
                     )  # fmt: skip
                 if nchw is not None:
                     outputs_planes(
-                        products, scratch, bias, residual, y, suspects, p, s, group, o, channels, start_tile, end_tile,
-                        low, high,
+                        memory, products, scratch, residual, y, suspects, p, s, group, o, channels,
+                        start_tile, end_tile, low, high,
                     )  # fmt: skip
                 o += channels
             block += 1
@@ -338,11 +357,14 @@ def _numbers(p: Conv, backward: bool, tile: str) -> tuple[Array, Array, blocking
     inputs = source_of(
         p, grid, call["input"], call["gather"], ins, source, pad, (grid.alpha_h, grid.alpha_w), b.row, b.point
     )
+    products = b.bias + b.common(p.g)
+    own = products + b.products + b.scratch
     panels = 1 if b.shared else blocking.ceil_div(outs, nr)
     shape = Shape(
         call["weights"], call["output"], call["scatter"], call["finish"], call["products"], outs, p.kh, p.kw, *target,
         *strides(p.nhwc, p.g * outs, *target), grid.points, int(p.kh == 1), grid.tiles, b.blocks, int(b.shared),
         TERMS.get(tile, blocking.DEPTH_TERMS), panels * ins * nr + PAD, b.product_point, b.bias_row, b.inputs,
+        own if b.shared else b.bias, b.bias if b.shared else own, products, products + b.products, b.private(),
     )  # fmt: skip
     return inputs, np.array(shape, np.int64), b
 
@@ -368,14 +390,14 @@ def _convolve(
     outs, ins = w5.shape[1:3]
     filters = filters_of(w5)
     panels = blocking.ceil_div(outs, columns(p.dtype))
-    (padded, common), (products, scratch, own), table = carve(
-        workspace, p.dtype, b.shared_sizes(p.g), threads, b.private(), 1, blocking.lines(b.suspects, 8)
-    )
-    suspects = table[0, : b.suspects]
+    end = b.elements(p.g, threads) * x.itemsize
+    memory = workspace[:end].view(p.dtype)
+    suspects = workspace[end : end + 8 * b.suspects].view(np.int64)
     suspects[:] = 0
+    padded = memory[: p.g * b.bias_row].reshape(p.g, b.bias_row)
     padded[:] = 0
     if bias is not None:
-        padded[: p.g * b.bias_row].reshape(p.g, b.bias_row)[:, :outs] = bias.reshape(p.g, outs)
+        padded[:, :outs] = bias.reshape(p.g, outs)
     low, high = limits(p)
     x_flat, y_flat = flat(x, p.nhwc), flat(y, p.nhwc)
     residual_flat = optional_flat(residual, p.nhwc, p.dtype)
@@ -383,10 +405,9 @@ def _convolve(
 
     def run(phase: int) -> Run:
         def part(tickets: Array, worker: int) -> None:
-            packed, v = (own[worker], common) if b.shared else (common, own[worker])
             convolve(
-                x_flat, w5, packed, padded, residual_flat, y_flat, v, products[worker], scratch[worker], suspects,
-                *flags, source, shape, filters, low, high, phase, tickets,
+                x_flat, w5, residual_flat, y_flat, memory, suspects, *flags, source, shape, filters, low, high, phase,
+                worker, tickets,
             )  # fmt: skip
 
         return part
@@ -397,10 +418,10 @@ def _convolve(
     else:
         weights = p.g * panels * blocking.ceil_div(ins, PACK_CHANNELS)
         run_phases(threads, (weights, run(WEIGHTS)), (p.g * b.blocks, run(FUSED)))
-    if suspects.any():
+    if suspects[-1]:
         repair, its_bias = _repair[p.dtype], optional(bias, 1, p.dtype)
         arrays = x_flat, w5, its_bias, residual_flat, y_flat, suspects, source, shape, int(not backward)
-        run_phases(threads, (suspects.size, lambda tickets, worker: repair(*arrays, low, high, tickets)))
+        run_phases(threads, (suspects.size - 1, lambda tickets, worker: repair(*arrays, low, high, tickets)))
 
 
 def conv2d_forward_winograd_f2x3__numba(

@@ -6,6 +6,7 @@ numbered along the rows of tiles of all images.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -81,8 +82,12 @@ filters_numbers = numbers(Filters)
 
 def filters_of(w5: Array) -> Array:
     """Filters of weights (group, output channel, input channel, row, column), any strides."""
-    g, o, c, a, b = (stride // w5.itemsize for stride in w5.strides)
-    kh, kw = w5.shape[3:]
+    return _filters(w5.strides, w5.itemsize, w5.shape[3], w5.shape[4])
+
+
+@lru_cache(maxsize=256)
+def _filters(strides: tuple[int, ...], itemsize: int, kh: int, kw: int) -> Array:
+    g, o, c, a, b = (stride // itemsize for stride in strides)
     step = b if kh == 1 else a if kw == 1 or a == kw * b else 0
     return np.array(
         Filters(g, o, c, a, b, b if kh == 1 else a, step if abs(step) == 1 else 0, 1 if 1 in (kh, kw) else kw), np.int64
@@ -90,9 +95,12 @@ def filters_of(w5: Array) -> Array:
 
 
 @jit
-def transform_channels_last(x, result, begin, patch, p, group, start, end):
-    """NHWC: result[begin + point * p.point + (tile - start) * p.row + channel] of tiles start..end of one group."""
-    lanes = vector_lanes(result)
+def transform_channels_last(x, memory, begin, patch, p, group, start, end):
+    """NHWC: memory[begin + point * p.point + (tile - start) * p.row + channel] of tiles start..end of one group.
+
+    Scratch from `patch` on.
+    """
+    lanes = vector_lanes(memory)
     vectors = p.channels // lanes * lanes
     for t in range(start, end):
         rest = t // p.tiles_w
@@ -102,37 +110,37 @@ def transform_channels_last(x, result, begin, patch, p, group, start, end):
         to = begin + (t - start) * p.row
         c = 0
         if row >= 0 and col >= 0 and row + p.patch_h <= p.height and col + p.patch_w <= p.width:
-            call_spread(p.transform, x, image + row * p.s_h + col * p.s_w, p.along, p.s_w, vectors, result, to, p.point)
+            call_spread(p.transform, x, image + row * p.s_h + col * p.s_w, p.along, p.s_w, vectors, memory, to, p.point)
             c = vectors
         while c < p.channels:
             count = min(PATCH, p.channels - c)
             padded = (count + lanes - 1) // lanes * lanes
-            _fill_patch(x, patch, p, image + c, row, col, count, padded)
+            _fill_patch(x, memory, patch, p, image + c, row, col, count, padded)
             along = padded if p.patch_h == 1 else p.patch_w * padded
-            call_spread(p.transform, patch, 0, along, padded, padded, result, to + c, p.point)
+            call_spread(p.transform, memory, patch, along, padded, padded, memory, to + c, p.point)
             c += count
 
 
 @jit
-def _fill_patch(x, patch, p, image, row, col, count, padded):
+def _fill_patch(x, memory, patch, p, image, row, col, count, padded):
     """patch[r][q][channel] of one tile: `count` channels, zeros up to `padded` and around the image."""
     first = min(max(-col, 0), p.patch_w)
     last = max(min(p.patch_w, p.width - col), first)
     together = count == padded and count == p.s_w  # the cells of a row follow each other as in the patch
     for r in range(p.patch_h):
-        to = r * p.patch_w * padded
+        to = patch + r * p.patch_w * padded
         if row + r < 0 or row + r >= p.height or first == last:
-            zero(patch, to, p.patch_w * padded)
+            zero(memory, to, p.patch_w * padded)
             continue
         at = image + (row + r) * p.s_h + (col + first) * p.s_w
-        zero(patch, to, first * padded)
+        zero(memory, to, first * padded)
         if together:
-            copy(x, at, patch, to + first * padded, (last - first) * padded)
+            copy(x, at, memory, to + first * padded, (last - first) * padded)
         else:
             for q in range(first, last):
-                copy(x, at + (q - first) * p.s_w, patch, to + q * padded, count)
-                zero(patch, to + q * padded + count, padded - count)
-        zero(patch, to + last * padded, (p.patch_w - last) * padded)
+                copy(x, at + (q - first) * p.s_w, memory, to + q * padded, count)
+                zero(memory, to + q * padded + count, padded - count)
+        zero(memory, to + last * padded, (p.patch_w - last) * padded)
 
 
 @jit
@@ -144,9 +152,9 @@ def band_rows(p, t, end):
 
 
 @jit
-def transform_planes(x, result, begin, strip, p, group, start, end):
-    """NCHW: the same."""
-    lanes = vector_lanes(result)
+def transform_planes(x, memory, begin, strip, p, group, start, end):
+    """NCHW: the same, with scratch from `strip` on."""
+    lanes = vector_lanes(memory)
     t = start
     while t < end:
         rows = band_rows(p, t, end)
@@ -159,24 +167,24 @@ def transform_planes(x, result, begin, strip, p, group, start, end):
         top, left = min(max(-row, 0), height), min(max(-col, 0), width)
         bottom, right = max(top, min(height, p.height - row)), max(left, min(width, p.width - col))
         if top > 0 or bottom < height or left > 0 or right < width:
-            zero(strip, 0, height * width * lanes)
+            zero(memory, strip, height * width * lanes)
         whole = right - left == p.width  # the rows follow each other in memory
         along = lanes if p.patch_h == 1 else width * lanes
         for c in range(0, p.channels, lanes):
             channels = min(lanes, p.channels - c)
             at = rest // p.tiles_h * p.s_n + (group * p.channels + c) * p.s_c + (row + top) * p.s_h + col + left
-            to = (top * width + left) * lanes
+            to = strip + (top * width + left) * lanes
             if left < right and whole:
                 pixels = (bottom - top) * p.width
-                call_gather(p.gather, x, at, p.s_c, channels, pixels, p.width, width - p.width, strip, to)
+                call_gather(p.gather, x, at, p.s_c, channels, pixels, p.width, width - p.width, memory, to)
             elif left < right:
                 for r in range(bottom - top):
                     call_gather(
                         p.gather, x, at + r * p.s_h, p.s_c, channels, right - left, right - left, 0,
-                        strip, to + r * width * lanes,
+                        memory, to + r * width * lanes,
                     )  # fmt: skip
             for q in range(rows * count):
-                from_ = (q // count * p.tile_h * width + q % count * p.tile_w) * lanes
+                from_ = strip + (q // count * p.tile_h * width + q % count * p.tile_w) * lanes
                 place = begin + (t - start + q) * p.row + c
-                call_spread(p.transform, strip, from_, along, lanes, lanes, result, place, p.point)
+                call_spread(p.transform, memory, from_, along, lanes, lanes, memory, place, p.point)
         t += rows * count

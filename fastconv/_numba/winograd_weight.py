@@ -16,7 +16,7 @@ import numpy as np
 
 from fastconv import winograd
 from fastconv._numba import Conv, blocking
-from fastconv._numba.arrays import carve, flat, layout_flags
+from fastconv._numba.arrays import flat, layout_flags
 from fastconv._numba.compile import kernel
 from fastconv._numba.im2col import conv2d_backward_weight_im2col__numba
 from fastconv._numba.tasks import Run, claim, run_phases
@@ -45,6 +45,10 @@ class Shape(NamedTuple):
     weights: int  # addresses, as winograd_calls.py gives them
     outer: int
     scatter: int
+    m_at: int  # where the parts of the workspace begin: V, M, dU, and scratch of the first thread
+    u_at: int
+    scratch_at: int
+    scratch: int  # from thread to thread
     outs: int  # channels of a group
     kh: int
     kw: int
@@ -55,25 +59,27 @@ class Shape(NamedTuple):
 shape_numbers = numbers(Shape)
 
 
-@kernel("in1 in1 out1 out1 out1 nhwc nchw ints1 ints1 int int int tickets")
-def _transform(x, dy, v, m, scratch, nhwc, nchw, inputs, outputs, group, start, end, tickets):
+@kernel("in1 in1 out1 nhwc nchw ints1 ints1 ints1 int int int int tickets")
+def _transform(x, dy, memory, nhwc, nchw, inputs, outputs, shape, group, start, end, worker, tickets):
     """V and M of tiles start..end."""
     s = source_numbers(inputs)
     d = source_numbers(outputs)
+    p = shape_numbers(shape)
+    scratch = p.scratch_at + worker * p.scratch
     for task in claim(tickets):
         first = start + task * TILES
         last = min(end, first + TILES)
-        to_v, to_m = (first - start) * s.row, (first - start) * d.row
+        to_v, to_m = (first - start) * s.row, p.m_at + (first - start) * d.row
         if nhwc is not None:
-            transform_channels_last(x, v, to_v, scratch, s, group, first, last)
-            transform_channels_last(dy, m, to_m, scratch, d, group, first, last)
+            transform_channels_last(x, memory, to_v, scratch, s, group, first, last)
+            transform_channels_last(dy, memory, to_m, scratch, d, group, first, last)
         if nchw is not None:
-            transform_planes(x, v, to_v, scratch, s, group, first, last)
-            transform_planes(dy, m, to_m, scratch, d, group, first, last)
+            transform_planes(x, memory, to_v, scratch, s, group, first, last)
+            transform_planes(dy, memory, to_m, scratch, d, group, first, last)
 
 
-@kernel("in1 in1 out1 ints1 ints1 ints1 int int tickets")
-def _multiply(v, m, u, inputs, outputs, shape, tiles, accumulate, tickets):
+@kernel("out1 ints1 ints1 ints1 int int tickets")
+def _multiply(memory, inputs, outputs, shape, tiles, accumulate, tickets):
     """dU of one point and some output channels."""
     s = source_numbers(inputs)
     d = source_numbers(outputs)
@@ -82,34 +88,36 @@ def _multiply(v, m, u, inputs, outputs, shape, tiles, accumulate, tickets):
     for task in claim(tickets):
         point, k = task // blocks, task % blocks * CHANNELS
         call_outer(
-            p.outer, v, point * s.point, s.row, m, point * d.point + k, d.row, u, point * p.u_point + k, p.u_row,
+            p.outer, memory, point * s.point, s.row, memory, p.m_at + point * d.point + k, d.row,
+            memory, p.u_at + point * p.u_point + k, p.u_row,
             s.channels, min(CHANNELS, p.outs - k), tiles, TERMS, accumulate,
         )  # fmt: skip
 
 
-@kernel("in1 out1 out5 outints1 ints1 ints1 in1 int tickets")
-def _transform_back(u, taps, dw, bad, shape, filters, nothing, group, tickets):
+@kernel("out1 out5 outints1 ints1 ints1 in1 int int tickets")
+def _transform_back(memory, dw, bad, shape, filters, nothing, group, worker, tickets):
     """dw of one input channel; bad[0] becomes 1 where it is not finite."""
     p = shape_numbers(shape)
     f = filters_numbers(filters)
-    lanes = vector_lanes(u)
+    lanes = vector_lanes(memory)
+    taps = p.scratch_at + worker * p.scratch
     cells = p.kh * p.kw
     for c in claim(tickets):
         for k in range(0, p.outs, lanes):
             count = min(lanes, p.outs - k)
-            if call_taps(p.weights, u, c * p.u_row + k, p.u_point, lanes, taps, 0):
+            if call_taps(p.weights, memory, p.u_at + c * p.u_row + k, p.u_point, lanes, memory, taps):
                 put(bad, 0, 1)
             to = group * f.g + k * f.o + c * f.c
             if f.step == 1:  # OIHW
-                call_scatter(p.scatter, taps, 0, cells, count, nothing, 0, -np.inf, np.inf, dw, to, f.o)
+                call_scatter(p.scatter, memory, taps, cells, count, nothing, 0, -np.inf, np.inf, dw, to, f.o)
                 continue
             for t in range(cells):
                 place = to + t // p.kw * f.a + t % p.kw * f.b
                 if f.o == 1:  # HWIO
-                    copy(taps, t * lanes, dw, place, count)
+                    copy(memory, taps + t * lanes, dw, place, count)
                     continue
                 for o in range(count):
-                    put(dw, place + o * f.o, get(taps, t * lanes + o))
+                    put(dw, place + o * f.o, get(memory, taps + t * lanes + o))
 
 
 @lru_cache(maxsize=256)
@@ -127,7 +135,11 @@ def _numbers(p: Conv, tile: str) -> tuple[Array, Array, Array, blocking.Winograd
         p, grid, call["output_adjoint"], call["gather"], p.ocg, (p.oh, p.ow), (0, 0), (grid.tile_h, grid.tile_w),
         b.m_row, b.m_point,
     )  # fmt: skip
-    shape = Shape(call["weights_adjoint"], call["outer"], call["scatter"], p.ocg, p.kh, p.kw, b.u_row, b.u_point)
+    m_at, u_at = grid.points * b.v_point, grid.points * (b.v_point + b.m_point)
+    shape = Shape(
+        call["weights_adjoint"], call["outer"], call["scatter"], m_at, u_at, u_at + grid.points * b.u_point, b.scratch,
+        p.ocg, p.kh, p.kw, b.u_row, b.u_point,
+    )  # fmt: skip
     return inputs, outputs, np.array(shape, np.int64), b
 
 
@@ -137,10 +149,8 @@ def weight_gradient(p: Conv, tile: str, x: Array, dy: Array, dw: Array, workspac
         conv2d_backward_weight_im2col__numba(p, x, dy, dw, workspace, threads)
         return
     inputs, outputs, shape, b = _numbers(p, tile)
-    (v, m, u), (scratch,), table = carve(
-        workspace, p.dtype, b.shared_sizes(np.dtype(p.dtype).itemsize), threads, [b.scratch], 1, 8
-    )
-    bad = table[0]
+    end = blocking.lines(b.elements(threads), x.itemsize) * x.itemsize
+    memory, bad = workspace[:end].view(p.dtype), workspace[end : end + 8].view(np.int64)
     bad[0] = 0
     dw5 = dw.reshape(p.g, p.ocg, p.icg, p.kh, p.kw)
     filters = filters_of(dw5)
@@ -151,12 +161,10 @@ def weight_gradient(p: Conv, tile: str, x: Array, dy: Array, dw: Array, workspac
 
     def add_block(group: int, start: int, end: int) -> None:
         def transforms(tickets: Array, worker: int) -> None:
-            transform(
-                x_flat, dy_flat, v, m, scratch[worker], *flags, inputs, outputs, group, start, end, tickets
-            )  # fmt: skip
+            transform(x_flat, dy_flat, memory, *flags, inputs, outputs, shape, group, start, end, worker, tickets)
 
         def products(tickets: Array, worker: int) -> None:
-            multiply(v, m, u, inputs, outputs, shape, end - start, int(start > 0), tickets)
+            multiply(memory, inputs, outputs, shape, end - start, int(start > 0), tickets)
 
         phases.append((blocking.ceil_div(end - start, TILES), transforms))
         phases.append((b.grid.points * blocking.ceil_div(p.ocg, CHANNELS), products))
@@ -166,7 +174,7 @@ def weight_gradient(p: Conv, tile: str, x: Array, dy: Array, dw: Array, workspac
             add_block(group, start, min(b.grid.tiles, start + b.tiles))
 
         def back(tickets: Array, worker: int, group: int = group) -> None:
-            transform_back(u, scratch[worker], dw5, bad, shape, filters, nothing, group, tickets)
+            transform_back(memory, dw5, bad, shape, filters, nothing, group, worker, tickets)
 
         phases.append((p.icg, back))
     run_phases(threads, *phases)
