@@ -108,27 +108,40 @@ static void multiply_task(void *ctx, int64_t task, int worker)
     }
 }
 
+/* Taps[cell][lane] of some output channels to dw: rows of channels (HWIO), or filter after filter. */
+#define FC_STORE_TAPS(T) \
+    static void FC_JOIN(store_taps_, T)(T *dw, const int64_t *stride, const fc_conv2d_shape *shape, const T *taps, \
+                                        int64_t lanes, int64_t count) \
+    { \
+        const int64_t kh = shape->kh, kw = shape->kw; \
+        if (stride[0] == 1) { \
+            for (int64_t t = 0; t < kh * kw; t++) \
+                memcpy(dw + t / kw * stride[2] + t % kw * stride[3], taps + t * lanes, (size_t)count * sizeof(T)); \
+            return; \
+        } \
+        for (int64_t o = 0; o < count; o++) \
+            for (int64_t a = 0; a < kh; a++) \
+                for (int64_t b = 0; b < kw; b++) \
+                    dw[o * stride[0] + a * stride[2] + b * stride[3]] = taps[(a * kw + b) * lanes + o]; \
+    }
+FC_STORE_TAPS(float)
+FC_STORE_TAPS(double)
+
 /* dw of one input channel. */
 static void weights_task(void *ctx, int64_t c, int worker)
 {
     const weight_plan *s = ctx;
-    const fc_conv2d_shape *const shape = s->shape;
-    const int64_t lanes = s->move->lanes, cells = shape->kh * shape->kw, *const stride = s->dw.strides;
+    const int64_t lanes = s->move->lanes;
     char *const taps = s->scratch + worker * s->scratch_bytes;
     for (int64_t k = 0; k < s->k; k += lanes) {
         const int64_t count = min64(lanes, s->k - k);
-        char *const w = (char *)s->dw.data + ((s->g * s->k + k) * stride[0] + c * stride[1]) * s->size;
         if (s->kernel->weights_adjoint(s->u + (c * s->u_row + k) * s->size, s->u_point, lanes, taps))
             __atomic_store_n(s->bad, 1, __ATOMIC_RELAXED);
-        for (int64_t t = 0; t < cells; t++) {
-            char *const to = w + (t / shape->kw * stride[2] + t % shape->kw * stride[3]) * s->size;
-            const char *const from = taps + t * lanes * s->size;
-            if (stride[0] == 1)
-                memcpy(to, from, (size_t)(count * s->size));
-            else
-                for (int64_t j = 0; j < count; j++)
-                    memcpy(to + j * stride[0] * s->size, from + j * s->size, (size_t)s->size);
-        }
+        const int64_t at = (s->g * s->k + k) * s->dw.strides[0] + c * s->dw.strides[1];
+        if (s->size == sizeof(float))
+            store_taps_float((float *)s->dw.data + at, s->dw.strides, s->shape, (const float *)taps, lanes, count);
+        else
+            store_taps_double((double *)s->dw.data + at, s->dw.strides, s->shape, (const double *)taps, lanes, count);
     }
 }
 
