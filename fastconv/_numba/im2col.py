@@ -25,7 +25,6 @@ from fastconv._numba.compile import jit, kernel
 from fastconv._numba.gemm import TILE_ROWS, columns, multiply, multiply_indirect, multiply_rows, odd_lines
 from fastconv._numba.tasks import Phase, claim, run_phases
 from fastconv._numba.vector import (
-    copy,
     copy_rows,
     copy_run,
     distance,
@@ -75,84 +74,57 @@ class Gather(NamedTuple):
 gather_numbers = numbers(Gather)
 
 # --------------------------------------------------------------------------------------------------------
-# Packing the weights. The reduction runs over blocks of channels, blocks of taps, and in these over taps and channels
-# (NHWC, whose pixels have their channels next to each other) or channels and taps (NCHW, as OIHW weights lie).
+# Packing the weights. The reduction runs over blocks of channels, blocks of taps, taps, channels.
 
 
-@jit
-def all_finite(array, start, count):
-    """Whether so many elements from `start` on are."""
-    finite = True
-    for i in range(count):
-        value = get(array, start + i)
-        finite &= value - value == 0
-    return finite
-
-
-@kernel("in5 out1 ints1 ints1 int tickets")
-def _pack_columns(w, packed, shape, taps, check, tickets):
-    """NHWC: packed[group][panel][k][column], output channels as columns, zeros beyond the last. If it is to check:
-    whether all are finite."""
+@kernel("in5 out1 ints1 ints1 tickets")
+def _pack_columns(w, packed, shape, taps, tickets):
+    """NHWC: packed[group][panel][k][column], output channels as columns, zeros beyond the last. 0 if all are finite."""
     p = gather_numbers(shape)
     nr = panel_columns(packed)
     panels = (p.outs + nr - 1) // nr
-    size = packed.itemsize
-    s_g, s_o, s_c = w.strides[0] // size, w.strides[1] // size, w.strides[2] // size
-    s_a, s_b = w.strides[3] // size, w.strides[4] // size
-    finite = True
+    channels_closest = w.strides[1] <= w.strides[2]  # output channels lie next to each other: HWIO
+    check = packed.dtype.type(0)  # value - value is 0 if the value is finite, else NaN
     for task in claim(tickets):
         group, o0 = task // panels, task % panels * nr
         count = min(nr, p.outs - o0)
         to = task * p.taps * p.ins * nr
         for c0 in range(0, p.ins, p.channels):
-            rows = min(p.channels, p.ins - c0)
+            c1 = min(c0 + p.channels, p.ins)
             for t in range(p.taps):  # blocks of taps follow each other within a block of channels
-                at = group * s_g + o0 * s_o + c0 * s_c + taps[4 * t] * s_a + taps[4 * t + 1] * s_b
+                a, b = taps[4 * t], taps[4 * t + 1]
                 if count < nr:
-                    zero_rows(packed, to, nr, rows, nr)
-                if s_o == 1:  # output channels lie next to each other: HWIO
-                    copy_rows(w, at, s_c, packed, to, nr, rows, count)
-                else:
-                    for o in range(count):
-                        for c in range(rows):
-                            put(packed, to + c * nr + o, get(w, at + o * s_o + c * s_c))
-                if check:
-                    finite &= all_finite(packed, to, rows * nr)
-                to += rows * nr
-    return finite
+                    zero_rows(packed, to, nr, c1 - c0, nr)
+                outer, inner = (c1 - c0, count) if channels_closest else (count, c1 - c0)
+                for m in range(outer):
+                    for n in range(inner):
+                        c, o = (m, n) if channels_closest else (n, m)
+                        value = w[group, o0 + o, c0 + c, a, b]
+                        check += value - value
+                        put(packed, to + c * nr + o, value)
+                to += (c1 - c0) * nr
+    return check
 
 
-@kernel("in5 out1 ints1 ints1 int int tickets")
-def _pack_rows(w, packed, shape, taps, in_order, check, tickets):
-    """NCHW: packed[group][output channel][k], rows spread over the cache by odd_lines; checking as above.
-
-    in_order: whether the terms of an output channel follow each other in memory as here: OIHW.
-    """
+@kernel("in5 out1 ints1 ints1 tickets")
+def _pack_rows(w, packed, shape, taps, tickets):
+    """NCHW: packed[group][output channel][k], rows spread over the cache by odd_lines. 0 if all are finite."""
     p = gather_numbers(shape)
-    depth = p.taps * p.ins
-    stride = odd_lines(depth, packed.itemsize)
-    size = packed.itemsize
-    s_g, s_o, s_c = w.strides[0] // size, w.strides[1] // size, w.strides[2] // size
-    s_a, s_b = w.strides[3] // size, w.strides[4] // size
-    finite = True
+    stride = odd_lines(p.taps * p.ins, packed.itemsize)
+    check = packed.dtype.type(0)
     for task in claim(tickets):
-        row = task // p.outs * s_g + task % p.outs * s_o
+        group, o = task // p.outs, task % p.outs
         to = task * stride
-        if in_order:
-            copy(w, row, packed, to, depth)
-        else:
-            for c0 in range(0, p.ins, p.channels):
-                count_c = min(p.channels, p.ins - c0)
-                for t0 in range(0, p.taps, p.taps_block):
-                    count_t = min(p.taps_block, p.taps - t0)
-                    for t in range(count_t):
-                        at = row + c0 * s_c + taps[4 * (t0 + t)] * s_a + taps[4 * (t0 + t) + 1] * s_b
-                        for c in range(count_c):
-                            put(packed, to + c * count_t + t, get(w, at + c * s_c))
-                    to += count_c * count_t
-        if check:
-            finite &= all_finite(packed, task * stride, depth)
-    return finite
+        for c0 in range(0, p.ins, p.channels):
+            c1 = min(c0 + p.channels, p.ins)
+            for t in range(p.taps):
+                a, b = taps[4 * t], taps[4 * t + 1]
+                for c in range(c0, c1):
+                    value = w[group, o, c, a, b]
+                    check += value - value
+                    put(packed, to + c - c0, value)
+                to += c1 - c0
+    return check
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -224,38 +196,37 @@ def find_runs(x, panel, runs, table, p, taps, group, pixels):
 
 @jit
 def unroll_columns(x, panel, table, p, taps, t0, t1, channel, count_c, pixels):
-    """NCHW: panel[strip][channel][tap][pixel], strips of panel_columns pixels, zeros beyond the last."""
+    """NCHW: panel[strip][tap][channel][pixel], strips of panel_columns pixels, zeros beyond the last."""
     nr = panel_columns(panel)
     depth = (t1 - t0) * count_c
-    row = (t1 - t0) * nr
     for strip in range((pixels + nr - 1) // nr):
         first = strip * nr
         count = min(nr, pixels - first)
         for t in range(t0, t1):
-            to = strip * depth * nr + (t - t0) * nr
+            to = strip * depth * nr + (t - t0) * count_c * nr
             if count < nr:
-                zero_rows(panel, to + count, row, count_c, nr - count)
+                zero_rows(panel, to + count, nr, count_c, nr - count)
             q = 0
             while q < count:  # pixels of one row of the output: low of them in the padding, some inside, some not
-                line, column = get(table, 4 * (first + q) + ROW) + taps[4 * t + 2], get(table, 4 * (first + q) + COLUMN)
+                row, column = get(table, 4 * (first + q) + ROW) + taps[4 * t + 2], get(table, 4 * (first + q) + COLUMN)
                 length = min(count - q, p.ow - column // p.sw)
                 low = high = length
                 column += taps[4 * t + 3]
-                if 0 <= line < p.ih:
+                if 0 <= row < p.ih:
                     low = min(length, max(0, (p.sw - 1 - column) // p.sw))
                     high = max(low, min(length, (p.iw - 1 - column) // p.sw + 1))
                 if low > 0:
-                    zero_rows(panel, to + q, row, count_c, low)
+                    zero_rows(panel, to + q, nr, count_c, low)
                 if high > low:
-                    at = get(table, 4 * (first + q) + BASE) + line * p.s_h + column + low * p.sw + channel * p.s_c
+                    at = get(table, 4 * (first + q) + BASE) + row * p.s_h + column + low * p.sw + channel * p.s_c
                     if p.sw == 1:
-                        copy_rows(x, at, p.s_c, panel, to + q + low, row, count_c, high - low)
+                        copy_rows(x, at, p.s_c, panel, to + q + low, nr, count_c, high - low)
                     else:
                         for c in range(count_c):
                             for i in range(high - low):
-                                put(panel, to + c * row + q + low + i, get(x, at + c * p.s_c + i * p.sw))
+                                put(panel, to + c * nr + q + low + i, get(x, at + c * p.s_c + i * p.sw))
                 if length > high:
-                    zero_rows(panel, to + q + high, row, count_c, length - high)
+                    zero_rows(panel, to + q + high, nr, count_c, length - high)
                 q += length
 
 
@@ -388,9 +359,9 @@ def store_columns(sums, at, bias, residual, y, table, p, o, rows, q, end, low, h
 
 
 @lru_cache(maxsize=256)
-def _gathers(p: Conv, backward: bool) -> tuple[tuple[Array, Array, blocking.GatherBlocks, int, bool], ...]:
+def _gathers(p: Conv, backward: bool) -> tuple[tuple[Array, Array, blocking.GatherBlocks, int], ...]:
     """For each residue class: its Gather as an array, its taps (filter row, column, source row, column), its blocks
-    and tasks, and whether the taps are all of the filter's in order."""
+    and tasks."""
     outs, ins = (p.icg, p.ocg) if backward else (p.ocg, p.icg)
     source_hw, target_hw = ((p.oh, p.ow), (p.ih, p.iw)) if backward else ((p.ih, p.iw), (p.oh, p.ow))
     step_h, step_w = (p.sh, p.sw) if backward else (1, 1)
@@ -412,8 +383,7 @@ def _gathers(p: Conv, backward: bool) -> tuple[tuple[Array, Array, blocking.Gath
                 b.together, int(step_h == step_w == 1), b.sums - blocking.MAX_COLUMNS,
             )  # fmt: skip
             tasks = p.g * blocking.ceil_div(p.mb * rows.size * cols.size, b.pixels)
-            in_order = [ta * p.kw + tb for ta, tb, _, _ in taps] == list(range(p.kh * p.kw)) and b.taps == len(taps)
-            found.append((np.array(gather, np.int64), np.array(taps, np.int64).reshape(-1), b, tasks, in_order))
+            found.append((np.array(gather, np.int64), np.array(taps, np.int64).reshape(-1), b, tasks))
     return tuple(found)
 
 
@@ -450,20 +420,17 @@ def _convolve(
     x_flat, y_flat = flat(x, p.nhwc), flat(y, p.nhwc)
     bias_flat, residual_flat = optional(bias, 1, p.dtype), optional_flat(residual, p.nhwc, p.dtype)
     pack = (_pack_columns if p.nhwc else _pack_rows)[p.dtype]
-    oihw = w5.strides[2:] == (p.kh * p.kw * w.itemsize, p.kw * w.itemsize, w.itemsize)
     gather = (_gather_nhwc if p.nhwc else _gather_nchw)[p.dtype]
     units = p.g * (blocking.ceil_div(outs, columns(p.dtype)) if p.nhwc else outs)
     not_finite: list[bool] = []
     phases: list[Phase] = []
-    for shape, taps, b, tasks, in_order in _gathers(p, backward):
+    for shape, taps, b, tasks in _gathers(p, backward):
         (packed,), (panel, sums), table = carve(
             workspace, p.dtype, [b.weights], threads, [b.panel, b.sums], threads, blocking.lines(b.table, 8)
         )
 
-        order = () if p.nhwc else (int(oihw and in_order),)
-
-        def pack_weights(tickets: Array, worker: int, packed=packed, shape=shape, taps=taps, order=order) -> None:
-            if not pack(w5, packed, shape, taps, *order, int(backward), tickets):
+        def pack_weights(tickets: Array, worker: int, packed=packed, shape=shape, taps=taps) -> None:
+            if pack(w5, packed, shape, taps, tickets) != 0:
                 not_finite.append(True)
 
         def gather_pixels(
