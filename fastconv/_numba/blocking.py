@@ -42,7 +42,7 @@ WINOGRAD_TILES = 42
 WINOGRAD_LINE_TILES = 126
 WINOGRAD_CHANNELS = 64
 WINOGRAD_INPUT_TILES = 14
-WINOGRAD_PACK_CHANNELS = 16
+WINOGRAD_PACK_CHANNELS = 8
 WINOGRAD_FEW_TILES = 98
 WINOGRAD_MANY_CHANNELS = 128
 WINOGRAD_LARGE_WEIGHTS = 4 << 20
@@ -301,7 +301,7 @@ def winograd_blocks(p: Conv, backward: bool, m: int) -> WinogradBlocks:
     scratch = max(
         grid.scratch(max(block, WINOGRAD_INPUT_TILES)),
         grid.band_rows * grid.tile_h * strip * MAX_LANES,
-        (p.kh * p.kw * WINOGRAD_PACK_CHANNELS + MAX_LANES) * MAX_LANES,
+        (p.kh * p.kw * MAX_LANES + MAX_LANES) * MAX_LANES,
     )
     columns = MAX_COLUMNS if shared else p.g * (outs + MAX_COLUMNS - 1)
     bias_row = round_up(outs, MAX_COLUMNS)

@@ -126,6 +126,18 @@ def _external(module: ir.Module, name: str, result: ir.Type, arguments: list[ir.
     return cgutils.get_or_insert_function(module, ir.FunctionType(result, arguments), name)
 
 
+LINE_BYTES = 64
+
+
+def fetch(at: ir.IRBuilder, pointer: ir.Value, ahead: int, count: int) -> None:
+    """Ask for the cache lines of `count` bytes that begin so many bytes after a pointer; they need not exist."""
+    byte = ir.IntType(8).as_pointer()
+    function = _external(at.module, "llvm.prefetch.p0", ir.VoidType(), [byte, I32, I32, I32])
+    start = at.bitcast(pointer, byte)
+    for line in range(0, count, LINE_BYTES):
+        at.call(function, [at.gep(start, [I64(ahead + line)]), I32(0), I32(3), I32(1)])
+
+
 def multiply_add(module: ir.Module, vector: ir.VectorType) -> ir.Function:
     """a * b + c, fused where the host can."""
     return _external(module, f"llvm.fmuladd.{_suffix(vector)}", vector, [vector] * 3)
@@ -206,19 +218,23 @@ def panel_columns(typingctx, array):
 BIAS_COLUMNS, BIAS_ROWS = "columns", "rows"
 
 
-def tile_function(module: ir.Module, scalar: ir.Type, rows: int, indirect: bool, bias: str | None) -> ir.Function:
+def tile_function(
+    module: ir.Module, scalar: ir.Type, rows: int, indirect: bool, bias: str | None, ahead: int = 0
+) -> ir.Function:
     """C[i][j] (+)= sum over runs r and k < depth of A[r][i][k] * B[(r depth + k) nr + j], i < rows, j < nr.
 
     nr = TILE_VECTORS vectors. Row i of run r starts `table[r * step + i]` elements after `a` if the tile is indirect;
     else there is one run, whose row i starts i * step elements after `a`. The accumulators live in registers (phi
     nodes) for the whole sum, which runs in the order of r and k for every element, whatever the tile. Accumulating adds
     the finished sum to C: partial sums stay short. With a `bias` the tile writes to Y in place of C, and if it is the
-    last of its sums it first adds the bias and clamps to [low, high]; NaN stays NaN.
+    last of its sums it first adds the bias and clamps to [low, high]; NaN stays NaN. B is fetched `ahead` bytes before
+    it is read.
     """
     vector = vector_type(scalar)
     nr = TILE_VECTORS * vector.count
     pointer = scalar.as_pointer()
-    kind = "_".join(["gemm", *(["indirect"] if indirect else []), *([bias] if bias else [])])
+    words = {"gemm": True, "indirect": indirect, bias: bias, f"ahead{ahead}": ahead}
+    kind = "_".join(str(word) for word, wanted in words.items() if wanted)
     name = f"fc_{'f32' if isinstance(scalar, ir.FloatType) else 'f64'}_{kind}_{rows}x{nr}__numba"
     if name in module.globals:
         return module.globals[name]
@@ -253,6 +269,8 @@ def tile_function(module: ir.Module, scalar: ir.Type, rows: int, indirect: bool,
     k, b_row = at.phi(I64), at.phi(pointer)
     sums = {ij: at.phi(vector) for ij in tile}
     b_values = [load(at, at.gep(b_row, [I64(j * vector.count)]), vector) for j in range(TILE_VECTORS)]
+    if ahead:
+        fetch(at, b_row, ahead, nr * itemsize(scalar))
     following = {}
     for i in range(rows):
         a_value = broadcast(at, at.load(at.gep(row[i], [k])), vector)

@@ -20,7 +20,7 @@ from fastconv._numba.arrays import flat, layout_flags, limits, optional, optiona
 from fastconv._numba.compile import CONTRACT, jit, kernel
 from fastconv._numba.gemm import TILE_ROWS, columns
 from fastconv._numba.tasks import Run, claim, run_phases
-from fastconv._numba.vector import get, numbers, panel_columns, put, vector_lanes, zero
+from fastconv._numba.vector import TILE_VECTORS, get, numbers, panel_columns, put, vector_lanes, zero
 from fastconv._numba.winograd_calls import (
     FORWARD,
     addresses,
@@ -101,6 +101,12 @@ shape_numbers = numbers(Shape)
 
 
 @jit
+def pack_chunk(memory):
+    """Input channels packed at a time: at least a vector, and few, so that their part of U stays in the L1."""
+    return max(PACK_CHANNELS, vector_lanes(memory))
+
+
+@jit
 def pack_channels(w, f, memory, to, taps, p, gather, group, first, c, end):
     """memory[to + point * u_point + channel * nr + column]: channels c..end of the panel from output channel `first`.
 
@@ -108,41 +114,40 @@ def pack_channels(w, f, memory, to, taps, p, gather, group, first, c, end):
     as vectors. Scratch from `taps` on.
     """
     nr, lanes = panel_columns(memory), vector_lanes(memory)
-    at = group * f.g + first * f.o + c * f.c
-    cells, channels = p.kh * p.kw, end - c
+    cells = p.kh * p.kw
     filled = min(nr, p.outs - first)
+    at = group * f.g + first * f.o
+    if f.o == 1 and filled == nr:  # HWIO: vectors lie there
+        for k in range(c, end):
+            call_spread(p.weights, w, at + k * f.c, f.along, f.b, nr, memory, to + k * nr, p.u_point)
+        return
     for j in range(0, nr, lanes):
         some = max(0, min(lanes, filled - j))
-        from_ = at + j * f.o
-        target = to + c * nr + j
-        if f.o == 1 and some == lanes:  # HWIO: vectors lie there
-            for k in range(channels):
-                call_spread(p.weights, w, from_ + k * f.c, f.along, f.b, lanes, memory, target + k * nr, p.u_point)
-            continue
+        from_ = at + j * f.o + c * f.c
         cell, channel = lanes, cells * lanes  # strides of the copies
         if f.step != 0:  # OIHW: the cells of a filter follow each other, or those of several channels
             low = from_ + min(f.step, 0) * (cells - 1)
-            runs = 1 if f.c == cells else channels
-            pixels = cells * channels // runs
+            runs = 1 if f.c == cells else end - c
+            pixels = cells * (end - c) // runs
             for k in range(runs):
                 call_gather(gather, w, low + k * f.c, f.o, some, pixels, pixels, 0, memory, taps + k * channel)
             cell *= f.step
         else:
-            cell, channel = PACK_CHANNELS * lanes, lanes
+            cell, channel = pack_chunk(memory) * lanes, lanes
             for t in range(cells):
-                place = from_ + t // p.kw * f.a + t % p.kw * f.b
+                place, to_taps = from_ + t // p.kw * f.a + t % p.kw * f.b, taps + t * cell
                 if f.c == 1:  # HWIO with its channels exchanged
-                    call_gather(gather, w, place, f.o, some, channels, channels, 0, memory, taps + t * cell)
+                    call_gather(gather, w, place, f.o, some, end - c, end - c, 0, memory, to_taps)
                     continue
-                for k in range(channels):
-                    to_taps = taps + t * cell + k * lanes
-                    zero(memory, to_taps, lanes)
+                zero(memory, to_taps, (end - c) * lanes)
+                for k in range(end - c):
                     for o in range(some):
-                        put(memory, to_taps + o, get(w, place + k * f.c + o * f.o))
+                        put(memory, to_taps + k * lanes + o, get(w, place + k * f.c + o * f.o))
         begin = taps if cell > 0 else taps - cell * (cells - 1)
         row = cell * f.row_cells
-        for k in range(channels):
-            call_spread(p.weights, memory, begin + k * channel, row, cell, lanes, memory, target + k * nr, p.u_point)
+        for k in range(c, end):
+            source = begin + (k - c) * channel
+            call_spread(p.weights, memory, source, row, cell, lanes, memory, to + k * nr + j, p.u_point)
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -247,6 +252,7 @@ def _convolve_tiles(
     p = shape_numbers(shape)
     f = filters_numbers(filters)
     nr = panel_columns(memory)
+    chunk = pack_chunk(memory)
     panels = (p.outs + nr - 1) // nr
     depth = s.channels
     own = worker * p.private
@@ -254,10 +260,10 @@ def _convolve_tiles(
     products, scratch = p.products_at + own, p.scratch_at + own
     for task in claim(tickets):
         if phase == WEIGHTS:  # some input channels of a panel
-            chunks = (depth + PACK_CHANNELS - 1) // PACK_CHANNELS
-            c, panel, group = task % chunks * PACK_CHANNELS, task // chunks % panels, task // chunks // panels
+            chunks = (depth + chunk - 1) // chunk
+            c, panel, group = task % chunks * chunk, task // chunks % panels, task // chunks // panels
             u = weights + group * p.points * p.u_point + panel * depth * nr
-            pack_channels(w, f, memory, u, scratch, p, s.gather, group, panel * nr, c, min(depth, c + PACK_CHANNELS))
+            pack_channels(w, f, memory, u, scratch, p, s.gather, group, panel * nr, c, min(depth, c + chunk))
             continue
         if phase == INPUTS:  # some tiles of a group
             chunks = (p.tiles + INPUT_TILES - 1) // INPUT_TILES
@@ -277,8 +283,8 @@ def _convolve_tiles(
         u = weights + (group * p.points * p.u_point if fused else 0)
         c = depth if fused else 0
         while c < depth:
-            pack_channels(w, f, memory, u, scratch, p, s.gather, group, first_channel, c, min(depth, c + PACK_CHANNELS))
-            c += PACK_CHANNELS
+            pack_channels(w, f, memory, u, scratch, p, s.gather, group, first_channel, c, min(depth, c + chunk))
+            c += chunk
         while block < last_block:
             start_tile, end_tile = block_start(p, block), block_start(p, block + 1)
             begin = v if fused else v + group * p.inputs + start_tile * s.row
@@ -416,7 +422,7 @@ def _convolve(
         inputs = p.g * blocking.ceil_div(b.grid.tiles, INPUT_TILES)
         run_phases(threads, (inputs, run(INPUTS)), (p.g * panels, run(OUTPUTS)))
     else:
-        weights = p.g * panels * blocking.ceil_div(ins, PACK_CHANNELS)
+        weights = p.g * panels * blocking.ceil_div(ins, max(PACK_CHANNELS, columns(p.dtype) // TILE_VECTORS))
         run_phases(threads, (weights, run(WEIGHTS)), (p.g * b.blocks, run(FUSED)))
     if suspects[-1]:
         repair, its_bias = _repair[p.dtype], optional(bias, 1, p.dtype)

@@ -88,7 +88,7 @@ def filters_of(w5: Array) -> Array:
 @lru_cache(maxsize=256)
 def _filters(strides: tuple[int, ...], itemsize: int, kh: int, kw: int) -> Array:
     g, o, c, a, b = (stride // itemsize for stride in strides)
-    step = b if kh == 1 else a if kw == 1 or a == kw * b else 0
+    step = a if kw == 1 else b if kh == 1 or a == kw * b else 0
     return np.array(
         Filters(g, o, c, a, b, b if kh == 1 else a, step if abs(step) == 1 else 0, 1 if 1 in (kh, kw) else kw), np.int64
     )

@@ -19,13 +19,18 @@ def gather(at: ir.IRBuilder, scalar: ir.Type, given: dict[str, ir.Value]) -> Non
     channels, pixels, width = given["channels"], given["pixels"], given["width"]
     stride, row_bytes = at.mul(given["stride"], I64(size)), I64(lanes * size)
     with at.goto_entry_block():
-        square, zeros = at.alloca(vectors, lanes), at.alloca(vectors)
+        square, zeros, line_at = at.alloca(vectors, lanes), at.alloca(vectors), at.alloca(I64)
     at.store(ir.Constant(vectors, None), zeros)
     nothing = at.bitcast(zeros, POINTER)
 
     def target_of(q: ir.Value) -> tuple[ir.Value, ir.Value]:
         """Where pixel q goes, and how many of its row are left."""
-        line = at.sdiv(q, width)
+        with at.if_else(at.icmp_signed("==", given["skip"], I64(0))) as (dense, gaps):
+            with dense:
+                at.store(I64(0), line_at)
+            with gaps:
+                at.store(at.sdiv(q, width), line_at)
+        line = at.load(line_at)
         place = at.add(q, at.mul(line, given["skip"]))
         return at.gep(given["target"], [at.mul(place, row_bytes)]), at.sub(width, at.sub(q, at.mul(line, width)))
 

@@ -10,6 +10,9 @@ from fastconv._numba import blocking, vector
 from fastconv._numba.vector import BIT, I64, broadcast, load, store, vector_type
 from fastconv._numba.winograd_emit import loop
 
+# How early transformed weights are fetched, in bytes: they come from the L3 once for each block of tiles.
+WEIGHTS_AHEAD = 2048
+
 PRODUCTS = "source row point weights weights_point target target_point points channels tiles depth terms"
 
 
@@ -40,7 +43,7 @@ def products(at: ir.IRBuilder, scalar: ir.Type, given: dict[str, ir.Value]) -> N
                     operands = [a_part, no_table, given["row"], b_part, c_rows, c_row, I64(1), terms, more]
 
                     def tile(rows: int) -> ir.Function:
-                        return vector.tile_function(at.module, scalar, rows, False, None)
+                        return vector.tile_function(at.module, scalar, rows, False, None, WEIGHTS_AHEAD)
 
                     _by_height(at, count, tile, operands)
 
@@ -54,7 +57,8 @@ def products(at: ir.IRBuilder, scalar: ir.Type, given: dict[str, ir.Value]) -> N
 
 
 def _in_heights(at: ir.IRBuilder, stop: ir.Value, body: Callable[[ir.Value, ir.Value], None]) -> None:
-    """Rows in tiles of the heights that have code: body(first, count); as gemm.height."""
+    """Rows in tiles of the heights that have code: body(first, count). As gemm.height, but where each height has code
+    the last tile shares its rows with the one before it: a tile of one or two rows takes as long as one of four."""
     with at.goto_entry_block():
         first = at.alloca(I64)
     at.store(I64(0), first)
@@ -66,8 +70,9 @@ def _in_heights(at: ir.IRBuilder, stop: ir.Value, body: Callable[[ir.Value, ir.V
     at.cbranch(at.icmp_signed(">", left, I64(0)), inside, after)
     at.position_at_end(inside)
     halves = at.ashr(at.add(left, I64(1)), I64(1))
+    shared = 2 * vector.TILE_ROWS if vector.HALF_TILE_ROWS == vector.TILE_ROWS else vector.TILE_ROWS
     count = at.select(at.icmp_signed("<=", left, I64(vector.HALF_TILE_ROWS)), left, halves)
-    count = at.select(at.icmp_signed(">=", left, I64(vector.TILE_ROWS)), I64(vector.TILE_ROWS), count)
+    count = at.select(at.icmp_signed(">=", left, I64(shared)), I64(vector.TILE_ROWS), count)
     at.store(at.add(row, count), first)
     body(row, count)
     at.branch(test)
