@@ -386,3 +386,14 @@ def numba_winograd_workspace(p: ConvProblem, threads: int, tile: int) -> int:
 numba_winograd_m2_workspace = partial(numba_winograd_workspace, tile=2)
 numba_winograd_m4_workspace = partial(numba_winograd_workspace, tile=4)
 numba_winograd_m6_workspace = partial(numba_winograd_workspace, tile=6)
+
+
+def numba_winograd_adjoint_workspace(p: ConvProblem, threads: int, tile: int) -> int:
+    from fastconv._numba import blocking, lower
+
+    return blocking.winograd_adjoint_bytes(lower(p), tile, threads)
+
+
+numba_winograd_adjoint_m2_workspace = partial(numba_winograd_adjoint_workspace, tile=2)
+numba_winograd_adjoint_m4_workspace = partial(numba_winograd_adjoint_workspace, tile=4)
+numba_winograd_adjoint_m6_workspace = partial(numba_winograd_adjoint_workspace, tile=6)

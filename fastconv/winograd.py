@@ -227,14 +227,15 @@ def _columns_in_pairs(matrix: Matrix, values: Sequence[Any]) -> list[Any]:
 
 
 def transform(what: str, tile: str, values: Sequence[Any]) -> list[Any]:
-    """B^T d, A^T m, G w ("input", "output", "weights"), or A y, G^T u ("output_adjoint", "weights_adjoint")."""
+    """B^T d, A^T m, G w ("input", "output", "weights"), or of their adjoints B v, A y, G^T u ("input_adjoint", ...)."""
     at, g, bt = transforms(*TILES[tile])
     points = at[1][1:-1:2]
     ones = [Fraction(1)] * len(points)
     if what == "input":
         return _rows_in_pairs(bt, points, values)
-    if what in ("output", "weights_adjoint"):
-        return _columns_in_pairs(at if what == "output" else _transposed(g), values)
+    columns = {"output": at, "weights_adjoint": _transposed(g), "input_adjoint": _transposed(bt)}
+    if what in columns:
+        return _columns_in_pairs(columns[what], values)
     return _rows_in_pairs(g if what == "weights" else _transposed(at), ones, values)
 
 

@@ -85,6 +85,14 @@ def probes():
     def taps(function, source, point, count, target):
         return calls.call_taps(function, source, 0, point, count, target, 0)
 
+    @kernel("int in1 int int out1 int int")
+    def additions(function, source, point, count, target, row, column):
+        return calls.call_addition(function, source, 0, point, count, target, 0, row, column)
+
+    @kernel("int in1 int out1")
+    def add(function, source, count, target):
+        calls.call_add(function, source, 0, count, target, 0)
+
     @kernel("int in1 int int int int int out1")
     def gather(function, source, stride, channels, pixels, width, skip, target):
         calls.call_gather(function, source, 0, stride, channels, pixels, width, skip, target, 0)
@@ -108,8 +116,8 @@ def probes():
         calls.call_outer(function, v, 0, v_row, m, 0, m_row, u, 0, u_row, rows, columns, depth, terms, accumulate)
 
     return {f.function.__name__: f for f in (
-        tile, block, indirect, ended, rows, apart, copy, finish, spread, outputs, taps, gather, scatter, finish_row,
-        products, outer,
+        tile, block, indirect, ended, rows, apart, copy, finish, spread, outputs, taps, additions, add, gather, scatter,
+        finish_row, products, outer,
     )}  # fmt: skip
 
 
@@ -265,10 +273,8 @@ def address(tile, dtype, what):
     """Of one of the functions that Winograd calls by address."""
     from fastconv._numba import winograd_calls as calls
 
-    if what in calls.MOVES:
-        return (calls.moves(dtype) | calls.gradient_moves(dtype))[what]
-    sets = (calls.FORWARD, calls.GRADIENT)
-    return next(calls.addresses(tile, dtype, *ends) for ends in sets if what in calls.kinds_of(*ends))[what]
+    which = next(name for name, kinds in calls.SETS.items() if what in kinds)
+    return calls.addresses(tile if what not in calls.MOVES else calls.TILES[0], dtype, which)[what]
 
 
 # How far the transforms may be from the matrices: units in the last place of the sum of absolute values.
@@ -277,7 +283,9 @@ TRANSFORM_ULPS = 12
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("tile", list(formulas.TILES))
-@pytest.mark.parametrize("what", ["weights", "input", "output", "output_adjoint", "weights_adjoint"])
+@pytest.mark.parametrize(
+    "what", ["weights", "input", "output", "output_adjoint", "weights_adjoint", "input_adjoint"]
+)
 def test_transforms_are_the_matrices(probes, rng, what, tile, dtype):
     lanes, _ = sizes(dtype)
     at, g, bt = formulas.matrices(tile)
@@ -316,6 +324,13 @@ def test_transforms_are_the_matrices(probes, rng, what, tile, dtype):
         spoiled.reshape(-1, n + 3)[matrix.shape[1] // 2, 1] = np.inf
         assert probes["taps"][dtype](function, spoiled.ravel(), n + 3, n, out.reshape(-1)) == 1
         return
+    elif what == "input_adjoint":
+        step = n + 5 if line else matrix.shape[0] * (n + 5)
+        assert probes["additions"][dtype](function, source, n + 3, n, target, step, n + 5) == 0
+        assert (np.abs(out[..., :n] - JUNK - expected) <= tolerance + 20 * np.finfo(dtype).eps).all()
+        spoiled = d.copy()
+        spoiled.reshape(-1, n + 3)[matrix.shape[1] // 2, 1] = np.nan
+        assert probes["additions"][dtype](function, spoiled.ravel(), n + 3, n, target, step, n + 5) == 1
     else:
         probes["spread"][dtype](function, source, row, n + 3, n, target, n + 5)
         assert (np.abs(out[..., :n] - expected) <= tolerance).all()
@@ -365,6 +380,10 @@ def test_end_of_a_row_of_channels(probes, rng, dtype):
             probes["finish_row"][dtype](function, source, count, added, -4.0, 5.0, y)
             np.testing.assert_array_equal(y[:count], np.clip(source + (added if added.size else 0), -4, 5))
             assert y[count] == JUNK
+        y[:count] = residual
+        probes["add"][dtype](address("f2x3", dtype, "add"), source, count, y)
+        np.testing.assert_array_equal(y[:count], source + residual)
+        assert y[count] == JUNK
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

@@ -90,7 +90,9 @@ def test_named_tiles_have_float32_constants(tile: str) -> None:
             assert value.denominator & (value.denominator - 1) == 0, "not dyadic"
 
 
-@pytest.mark.parametrize("what", ["input", "output", "weights", "output_adjoint", "weights_adjoint"])
+@pytest.mark.parametrize(
+    "what", ["input", "output", "weights", "input_adjoint", "output_adjoint", "weights_adjoint"]
+)
 @pytest.mark.parametrize("tile", TILES)
 def test_python_transforms_are_the_matrices(tile: str, what: str) -> None:
     at, g, bt = winograd.transforms(*winograd.TILES[tile])

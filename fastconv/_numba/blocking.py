@@ -46,6 +46,8 @@ WINOGRAD_PACK_CHANNELS = 8
 WINOGRAD_FEW_TILES = 98
 WINOGRAD_MANY_CHANNELS = 128
 WINOGRAD_LARGE_WEIGHTS = 4 << 20
+# Input channels of a partial sum: fewer where A^T magnifies errors more.
+WINOGRAD_TERMS = {"f6x3": 64, "f4x5": 128}
 # Channels of a tile on the rim gathered at a time (NHWC), and pixels of the rows of tiles taken at once (NCHW).
 WINOGRAD_PATCH = 64
 WINOGRAD_BAND_PIXELS = 256
@@ -350,6 +352,51 @@ def winograd_gradient_blocks(p: Conv, m: int) -> WinogradGradientBlocks:
         u_row, p.icg * u_row + MAX_LANES,
         scratch=lines(max(grid.scratch(WINOGRAD_INPUT_TILES), taps), itemsize),
     )  # fmt: skip
+
+
+class WinogradAdjointBlocks(NamedTuple):
+    """Blocking of the adjoint input gradient; sizes in elements."""
+
+    grid: WinogradGrid
+    images: int  # of a task
+    tiles: int  # of a block
+    row: int  # transformed gradients, from tile to tile and from point to point
+    point: int
+    product_point: int
+    weights: int
+    inputs: int  # of one thread, and likewise
+    products: int
+    scratch: int
+
+    def elements(self, threads: int) -> int:
+        return self.weights + threads * self.private()
+
+    def private(self) -> int:
+        return self.inputs + self.products + self.scratch
+
+
+def winograd_adjoint_blocks(p: Conv, m: int) -> WinogradAdjointBlocks:
+    itemsize = ITEMSIZE[p.dtype]
+    grid = winograd_grid(p, m, p.oh, p.ow)
+    image = max(1, grid.tiles_h * grid.tiles_w)
+    images = max(1, WINOGRAD_TILES // image)
+    tiles = ceil_div(images * image, ceil_div(images * image, WINOGRAD_TILES))
+    row = row_stride(p.ocg, itemsize)
+    point, product_point = tiles * row + WINOGRAD_PAD, tiles * WINOGRAD_CHANNELS + WINOGRAD_PAD
+    taps = (p.kh * p.kw + 1) * MAX_LANES * MAX_LANES
+    return WinogradAdjointBlocks(
+        grid, images, tiles, row, point, product_point,
+        weights=lines(grid.points * (p.ocg * (p.icg + MAX_COLUMNS - 1) + WINOGRAD_PAD), itemsize),
+        inputs=lines(grid.points * point, itemsize),
+        products=lines(grid.points * product_point, itemsize),
+        scratch=lines(max(grid.points * WINOGRAD_PATCH, taps), itemsize),
+    )  # fmt: skip
+
+
+def winograd_adjoint_bytes(p: Conv, m: int, threads: int) -> int:
+    """Workspace of the adjoint input gradient, or of the plain sums in its place."""
+    b = winograd_adjoint_blocks(p, m)
+    return max(b.elements(threads) * ITEMSIZE[p.dtype] + LINE_BYTES, im2col_bytes(p, "backward_input", threads))
 
 
 def winograd_bytes(p: Conv, pass_: str, m: int, threads: int) -> int:

@@ -20,23 +20,19 @@ from fastconv._numba.arrays import flat, layout_flags, limits, optional, optiona
 from fastconv._numba.compile import CONTRACT, jit, kernel
 from fastconv._numba.gemm import TILE_ROWS, columns
 from fastconv._numba.tasks import Run, claim, run_phases
-from fastconv._numba.vector import TILE_VECTORS, get, numbers, panel_columns, put, vector_lanes, zero
+from fastconv._numba.vector import get, numbers, panel_columns, put, vector_lanes
+from fastconv._numba.winograd_adjoint import adjoint_input_gradient
 from fastconv._numba.winograd_calls import (
-    FORWARD,
-    addresses,
     call_finish,
-    call_gather,
     call_output,
     call_output_plain,
     call_products,
     call_scatter,
-    call_spread,
-    moves,
+    functions,
 )
+from fastconv._numba.winograd_filters import filters_numbers, filters_of, pack_channels, pack_chunk, pack_tasks
 from fastconv._numba.winograd_input import (
     band_rows,
-    filters_numbers,
-    filters_of,
     source_numbers,
     source_of,
     transform_channels_last,
@@ -52,11 +48,7 @@ WEIGHTS, FUSED, INPUTS, OUTPUTS = 0, 1, 2, 3
 
 CHANNELS = blocking.WINOGRAD_CHANNELS
 INPUT_TILES = blocking.WINOGRAD_INPUT_TILES
-PACK_CHANNELS = blocking.WINOGRAD_PACK_CHANNELS
 PAD = blocking.WINOGRAD_PAD
-
-# Input channels of a partial sum: fewer where A^T magnifies errors more (csrc/winograd.c).
-TERMS = {"f6x3": 64, "f4x5": 128}
 
 
 class Shape(NamedTuple):
@@ -95,60 +87,6 @@ class Shape(NamedTuple):
 
 
 shape_numbers = numbers(Shape)
-
-# --------------------------------------------------------------------------------------------------------
-# Weights
-
-
-@jit
-def pack_chunk(memory):
-    """Input channels packed at a time: at least a vector, and few, so that their part of U stays in the L1."""
-    return max(PACK_CHANNELS, vector_lanes(memory))
-
-
-@jit
-def pack_channels(w, f, memory, to, taps, p, gather, group, first, c, end):
-    """memory[to + point * u_point + channel * nr + column]: channels c..end of the panel from output channel `first`.
-
-    Columns beyond the last output channel are zeros. The weights may have any strides: those of the usual orders move
-    as vectors. Scratch from `taps` on.
-    """
-    nr, lanes = panel_columns(memory), vector_lanes(memory)
-    cells = p.kh * p.kw
-    filled = min(nr, p.outs - first)
-    at = group * f.g + first * f.o
-    if f.o == 1 and filled == nr:  # HWIO: vectors lie there
-        for k in range(c, end):
-            call_spread(p.weights, w, at + k * f.c, f.along, f.b, nr, memory, to + k * nr, p.u_point)
-        return
-    for j in range(0, nr, lanes):
-        some = max(0, min(lanes, filled - j))
-        from_ = at + j * f.o + c * f.c
-        cell, channel = lanes, cells * lanes  # strides of the copies
-        if f.step != 0:  # OIHW: the cells of a filter follow each other, or those of several channels
-            low = from_ + min(f.step, 0) * (cells - 1)
-            runs = 1 if f.c == cells else end - c
-            pixels = cells * (end - c) // runs
-            for k in range(runs):
-                call_gather(gather, w, low + k * f.c, f.o, some, pixels, pixels, 0, memory, taps + k * channel)
-            cell *= f.step
-        else:
-            cell, channel = pack_chunk(memory) * lanes, lanes
-            for t in range(cells):
-                place, to_taps = from_ + t // p.kw * f.a + t % p.kw * f.b, taps + t * cell
-                if f.c == 1:  # HWIO with its channels exchanged
-                    call_gather(gather, w, place, f.o, some, end - c, end - c, 0, memory, to_taps)
-                    continue
-                zero(memory, to_taps, (end - c) * lanes)
-                for k in range(end - c):
-                    for o in range(some):
-                        put(memory, to_taps + k * lanes + o, get(w, place + k * f.c + o * f.o))
-        begin = taps if cell > 0 else taps - cell * (cells - 1)
-        row = cell * f.row_cells
-        for k in range(c, end):
-            source = begin + (k - c) * channel
-            call_spread(p.weights, memory, source, row, cell, lanes, memory, to + k * nr + j, p.u_point)
-
 
 # --------------------------------------------------------------------------------------------------------
 # Products and outputs of a block of tiles
@@ -359,7 +297,7 @@ def _numbers(p: Conv, backward: bool, tile: str) -> tuple[Array, Array, blocking
     outs, ins = (p.icg, p.ocg) if backward else (p.ocg, p.icg)
     source, target = ((p.oh, p.ow), (p.ih, p.iw)) if backward else ((p.ih, p.iw), (p.oh, p.ow))
     pad = (p.kh - 1 - p.ph, p.kw - 1 - p.pw) if backward else (p.ph, p.pw)
-    call = addresses(tile, p.dtype, *FORWARD) | moves(p.dtype)
+    call = functions(tile, p.dtype, "forward")
     inputs = source_of(
         p, grid, call["input"], call["gather"], ins, source, pad, (grid.alpha_h, grid.alpha_w), b.row, b.point
     )
@@ -369,8 +307,8 @@ def _numbers(p: Conv, backward: bool, tile: str) -> tuple[Array, Array, blocking
     shape = Shape(
         call["weights"], call["output"], call["scatter"], call["finish"], call["products"], outs, p.kh, p.kw, *target,
         *strides(p.nhwc, p.g * outs, *target), grid.points, int(p.kh == 1), grid.tiles, b.blocks, int(b.shared),
-        TERMS.get(tile, blocking.DEPTH_TERMS), panels * ins * nr + PAD, b.product_point, b.bias_row, b.inputs,
-        own if b.shared else b.bias, b.bias if b.shared else own, products, products + b.products, b.private(),
+        blocking.WINOGRAD_TERMS.get(tile, blocking.DEPTH_TERMS), panels * ins * nr + PAD, b.product_point, b.bias_row,
+        b.inputs, own if b.shared else b.bias, b.bias if b.shared else own, products, products + b.products, b.private(),
     )  # fmt: skip
     return inputs, np.array(shape, np.int64), b
 
@@ -422,8 +360,7 @@ def _convolve(
         inputs = p.g * blocking.ceil_div(b.grid.tiles, INPUT_TILES)
         run_phases(threads, (inputs, run(INPUTS)), (p.g * panels, run(OUTPUTS)))
     else:
-        weights = p.g * panels * blocking.ceil_div(ins, max(PACK_CHANNELS, columns(p.dtype) // TILE_VECTORS))
-        run_phases(threads, (weights, run(WEIGHTS)), (p.g * b.blocks, run(FUSED)))
+        run_phases(threads, (pack_tasks(p.g, outs, ins, p.dtype), run(WEIGHTS)), (p.g * b.blocks, run(FUSED)))
     if suspects[-1]:
         repair, its_bias = _repair[p.dtype], optional(bias, 1, p.dtype)
         arrays = x_flat, w5, its_bias, residual_flat, y_flat, suspects, source, shape, int(not backward)
@@ -590,3 +527,21 @@ def conv2d_backward_weight_winograd_f4x7_1d__numba(
     p: Conv, x: Array, dy: Array, dw: Array, workspace: Any, threads: int
 ) -> None:
     weight_gradient(p, "f4x7_1d", x, dy, dw, workspace, threads)
+
+
+def conv2d_backward_input_winograd_f2x3_adjoint__numba(
+    p: Conv, dy: Array, w: Array, bias: Any, residual: Any, dx: Array, workspace: Any, threads: int
+) -> None:
+    adjoint_input_gradient(p, "f2x3", dy, w, dx, workspace, threads)
+
+
+def conv2d_backward_input_winograd_f4x3_adjoint__numba(
+    p: Conv, dy: Array, w: Array, bias: Any, residual: Any, dx: Array, workspace: Any, threads: int
+) -> None:
+    adjoint_input_gradient(p, "f4x3", dy, w, dx, workspace, threads)
+
+
+def conv2d_backward_input_winograd_f6x3_adjoint__numba(
+    p: Conv, dy: Array, w: Array, bias: Any, residual: Any, dx: Array, workspace: Any, threads: int
+) -> None:
+    adjoint_input_gradient(p, "f6x3", dy, w, dx, workspace, threads)

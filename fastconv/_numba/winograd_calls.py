@@ -18,9 +18,18 @@ from fastconv._numba import vector
 from fastconv._numba.compile import CONTRACT, Kernel
 from fastconv._numba.vector import I64, address, intrinsic, scalar_type
 from fastconv._numba.winograd_emit import POINTER
-from fastconv._numba.winograd_moves import FINISH, GATHER, SCATTER, finish, gather, scatter
+from fastconv._numba.winograd_moves import ADD, FINISH, GATHER, SCATTER, add, finish, gather, scatter
 from fastconv._numba.winograd_products import OUTER, PRODUCTS, outer, products
-from fastconv._numba.winograd_tile import OUTPUT, SPREAD, TAPS, output, spread, weights_adjoint
+from fastconv._numba.winograd_tile import (
+    ADDITION,
+    OUTPUT,
+    SPREAD,
+    TAPS,
+    input_adjoint,
+    output,
+    spread,
+    weights_adjoint,
+)
 
 TILES = tuple(winograd.TILES)
 
@@ -29,11 +38,23 @@ POINTERS = {"source", "target", "bias", "residual", "weights"}
 NUMBERS = {"low", "high"}
 ARGUMENTS = {
     "weights": SPREAD, "input": SPREAD, "output_adjoint": SPREAD, "output": OUTPUT, "weights_adjoint": TAPS,
-    "gather": GATHER, "scatter": SCATTER, "finish": FINISH, "products": PRODUCTS, "outer": OUTER,
+    "input_adjoint": ADDITION,
+    "gather": GATHER, "scatter": SCATTER, "finish": FINISH, "add": ADD, "products": PRODUCTS, "outer": OUTER,
 }  # fmt: skip
-WITH_RESULT = {"output", "weights_adjoint"}
+WITH_RESULT = {"output", "weights_adjoint", "input_adjoint"}
 # Those that are the same for every tile.
-MOVES = ("outer", "gather", "scatter", "finish", "products")
+MOVES = {
+    "gather": gather, "scatter": scatter, "finish": finish, "add": add, "products": products, "outer": outer,
+}  # fmt: skip
+# What is compiled together: what each pass needs of a tile, and of the moves.
+SETS = {
+    "forward": ("weights", "input", "output"),
+    "weight": ("input", "output_adjoint", "weights_adjoint"),
+    "adjoint": ("weights", "output_adjoint", "input_adjoint"),
+    "moves": ("gather", "scatter", "finish", "products"),
+    "weight_moves": ("gather", "scatter", "outer"),
+    "adjoint_moves": ("gather", "add", "products"),
+}
 
 
 def _type_of(what: str, scalar: ir.Type) -> ir.FunctionType:
@@ -51,12 +72,11 @@ def _function(module: ir.Module, scalar: ir.Type, tile: str, what: str) -> ir.Fu
     given = dict(zip(names, function.args, strict=True))
     result: ir.Value | None = None
     if what in MOVES:
-        makers = {"gather": gather, "scatter": scatter, "finish": finish, "products": products, "outer": outer}
-        makers[what](at, scalar, given)
+        MOVES[what](at, scalar, given)
     elif what == "output":
         result = output(at, scalar, tile, given)
-    elif what == "weights_adjoint":
-        result = weights_adjoint(at, scalar, tile, given)
+    elif what in WITH_RESULT:
+        result = {"weights_adjoint": weights_adjoint, "input_adjoint": input_adjoint}[what](at, scalar, tile, given)
     else:
         spread(at, scalar, tile, what, given)
     if result is None:
@@ -69,16 +89,16 @@ def _function(module: ir.Module, scalar: ir.Type, tile: str, what: str) -> ir.Fu
 
 
 @intrinsic(prefer_literal=True)
-def _keep_addresses(typingctx, like, table, number, first, last):
-    """table[i] = the address of function i of KINDS, first <= i < last, for tile `number` and the type of `like`."""
-    if not all(isinstance(n, types.IntegerLiteral) for n in (number, first, last)):
+def _keep_addresses(typingctx, like, table, tile, which):
+    """table[i] = the address of function i of a set; `tile` and `which` are their numbers, `like` is of the type."""
+    if not all(isinstance(n, types.IntegerLiteral) for n in (tile, which)):
         return None
-    tile, kinds = TILES[number.literal_value], KINDS[first.literal_value : last.literal_value]
-    signature = types.void(like, table, types.int64, types.int64, types.int64)
+    name, kinds = TILES[tile.literal_value], list(SETS.values())[which.literal_value]
+    signature = types.void(like, table, types.int64, types.int64)
 
     def codegen(context, builder, sig, args):
         for i, what in enumerate(kinds):
-            function = _function(builder.module, scalar_type(sig.args[0]), tile, what)
+            function = _function(builder.module, scalar_type(sig.args[0]), name, what)
             place = address(context, builder, sig.args[1], args[1], I64(i))
             builder.store(builder.ptrtoint(function, I64), place)
         return context.get_dummy_value()
@@ -86,46 +106,29 @@ def _keep_addresses(typingctx, like, table, number, first, last):
     return signature, codegen
 
 
-# In sets that are compiled together, the first and the last of each: what the passes need, and what they share.
-KINDS = ("weights", "output", "input", "output_adjoint", "weights_adjoint", *MOVES)
-FORWARD, GRADIENT = ("weights", "input"), ("input", "weights_adjoint")
-
-
-def kinds_of(first: str, last: str) -> tuple[str, ...]:
-    return KINDS[KINDS.index(first) : KINDS.index(last) + 1]
-
-
-def _table(tile: str, first: str, last: str) -> Kernel:
-    number, begin, end = TILES.index(tile), KINDS.index(first), KINDS.index(last) + 1
-
+def _table(tile: int, which: int) -> Kernel:
     def addresses(like, table):
-        _keep_addresses(like, table, number, begin, end)
+        _keep_addresses(like, table, tile, which)
 
     return Kernel(addresses, "in1 outints1", {"fastmath": CONTRACT})
 
 
-@lru_cache(maxsize=64)
-def addresses(tile: str, dtype: str, first: str, last: str) -> dict[str, int]:
-    """Addresses of the functions `first` to `last` of KINDS; compiled on first use, and never freed."""
-    kinds = kinds_of(first, last)
-    table = np.zeros(len(kinds), np.int64)
-    kernel = _table(tile, first, last)
+_KEPT: list[Kernel] = []  # their code
+
+
+@lru_cache(maxsize=128)
+def addresses(tile: str, dtype: str, which: str) -> dict[str, int]:
+    """Addresses of the functions of a set, compiled on first use."""
+    kernel = _table(TILES.index(tile), list(SETS).index(which))
+    table = np.zeros(len(SETS[which]), np.int64)
     kernel[dtype](np.zeros(0, dtype), table)
     _KEPT.append(kernel)
-    return dict(zip(kinds, map(int, table), strict=True))
+    return dict(zip(SETS[which], map(int, table), strict=True))
 
 
-_KEPT: list[Kernel] = []
-
-
-def moves(dtype: str) -> dict[str, int]:
-    """Addresses of what forward and input gradient need beside the transforms."""
-    return addresses(TILES[0], dtype, "gather", "products")
-
-
-def gradient_moves(dtype: str) -> dict[str, int]:
-    """And the weight gradient."""
-    return addresses(TILES[0], dtype, "outer", "scatter")
+def functions(tile: str, dtype: str, which: str, moves: str = "moves") -> dict[str, int]:
+    """Addresses of the functions of a set and of the moves, which are the same for every tile."""
+    return addresses(tile, dtype, which) | addresses(TILES[0], dtype, moves)
 
 
 # What a transform of outputs without an epilogue does without.
@@ -184,6 +187,12 @@ def call_taps(typingctx, function, source, s, point, count, target, t):
 
 
 @intrinsic
+def call_addition(typingctx, function, source, s, point, count, target, t, row, column):
+    """input_adjoint by address."""
+    return _call("input_adjoint", source, s, point, count, target, t, row, column)
+
+
+@intrinsic
 def call_gather(typingctx, function, source, s, stride, channels, pixels, width, skip, target, t):
     """gather by address."""
     return _call("gather", source, s, stride, channels, pixels, width, skip, target, t)
@@ -199,6 +208,12 @@ def call_scatter(typingctx, function, source, s, pixels, channels, residual, r, 
 def call_finish(typingctx, function, source, s, count, residual, r, low, high, target, t):
     """finish by address, of an empty residual without it."""
     return _call("finish", source, s, count, residual, r, source.dtype, source.dtype, target, t)
+
+
+@intrinsic
+def call_add(typingctx, function, source, s, count, target, t):
+    """add by address."""
+    return _call("add", source, s, count, target, t)
 
 
 @intrinsic

@@ -6,7 +6,6 @@ numbered along the rows of tiles of all images.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -62,36 +61,6 @@ def source_of(
         row, point, grid.tile_h, grid.tile_w, grid.tiles_h, grid.tiles_w, grid.band_rows,
     )  # fmt: skip
     return np.array(source, np.int64)
-
-
-class Filters(NamedTuple):
-    """Where the weights lie: strides in elements."""
-
-    g: int
-    o: int
-    c: int
-    a: int
-    b: int
-    along: int  # of a line of cells, in one dimension the one it runs along
-    step: int  # 1 or -1 if the cells of a filter follow each other in memory, in that direction; else 0
-    row_cells: int  # cells from one line to the next, in one dimension along the line
-
-
-filters_numbers = numbers(Filters)
-
-
-def filters_of(w5: Array) -> Array:
-    """Filters of weights (group, output channel, input channel, row, column), any strides."""
-    return _filters(w5.strides, w5.itemsize, w5.shape[3], w5.shape[4])
-
-
-@lru_cache(maxsize=256)
-def _filters(strides: tuple[int, ...], itemsize: int, kh: int, kw: int) -> Array:
-    g, o, c, a, b = (stride // itemsize for stride in strides)
-    step = a if kw == 1 else b if kh == 1 or a == kw * b else 0
-    return np.array(
-        Filters(g, o, c, a, b, b if kh == 1 else a, step if abs(step) == 1 else 0, 1 if 1 in (kh, kw) else kw), np.int64
-    )
 
 
 @jit

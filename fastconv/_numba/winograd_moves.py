@@ -155,3 +155,20 @@ def finish(at: ir.IRBuilder, scalar: ir.Type, given: dict[str, ir.Value]) -> Non
         vector.pieces(at, scalar, at.sub(given["count"], j), emit)
 
     loop(at, given["count"], panel, body)
+
+
+ADD = "source count target"
+
+
+def add(at: ir.IRBuilder, scalar: ir.Type, given: dict[str, ir.Value]) -> None:
+    """target[j] += source[j] for j < count."""
+    vectors, size = vector_type(scalar), vector.itemsize(scalar)
+    whole = at.mul(at.sdiv(given["count"], I64(vectors.count)), I64(vectors.count))
+
+    def some(first: ir.Value, kind: ir.Type) -> None:
+        place = at.mul(first, I64(size))
+        source, target = at.gep(given["source"], [place]), at.gep(given["target"], [place])
+        store(at, at.fadd(load(at, target, kind), load(at, source, kind)), target)
+
+    loop(at, whole, vectors.count, lambda j: some(j, vectors))
+    loop(at, at.sub(given["count"], whole), 1, lambda j: some(at.add(whole, j), scalar))

@@ -167,6 +167,42 @@ def output(at: ir.IRBuilder, scalar: ir.Type, tile: str, given: dict[str, ir.Val
     return at.zext(_any_nan(at, at.load(probe)), I64)
 
 
+ADDITION = "source point count target row column"
+
+
+def input_adjoint(at: ir.IRBuilder, scalar: ir.Type, tile: str, given: dict[str, ir.Value]) -> ir.Value:
+    """target[r * row + s * column + j] += (B v_j B^T)_rs for j < count, whole vectors; v_j's point p =
+    source[p * point + j]. 1 if any of what is added is not finite, else 0."""
+    _, after, lines = _shape(tile, "input_adjoint")
+    size, vectors = vector.itemsize(scalar), vector_type(scalar)
+    row, column, point = (at.mul(given[name], I64(size)) for name in ("row", "column", "point"))
+    with at.goto_entry_block():
+        probe = at.alloca(vectors)
+    at.store(ir.Constant(vectors, None), probe)
+
+    def body(j: ir.Value) -> None:
+        offset = at.mul(j, I64(size))
+        source, target = at.gep(given["source"], [offset]), at.gep(given["target"], [offset])
+
+        def load_line(s: ir.Value) -> Cells:
+            return [Lanes(at, load(at, place, vectors)) for place in _line_of_points(at, source, point, s, tile)]
+
+        def store_line(r: ir.Value, values: Cells) -> None:
+            start = opaque(at, at.gep(target, [at.mul(r, row)]))
+            fault = at.load(probe)
+            for place, value in zip(places(at, start, column if lines[0] else row, after), values, strict=True):
+                fault = at.fadd(fault, at.fsub(value.value, value.value))
+                store(at, at.fadd(load(at, place, vectors), value.value), place)
+            at.store(fault, probe)
+
+        _separable(
+            at, lines, vectors, lambda cells: winograd.transform("input_adjoint", tile, cells), load_line, store_line
+        )
+
+    loop(at, given["count"], vectors.count, body)
+    return at.zext(_any_nan(at, at.load(probe)), I64)
+
+
 TAPS = "source point count target"
 
 

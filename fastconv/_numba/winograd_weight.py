@@ -21,10 +21,9 @@ from fastconv._numba.compile import kernel
 from fastconv._numba.im2col import conv2d_backward_weight_im2col__numba
 from fastconv._numba.tasks import Run, claim, run_phases
 from fastconv._numba.vector import copy, get, numbers, put, vector_lanes
-from fastconv._numba.winograd_calls import GRADIENT, addresses, call_outer, call_scatter, call_taps, gradient_moves
+from fastconv._numba.winograd_calls import call_outer, call_scatter, call_taps, functions
+from fastconv._numba.winograd_filters import filters_numbers, filters_of
 from fastconv._numba.winograd_input import (
-    filters_numbers,
-    filters_of,
     source_numbers,
     source_of,
     transform_channels_last,
@@ -125,7 +124,7 @@ def _numbers(p: Conv, tile: str) -> tuple[Array, Array, Array, blocking.Winograd
     """Sources of x and dy, and Shape, as arrays; and the blocks."""
     b = blocking.winograd_gradient_blocks(p, winograd.TILES[tile][0])
     grid = b.grid
-    call = addresses(tile, p.dtype, *GRADIENT) | gradient_moves(p.dtype)
+    call = functions(tile, p.dtype, "weight", "weight_moves")
 
     inputs = source_of(
         p, grid, call["input"], call["gather"], p.icg, (p.ih, p.iw), (p.ph, p.pw), (grid.alpha_h, grid.alpha_w),
