@@ -308,7 +308,8 @@ def _numbers(p: Conv, backward: bool, tile: str) -> tuple[Array, Array, blocking
         call["weights"], call["output"], call["scatter"], call["finish"], call["products"], outs, p.kh, p.kw, *target,
         *strides(p.nhwc, p.g * outs, *target), grid.points, int(p.kh == 1), grid.tiles, b.blocks, int(b.shared),
         blocking.WINOGRAD_TERMS.get(tile, blocking.DEPTH_TERMS), panels * ins * nr + PAD, b.product_point, b.bias_row,
-        b.inputs, own if b.shared else b.bias, b.bias if b.shared else own, products, products + b.products, b.private(),
+        b.inputs, own if b.shared else b.bias, b.bias if b.shared else own, products, products + b.products,
+        b.private(),
     )  # fmt: skip
     return inputs, np.array(shape, np.int64), b
 
