@@ -110,6 +110,7 @@ def _table(tile: int, which: int) -> Kernel:
     def addresses(like, table):
         _keep_addresses(like, table, tile, which)
 
+    addresses.__name__ = f"winograd_{TILES[tile]}_{list(SETS)[which]}"  # in the notice of a compilation
     return Kernel(addresses, "in1 outints1", {"fastmath": CONTRACT})
 
 
