@@ -377,6 +377,12 @@ def numba_im2col_workspace(p: ConvProblem, threads: int) -> int:
     return blocking.im2col_bytes(lower(p), p.pass_, threads)
 
 
+def numba_depthwise_workspace(p: ConvProblem, threads: int) -> int:
+    from fastconv._numba import blocking, lower
+
+    return blocking.depthwise_bytes(lower(p), p.pass_, threads)
+
+
 def numba_winograd_workspace(p: ConvProblem, threads: int, tile: int) -> int:
     from fastconv._numba import blocking, lower
 

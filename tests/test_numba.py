@@ -16,7 +16,9 @@ pytest.importorskip("numba")
 import fastconv
 from fastconv import winograd as formulas
 from fastconv._numba import blocking, lower
-from fastconv.problem import ConvProblem
+from fastconv.problem import ConvProblem, pool_problem
+from fastconv.registry import KERNELS
+from tests.rows import check, run_of
 
 FLOATS = ("float32", "float64")
 JUNK = 7.0
@@ -25,7 +27,7 @@ JUNK = 7.0
 @pytest.fixture(scope="module")
 def probes():
     """Entry points from Python to the intrinsics."""
-    from fastconv._numba import gemm, vector
+    from fastconv._numba import gemm, im2col, im2col_weight, moves, vector
     from fastconv._numba import winograd_calls as calls
     from fastconv._numba.compile import kernel
 
@@ -52,9 +54,23 @@ def probes():
         )  # fmt: skip
 
     @kernel("in1 int out1 int int int")
-    def rows(source, source_step, target, target_step, count, width):
+    def some_rows(source, source_step, target, target_step, count, width):
         vector.zero_rows(target, 0, target_step, count, width)
         vector.copy_rows(source, 0, source_step, target, 0, target_step, count, width)
+
+    @kernel("in1 int out1 int int int")
+    def halves(source, source_step, target, target_step, count, width):
+        moves.copy_halves(source, 0, source_step, target, 0, target_step, count, width)
+
+    @kernel("in1 ints1 int int int int in1 out1 int int int")
+    def pixels(a, table, runs, depth, a_step, row_step, b, c, rs_c, rows, accumulate):
+        im2col_weight.gemm_pixels(
+            a, 0, table, 0, runs, depth, a_step, row_step, b, 0, c, 0, rs_c, rows, accumulate != 0
+        )
+
+    @kernel("in1 int int out1 int int int")
+    def turned(w, s_row, s_column, packed, step, rows, columns):
+        im2col.turn(w, 0, s_row, s_column, packed, 0, step, rows, columns)
 
     @kernel("in1 in1")
     def apart(a, b):
@@ -64,6 +80,10 @@ def probes():
     def copy(source, target, start, count):
         vector.copy_run(source, 0, target, start, count)
         vector.zero_run(target, 0, start)
+
+    @kernel("in1 int int int out1 int")
+    def transpose(source, source_row, rows, count, target, target_row):
+        vector.transpose_run(source, 0, source_row, rows, count, target, 0, target_row)
 
     @kernel("in1 in1 int in1 int out1 int scalar scalar scalar")
     def finish(sums, bias, bias_count, residual, residual_count, y, count, addend, low, high):
@@ -116,8 +136,8 @@ def probes():
         calls.call_outer(function, v, 0, v_row, m, 0, m_row, u, 0, u_row, rows, columns, depth, terms, accumulate)
 
     return {f.function.__name__: f for f in (
-        tile, block, indirect, ended, rows, apart, copy, finish, spread, outputs, taps, additions, add, gather, scatter,
-        finish_row, products, outer,
+        tile, block, indirect, ended, some_rows, halves, pixels, turned, apart, copy, transpose, finish, spread,
+        outputs, taps, additions, add, gather, scatter, finish_row, products, outer,
     )}  # fmt: skip
 
 
@@ -227,8 +247,102 @@ def test_rows_of_every_width(probes, rng, dtype):
             expected = target.copy()
             for r in range(count):
                 expected[r * target_step : r * target_step + width] = source[r * source_step : r * source_step + width]
-            probes["rows"][dtype](source, source_step, target, target_step, count, width)
+            probes["some_rows"][dtype](source, source_step, target, target_step, count, width)
             np.testing.assert_array_equal(target, expected)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_every_other_element_of_rows_of_every_width(probes, rng, dtype):
+    _, nr = sizes(dtype)
+    for width in range(nr + 1):
+        for count in (0, 1, 3):
+            source_step, target_step = 2 * width + 1, nr + 2
+            length = max(0, count - 1) * source_step + max(0, 2 * width - 1)  # no element to spare
+            source = rng.standard_normal(length).astype(dtype)
+            target = np.full(3 * target_step, JUNK, dtype)
+            expected = target.copy()
+            for r in range(count):
+                row = source[r * source_step :][: 2 * width : 2]
+                expected[r * target_step : r * target_step + width] = row[:width]
+            probes["halves"][dtype](source, source_step, target, target_step, count, width)
+            np.testing.assert_array_equal(target, expected)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("accumulate", [False, True])
+@pytest.mark.parametrize(
+    "runs, depth, a_step, row_step", [(0, 3, 1, 7), (2, 0, 1, 7), (1, 1, 1, 1), (3, 7, 6, 1), (4, 5, 2, 11)]
+)
+def test_micro_kernel_of_pixels_every_height(probes, rng, dtype, accumulate, runs, depth, a_step, row_step):
+    from fastconv._numba import vector
+
+    _, nr = sizes(dtype)
+    for rows in vector.TILE_HEIGHTS:
+        reach = max(depth - 1, 0) * a_step + (rows - 1) * row_step + 1
+        table = rng.integers(0, 9, runs)
+        a = rng.integers(-3, 4, 8 + reach).astype(dtype)
+        b = rng.integers(-3, 4, runs * depth * nr).astype(dtype)
+        rs_c = nr + 3
+        c = np.full(rows * rs_c, JUNK, dtype)
+        expected = c.copy()
+        matrix = np.array(
+            [[a[t + k * a_step + i * row_step] for t in table for k in range(depth)] for i in range(rows)], dtype
+        ).reshape(rows, runs * depth)
+        block = expected.reshape(rows, rs_c)
+        block[:, :nr] = matrix @ b.reshape(runs * depth, nr) + (JUNK if accumulate else 0)
+        probes["pixels"][dtype](a, table, runs, depth, a_step, row_step, b, c, rs_c, rows, accumulate)
+        np.testing.assert_array_equal(c, expected, err_msg=f"{rows} rows")
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_weights_are_turned_at_every_edge(probes, dtype):
+    lanes, _ = sizes(dtype)
+    for rows in (0, 1, lanes - 1, lanes, 2 * lanes + 1):
+        for columns in (0, 1, lanes, lanes + 3):
+            for s_row, s_column in ((columns + 2, 1), (1, rows + 1), (3, 3 * rows + 2)):
+                length = max(0, rows - 1) * s_row + max(0, columns - 1) * s_column + 1
+                w, step = np.arange(1, length + 1, dtype=dtype), rows + 2
+                packed = np.full(columns * step + 1, JUNK, dtype)
+                expected = packed.copy()
+                for column in range(columns):
+                    for row in range(rows):
+                        expected[column * step + row] = w[row * s_row + column * s_column]
+                probes["turned"][dtype](w, s_row, s_column, packed, step, rows, columns)
+                np.testing.assert_array_equal(packed, expected)
+
+
+def numba_row(name):
+    return next(k for k in KERNELS if k.name == name)
+
+
+@pytest.mark.parametrize("pass_", ["forward", "backward_input", "backward_weight"])
+@pytest.mark.parametrize("k, s", [(3, 1), (3, 2), (5, 1)])
+def test_depthwise_rows_of_every_width_and_channels(pass_, k, s):
+    """Tiles whole, at one edge, at both; vectors of columns (NCHW) and channels (NHWC) of every length."""
+    kernel = numba_row(f"conv2d_{pass_}_depthwise__numba")
+    lanes, _ = sizes("float32")
+    for number in range(1, 2 * lanes + k + 1):
+        for text, layout in (
+            (f"g2mb1ic2ih{5 + number % 4}iw{s * number}oc2kh{k}sh{s}ph{k // 2}", "NCHW"),
+            (f"g{number}mb1ic{number}ih6iw{4 + 3 * s}oc{number}kh{k}sh{s}ph{k // 2}", "NHWC"),
+        ):
+            problem = ConvProblem.parse(text, pass_=pass_, layout=layout)
+            check(run_of(kernel, problem), problem, kernel.algorithm)
+
+
+@pytest.mark.parametrize("op", ["max_pool2d", "avg_pool2d"])
+@pytest.mark.parametrize("window, stride, padding", [(2, 2, 0), (3, 2, 1), (3, 1, 1)])
+def test_pooled_rows_of_every_width_and_channels(op, window, stride, padding):
+    lanes, _ = sizes("float32")
+    for number in range(1, 2 * lanes + 2):
+        for layout, c, iw in (("NCHW", 2, stride * number + window - 1), ("NHWC", number, 9)):
+            for pass_, indexed in (("forward", False), ("forward", op == "max_pool2d"), ("backward", False)):
+                problem = pool_problem(
+                    "test", op, pass_=pass_, mb=1, c=c, ih=7, iw=iw, kernel_size=window, stride=stride,
+                    padding=padding, return_indices=indexed, layout=layout,
+                )  # fmt: skip
+                kernel = numba_row(f"{op}_{pass_}_direct__numba")
+                check(run_of(kernel, problem), problem, kernel.algorithm)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -250,6 +364,22 @@ def test_runs_touch_nothing_else(probes, dtype):
             expected[:start] = 0
             expected[start : start + count] = source
             np.testing.assert_array_equal(target, expected)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_transposition_every_edge(probes, dtype):
+    lanes, _ = sizes(dtype)
+    for rows in range(lanes + 1):
+        for count in range(lanes + 1):
+            source_row, target_row = count + 1, lanes + 2
+            source = np.arange(1, max(rows - 1, 0) * source_row + count + 1, dtype=dtype)
+            target = np.full(lanes * target_row, JUNK, dtype)
+            probes["transpose"][dtype](source, source_row, rows, count, target, target_row)
+            expected = np.full((lanes, target_row), JUNK, dtype)
+            expected[:, :lanes] = 0
+            for i in range(rows):
+                expected[:count, i] = source[i * source_row : i * source_row + count]
+            np.testing.assert_array_equal(target.reshape(lanes, target_row), expected)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

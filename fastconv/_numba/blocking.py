@@ -26,11 +26,11 @@ DEPTH_TERMS = 256
 NHWC_PIXELS = 168
 NCHW_PIXELS = 192
 
-# Weight gradient: pixels summed in one go (short partial sums round less), output channels and elements of the
-# sums that a task keeps.
+# Weight gradient: pixels summed in one go (short partial sums round less), elements of a copy of the input.
 GRADIENT_PIXELS = 256
-GRADIENT_CHANNELS = 512
-GRADIENT_SUMS = 128 * 1024
+GRADIENT_COPY = 64 * 1024
+# Input channels up to which the copy of an image in NCHW comes pixel after pixel, too.
+GRADIENT_THIN = 4
 # Tasks that are enough to occupy the threads evenly.
 ENOUGH_TASKS = 8
 
@@ -176,30 +176,40 @@ def class_blocks(p: Conv, backward: bool, rows: Axis, cols: Axis) -> GatherBlock
 
 
 class GradientBlocks(NamedTuple):
-    """Blocking of the weight gradient; sizes in elements, `table` in int64."""
+    """Blocking of the weight gradient; sizes in elements."""
 
-    pixels: int
-    outs: int  # output channels of a task
-    columns: int  # (tap, input channel) columns of a task, a multiple of MAX_COLUMNS
-    gradients: int  # packed output gradient of one thread
-    panel: int  # packed input of one thread
-    sums: int
-    table: int
+    rows: int  # output rows of a block
+    channels: int  # input channels of a copy
+    planar: bool  # the copy comes channel after channel
+    width: int  # columns of the copy, `step` columns of the input apart
+    step: int
+    image_rows: int  # its rows under an output row, and from one output row to the next
+    row_step: int
+    sums: int  # all sums, shared
+    own: int  # of a thread: the copy, a panel of the output gradient, a table
+    copy: int
+    panel: int
 
 
 def gradient_blocks(p: Conv) -> GradientBlocks:
     itemsize = ITEMSIZE[p.dtype]
-    outs = min(p.ocg, GRADIENT_CHANNELS)
-    panels = ceil_div(p.icg * p.kh * p.kw, MAX_COLUMNS)
-    most = max(1, GRADIENT_SUMS // (max(outs, 1) * MAX_COLUMNS))
-    others = p.g * ceil_div(p.ocg, max(outs, 1))
-    share = ceil_div(panels * others, ENOUGH_TASKS)
-    columns = max(1, min(panels, most, share)) * MAX_COLUMNS
-    pixels = max(1, min(GRADIENT_PIXELS, p.mb * p.oh * p.ow))
+    rows = max(1, min(GRADIENT_PIXELS // max(p.ow, 1), p.mb * p.oh))
+    step = p.sw if p.kw == 1 else 1
+    width = p.ow if p.kw == 1 else (p.ow - 1) * p.sw + (p.kw - 1) * p.dw + 1
+    image_rows = (p.kh - 1) * p.dh + 1
+    row_step = 1 if p.kh == 1 else min(p.sh, image_rows)
+    images = min(p.mb, ceil_div(rows, max(p.oh, 1)) + 1)  # whose rows are in a block
+    cells = width * min(rows * image_rows, rows * row_step + images * image_rows)
+    multiple = MAX_ROWS * 3  # of any tile's rows
+    channels = max(multiple, GRADIENT_COPY // max(1, cells) // multiple * multiple)
+    planar = not p.nhwc and p.icg > GRADIENT_THIN
+    copy = lines(cells * (min(channels, p.icg) + MAX_ROWS) + MAX_COLUMNS, itemsize)
+    panel = lines((rows * p.ow + MAX_LANES) * MAX_COLUMNS, itemsize)
+    table = lines(ceil_div(2 * rows * 8, itemsize), itemsize)
+    sums = p.g * round_up(p.ocg, MAX_COLUMNS) * p.kh * p.kw * p.icg
     return GradientBlocks(
-        pixels, outs, columns,
-        lines(outs * row_stride(pixels, itemsize), itemsize), lines(pixels * MAX_COLUMNS, itemsize),
-        lines(outs * columns, itemsize), 4 * pixels,
+        rows, channels, planar, width, step, image_rows, row_step, lines(sums, itemsize),
+        copy + panel + table, copy, panel,
     )  # fmt: skip
 
 
@@ -207,15 +217,12 @@ def gather_thread_bytes(b: GatherBlocks, itemsize: int) -> int:
     return (b.panel + b.sums) * itemsize + lines(b.table, 8) * 8
 
 
-def gradient_thread_bytes(b: GradientBlocks, itemsize: int) -> int:
-    return (b.gradients + b.panel + b.sums) * itemsize + lines(b.table, 8) * 8
-
-
 def im2col_bytes(p: Conv, pass_: str, threads: int) -> int:
     """Workspace of the im2col kernels."""
     itemsize = ITEMSIZE[p.dtype]
     if pass_ == "backward_weight":
-        return threads * gradient_thread_bytes(gradient_blocks(p), itemsize)
+        blocks = gradient_blocks(p)
+        return (blocks.sums + threads * blocks.own) * itemsize
     need = 0
     row_axes, column_axes = axes(p, pass_ == "backward_input")
     for rows in row_axes:
@@ -407,3 +414,91 @@ def winograd_bytes(p: Conv, pass_: str, m: int, threads: int) -> int:
         return max(lines(g.elements(threads), itemsize) * itemsize + LINE_BYTES, im2col_bytes(p, pass_, threads))
     b = winograd_blocks(p, pass_ == "backward_input", m)
     return b.elements(p.g, threads) * itemsize + lines(b.suspects, 8) * 8
+
+
+# Numbers of a tap in their tables.
+DEPTHWISE_TAP = 5
+# Output rows of a task whose source is copied with its channels in order (depthwise, NHWC, a multiplier).
+DEPTHWISE_ROWS = 8
+
+
+class DepthwiseBlocks(NamedTuple):
+    """Blocking of a depthwise convolution; strides in elements, `weights`, `copy` and `table` in bytes."""
+
+    weights: int  # packed, shared by all threads
+    pitch: int  # NHWC: from tap to tap of them, never a multiple of what would put them into few sets of the cache
+    rows: int  # output rows of a task, where the source is copied
+    row: int  # of the copy: a row
+    apart: int  # a channel of a group (NHWC) or the columns of one residue of the stride (NCHW)
+    copy: int  # of one thread
+    table: int
+
+
+def depthwise_blocks(p: Conv, backward: bool) -> DepthwiseBlocks:
+    """Forward and input gradient."""
+    itemsize = ITEMSIZE[p.dtype]
+    channels, depth = (p.g, p.ocg) if backward else (p.g * p.ocg, 1)
+    ih, iw, sh, sw = (p.oh, p.ow, 1, 1) if backward else (p.ih, p.iw, p.sh, p.sw)
+    taps = p.kh * p.kw
+    pitch = round_up(channels, MAX_LANES) + MAX_LANES if p.nhwc else channels
+    rows = row = apart = size = 0
+    if p.nhwc and p.ocg > 1:
+        rows, row = DEPTHWISE_ROWS, iw * channels
+        apart = ((rows - 1) * sh + (p.kh - 1) * p.dh + 1) * row
+        size = apart * depth
+    elif not p.nhwc and sw > 1:
+        apart = ceil_div(iw, sw)
+        row = apart * sw
+        size = ih * row
+    if not p.nhwc:
+        size += taps * depth * MAX_LANES  # masks
+    return DepthwiseBlocks(
+        lines(taps * depth * pitch, itemsize) * itemsize, pitch, rows, row, apart,
+        lines(size, itemsize) * itemsize, lines(DEPTHWISE_TAP * taps * depth, 8) * 8,
+    )  # fmt: skip
+
+
+# Weight gradient in NHWC: tasks of output rows, at most so many; pixels of one at least, and of a call of the tile;
+# channels of a task, where rows alone are too few.
+DEPTHWISE_BLOCKS, DEPTHWISE_BLOCK_PIXELS, DEPTHWISE_PIXELS, DEPTHWISE_CHANNELS = 16, 256, 64, 64
+
+
+class DepthwiseWeightBlocks(NamedTuple):
+    """Blocking of a depthwise weight gradient; sizes in elements."""
+
+    block: int  # NHWC: output rows of a task, how many such blocks, channels of a task, and parts of them
+    blocks: int
+    channels: int
+    parts: int
+    rows: int  # of a call of the tile
+    row: int  # NCHW: columns of a copy
+    shared: int  # the sums of the blocks
+    own: int  # of a thread: a copy of the input, and (NCHW) sums
+
+
+def depthwise_weight_blocks(p: Conv) -> DepthwiseWeightBlocks:
+    itemsize = ITEMSIZE[p.dtype]
+    channels, taps, rows = p.g * p.ocg, p.kh * p.kw, p.mb * p.oh
+    if not p.nhwc:
+        row = ceil_div(p.iw, p.sw)
+        own = taps * MAX_LANES + (p.ih * row if p.sw > 1 else 0)
+        return DepthwiseWeightBlocks(1, 1, channels, 1, 1, row, 0, lines(own, itemsize))
+    width = max(1, p.ow)
+    block = max(1, ceil_div(rows, DEPTHWISE_BLOCKS), ceil_div(DEPTHWISE_BLOCK_PIXELS, width))
+    blocks = max(1, ceil_div(rows, block))
+    part = channels if blocks >= ENOUGH_TASKS else min(channels, DEPTHWISE_CHANNELS)
+    together = ceil_div(DEPTHWISE_PIXELS, width)
+    copy = ((together - 1) * p.sh + (p.kh - 1) * p.dh + 1) * p.iw * channels if p.ocg > 1 else 0
+    return DepthwiseWeightBlocks(
+        block, blocks, part, max(1, ceil_div(channels, part)), together, 0,
+        lines(blocks * taps * channels, itemsize), lines(copy, itemsize),
+    )  # fmt: skip
+
+
+def depthwise_bytes(p: Conv, pass_: str, threads: int) -> int:
+    """Workspace of the depthwise kernels."""
+    if pass_ == "backward_weight":
+        blocks = depthwise_weight_blocks(p)
+        return (blocks.shared + threads * blocks.own) * ITEMSIZE[p.dtype]
+    b = depthwise_blocks(p, pass_ == "backward_input")
+    return b.weights + threads * (b.copy + b.table)

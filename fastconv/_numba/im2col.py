@@ -1,4 +1,4 @@
-"""im2col and GEMM without the matrix: forward, input gradient and weight gradient, float32 and float64.
+"""im2col and GEMM without the matrix: forward and input gradient; float32 and float64. (Weights: im2col_weight.py.)
 
 Forward and input gradient are the same gather convolution,
 
@@ -20,9 +20,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv._numba import Conv, blocking, naive
-from fastconv._numba.arrays import carve, flat, layout_flags, limits, optional, optional_flat, strides
+from fastconv._numba.arrays import carve, flat, limits, optional, optional_flat, strides
 from fastconv._numba.compile import jit, kernel
-from fastconv._numba.gemm import TILE_ROWS, columns, multiply, multiply_indirect, multiply_rows, odd_lines
+from fastconv._numba.gemm import TILE_ROWS, columns, multiply_indirect, multiply_rows, odd_lines
+from fastconv._numba.im2col_weight import weight_gradient
+from fastconv._numba.moves import copy_halves
 from fastconv._numba.tasks import Phase, claim, run_phases
 from fastconv._numba.vector import (
     copy_rows,
@@ -33,6 +35,8 @@ from fastconv._numba.vector import (
     numbers,
     panel_columns,
     put,
+    transpose_run,
+    vector_lanes,
     zero_rows,
     zero_run,
 )
@@ -74,57 +78,93 @@ class Gather(NamedTuple):
 gather_numbers = numbers(Gather)
 
 # --------------------------------------------------------------------------------------------------------
-# Packing the weights. The reduction runs over blocks of channels, blocks of taps, taps, channels.
+# Packing the weights. The reduction runs over blocks of channels, blocks of taps; in these over taps and channels in
+# NHWC, over channels and taps in NCHW.
 
 
-@kernel("in5 out1 ints1 ints1 tickets")
-def _pack_columns(w, packed, shape, taps, tickets):
-    """NHWC: packed[group][panel][k][column], output channels as columns, zeros beyond the last. 0 if all are finite."""
+@jit
+def turn(w, at, s_row, s_column, packed, to, step, rows, columns):
+    """packed[column * step + row] = w[at + row * s_row + column * s_column]; whole squares of neighbours by vectors."""
+    lanes = vector_lanes(packed)
+    square_rows, square_columns = 0, 0
+    if s_column == 1:
+        square_rows, square_columns = rows // lanes * lanes, columns // lanes * lanes
+    for row in range(0, square_rows, lanes):
+        for column in range(0, square_columns, lanes):
+            place = to + column * step + row
+            transpose_run(w, at + row * s_row + column, s_row, lanes, lanes, packed, place, step)
+    for column in range(columns):
+        for row in range(square_rows if column < square_columns else 0, rows):
+            put(packed, to + column * step + row, get(w, at + row * s_row + column * s_column))
+
+
+@jit
+def all_finite(values, start, end):
+    found = True
+    for n in range(start, end):
+        value = get(values, n)
+        found &= value - value == 0
+    return found
+
+
+@kernel("in5 out1 ints1 ints1 int tickets")
+def _pack_columns(w, packed, shape, taps, check, tickets):
+    """NHWC: packed[group][panel][k][column], output channels as columns, zeros beyond the last. With `check`: whether
+    all are finite."""
     p = gather_numbers(shape)
     nr = panel_columns(packed)
     panels = (p.outs + nr - 1) // nr
-    channels_closest = w.strides[1] <= w.strides[2]  # output channels lie next to each other: HWIO
-    check = packed.dtype.type(0)  # value - value is 0 if the value is finite, else NaN
+    size = w.itemsize
+    s_g, s_o, s_c = w.strides[0] // size, w.strides[1] // size, w.strides[2] // size
+    found = True
     for task in claim(tickets):
-        group, o0 = task // panels, task % panels * nr
-        count = min(nr, p.outs - o0)
+        group, o = task // panels, task % panels * nr
+        count = min(nr, p.outs - o)
         to = task * p.taps * p.ins * nr
         for c0 in range(0, p.ins, p.channels):
-            c1 = min(c0 + p.channels, p.ins)
+            channels = min(p.channels, p.ins - c0)
             for t in range(p.taps):  # blocks of taps follow each other within a block of channels
-                a, b = taps[4 * t], taps[4 * t + 1]
+                tap = (taps[4 * t] * w.strides[3] + taps[4 * t + 1] * w.strides[4]) // size
+                at = group * s_g + o * s_o + c0 * s_c + tap
                 if count < nr:
-                    zero_rows(packed, to, nr, c1 - c0, nr)
-                outer, inner = (c1 - c0, count) if channels_closest else (count, c1 - c0)
-                for m in range(outer):
-                    for n in range(inner):
-                        c, o = (m, n) if channels_closest else (n, m)
-                        value = w[group, o0 + o, c0 + c, a, b]
-                        check += value - value
-                        put(packed, to + c * nr + o, value)
-                to += (c1 - c0) * nr
-    return check
+                    zero_rows(packed, to, nr, channels, nr)
+                if s_o == 1 or count == 1:  # HWIO
+                    copy_rows(w, at, s_c, packed, to, nr, channels, count)
+                else:
+                    turn(w, at, s_o, s_c, packed, to, nr, count, channels)
+                to += channels * nr
+        if check:
+            found &= all_finite(packed, to - p.taps * p.ins * nr, to)
+    return found
 
 
-@kernel("in5 out1 ints1 ints1 tickets")
-def _pack_rows(w, packed, shape, taps, tickets):
-    """NCHW: packed[group][output channel][k], rows spread over the cache by odd_lines. 0 if all are finite."""
+@kernel("in5 out1 ints1 ints1 int tickets")
+def _pack_rows(w, packed, shape, taps, check, tickets):
+    """NCHW: packed[group][output channel][k], rows spread over the cache by odd_lines. With `check`: are all finite?"""
     p = gather_numbers(shape)
+    nr = panel_columns(packed)
     stride = odd_lines(p.taps * p.ins, packed.itemsize)
-    check = packed.dtype.type(0)
+    size = w.itemsize
+    s_c, s_a, s_b = w.strides[2] // size, w.strides[3] // size, w.strides[4] // size
+    in_order = p.taps == 1 or s_c == p.taps  # as in memory: filters of OIHW one after the other
+    for t in range(p.taps):
+        in_order &= p.taps == 1 or taps[4 * t] * s_a + taps[4 * t + 1] * s_b == t
+    found = True
     for task in claim(tickets):
-        group, o = task // p.outs, task % p.outs
+        at = (task // p.outs * w.strides[0] + task % p.outs * w.strides[1]) // size
         to = task * stride
-        for c0 in range(0, p.ins, p.channels):
-            c1 = min(c0 + p.channels, p.ins)
+        if in_order and (p.taps > 1 or s_c == 1):
+            at += taps[0] * s_a + taps[1] * s_b
+            for k in range(0, p.taps * p.ins, nr):
+                copy_run(w, at + k, packed, to + k, p.taps * p.ins - k)
+        else:
             for t in range(p.taps):
-                a, b = taps[4 * t], taps[4 * t + 1]
-                for c in range(c0, c1):
-                    value = w[group, o, c, a, b]
-                    check += value - value
-                    put(packed, to + c - c0, value)
-                to += c1 - c0
-    return check
+                tap = at + taps[4 * t] * s_a + taps[4 * t + 1] * s_b
+                for c in range(p.ins):
+                    put(packed, to + c * p.taps + t, get(w, tap + c * s_c))
+        if check:
+            found &= all_finite(packed, to, to + p.taps * p.ins)
+    return found
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -196,16 +236,17 @@ def find_runs(x, panel, runs, table, p, taps, group, pixels):
 
 @jit
 def unroll_columns(x, panel, table, p, taps, t0, t1, channel, count_c, pixels):
-    """NCHW: panel[strip][tap][channel][pixel], strips of panel_columns pixels, zeros beyond the last."""
+    """NCHW: panel[strip][channel][tap][pixel], strips of panel_columns pixels, zeros beyond the last."""
     nr = panel_columns(panel)
     depth = (t1 - t0) * count_c
+    step = (t1 - t0) * nr
     for strip in range((pixels + nr - 1) // nr):
         first = strip * nr
         count = min(nr, pixels - first)
         for t in range(t0, t1):
-            to = strip * depth * nr + (t - t0) * count_c * nr
+            to = strip * depth * nr + (t - t0) * nr
             if count < nr:
-                zero_rows(panel, to + count, nr, count_c, nr - count)
+                zero_rows(panel, to + count, step, count_c, nr - count)
             q = 0
             while q < count:  # pixels of one row of the output: low of them in the padding, some inside, some not
                 row, column = get(table, 4 * (first + q) + ROW) + taps[4 * t + 2], get(table, 4 * (first + q) + COLUMN)
@@ -216,17 +257,19 @@ def unroll_columns(x, panel, table, p, taps, t0, t1, channel, count_c, pixels):
                     low = min(length, max(0, (p.sw - 1 - column) // p.sw))
                     high = max(low, min(length, (p.iw - 1 - column) // p.sw + 1))
                 if low > 0:
-                    zero_rows(panel, to + q, nr, count_c, low)
+                    zero_rows(panel, to + q, step, count_c, low)
                 if high > low:
                     at = get(table, 4 * (first + q) + BASE) + row * p.s_h + column + low * p.sw + channel * p.s_c
                     if p.sw == 1:
-                        copy_rows(x, at, p.s_c, panel, to + q + low, nr, count_c, high - low)
+                        copy_rows(x, at, p.s_c, panel, to + q + low, step, count_c, high - low)
+                    elif p.sw == 2:
+                        copy_halves(x, at, p.s_c, panel, to + q + low, step, count_c, high - low)
                     else:
                         for c in range(count_c):
                             for i in range(high - low):
-                                put(panel, to + c * nr + q + low + i, get(x, at + c * p.s_c + i * p.sw))
+                                put(panel, to + c * step + q + low + i, get(x, at + c * p.s_c + i * p.sw))
                 if length > high:
-                    zero_rows(panel, to + q + high, nr, count_c, length - high)
+                    zero_rows(panel, to + q + high, step, count_c, length - high)
                 q += length
 
 
@@ -387,6 +430,7 @@ def _gathers(p: Conv, backward: bool) -> tuple[tuple[Array, Array, blocking.Gath
     return tuple(found)
 
 
+@lru_cache(maxsize=256)
 def _empty_class(p: Conv) -> bool:
     """Whether some cells of the input gradient are reached by no tap."""
     rows, cols = blocking.axes(p, True)
@@ -430,7 +474,7 @@ def _convolve(
         )
 
         def pack_weights(tickets: Array, worker: int, packed=packed, shape=shape, taps=taps) -> None:
-            if pack(w5, packed, shape, taps, tickets) != 0:
+            if not pack(w5, packed, shape, taps, int(backward), tickets):
                 not_finite.append(True)
 
         def gather_pixels(
@@ -460,150 +504,7 @@ def conv2d_backward_input_im2col__numba(
     _convolve(p, True, dy, w, bias, residual, dx, workspace, threads)
 
 
-# --------------------------------------------------------------------------------------------------------
-# Weight gradient: dw[o][t, c] = sum over pixels of dy[o][pixel] * x[pixel][t, c], a GEMM whose depth is the pixels
-
-
-class Gradient(NamedTuple):
-    """The numbers of one weight gradient; strides (s_ x, d_ dy) in elements."""
-
-    mb: int
-    groups: int
-    outs: int
-    ins: int
-    kh: int
-    kw: int
-    ih: int
-    iw: int
-    s_n: int
-    s_c: int
-    s_h: int
-    s_w: int
-    oh: int
-    ow: int
-    d_n: int
-    d_c: int
-    d_h: int
-    d_w: int
-    first: int  # 0: dy is the destination of the forward pass
-    sh: int
-    sw: int
-    ph: int
-    pw: int
-    dh: int
-    dw: int
-    block: int  # pixels
-    outs_block: int
-    columns_block: int
-
-
-gradient_numbers = numbers(Gradient)
-
-
-@jit
-def unroll_gradients(dy, rows, table, nhwc, nchw, p, o, outs, pixels):
-    """rows[output channel][pixel] of the pixels in the table; rows spread over the cache by odd_lines."""
-    stride = odd_lines(p.block, rows.itemsize)
-    nr = panel_columns(rows)
-    if nhwc is not None:
-        for q in range(pixels):
-            at = get(table, 4 * q + TARGET) + o
-            for r in range(outs):
-                put(rows, r * stride + q, get(dy, at + r))
-    if nchw is not None:
-        q = 0
-        while q < pixels:
-            at = get(table, 4 * q + TARGET)
-            end = q + 1
-            while end < pixels and end < q + nr and get(table, 4 * end + TARGET) == at + end - q:
-                end += 1
-            copy_rows(dy, at + o * p.d_c, p.d_c, rows, q, stride, outs, end - q)
-            q = end
-
-
-@jit
-def unroll_inputs(x, panel, table, nhwc, nchw, p, group, first, width, pixels):
-    """panel[pixel][column] of columns first, ... = (tap, input channel), zeros beyond `width`."""
-    nr = panel_columns(panel)
-    if width < nr:
-        zero_rows(panel, 0, nr, pixels, nr)
-    column = 0
-    while column < width:
-        t, c = (first + column) // p.ins, (first + column) % p.ins
-        count = min(width - column, p.ins - c)  # channels of one tap
-        th, tw = t // p.kw * p.dh - p.ph, t % p.kw * p.dw - p.pw
-        channel = (group * p.ins + c) * p.s_c
-        for q in range(pixels):
-            at = source(table, p, q, th, tw)
-            to = q * nr + column
-            if at < 0:
-                zero_run(panel, to, count)
-                continue
-            if nhwc is not None:
-                copy_run(x, at + channel, panel, to, count)
-            if nchw is not None:
-                for m in range(count):
-                    put(panel, to + m, get(x, at + channel + m * p.s_c))
-        column += count
-
-
-@kernel("in1 in1 out4 out1 out1 out1 outints1 nhwc nchw ints1 tickets")
-def _gradient(x, dy, dw, rows, panel, sums, table, nhwc, nchw, shape, tickets):
-    p = gradient_numbers(shape)
-    nr = panel_columns(panel)
-    pixels = p.mb * p.oh * p.ow
-    width = p.kh * p.kw * p.ins
-    column_tasks = (width + p.columns_block - 1) // p.columns_block
-    out_tasks = (p.outs + p.outs_block - 1) // p.outs_block
-    for task in claim(tickets):
-        group, rest = task // (column_tasks * out_tasks), task % (column_tasks * out_tasks)
-        o, column = rest // column_tasks * p.outs_block, rest % column_tasks * p.columns_block
-        outs = min(p.outs_block, p.outs - o)
-        end = min(column + p.columns_block, width)
-        for first in range(0, pixels, p.block):
-            count = min(p.block, pixels - first)
-            locate(table, p, first, count)
-            unroll_gradients(dy, rows, table, nhwc, nchw, p, group * p.outs + o, outs, count)
-            for at in range(column, end, nr):
-                unroll_inputs(x, panel, table, nhwc, nchw, p, group, at, min(nr, end - at), count)
-                multiply(
-                    rows, 0, odd_lines(p.block, rows.itemsize), panel, 0,
-                    sums, at - column, p.columns_block, outs, count, first > 0,
-                )  # fmt: skip
-        for r in range(outs):
-            for at in range(column, end):
-                t, c = at // p.ins, at % p.ins
-                value = get(sums, r * p.columns_block + at - column)
-                dw[group * p.outs + o + r, c, t // p.kw, t % p.kw] = value
-
-
-@lru_cache(maxsize=256)
-def _gradient_numbers(p: Conv) -> tuple[Array, blocking.GradientBlocks, int]:
-    b = blocking.gradient_blocks(p)
-    numbers = Gradient(
-        p.mb, p.g, p.ocg, p.icg, p.kh, p.kw, p.ih, p.iw, *strides(p.nhwc, p.g * p.icg, p.ih, p.iw),
-        p.oh, p.ow, *strides(p.nhwc, p.g * p.ocg, p.oh, p.ow), 0, p.sh, p.sw, p.ph, p.pw, p.dh, p.dw,
-        b.pixels, b.outs, b.columns,
-    )  # fmt: skip
-    tasks = p.g * blocking.ceil_div(p.ocg, b.outs) * blocking.ceil_div(p.icg * p.kh * p.kw, b.columns)
-    return np.array(numbers, np.int64), b, tasks
-
-
 def conv2d_backward_weight_im2col__numba(
     p: Conv, x: Array, dy: Array, dw: Array, workspace: Any, threads: int
 ) -> None:
-    if x.size == 0 or dy.size == 0 or dw.size == 0:
-        dw[...] = 0
-        return
-    shape, b, tasks = _gradient_numbers(p)
-    _, (rows, panel, sums), table = carve(
-        workspace, p.dtype, [], threads, [b.gradients, b.panel, b.sums], threads, blocking.lines(b.table, 8)
-    )
-    run = _gradient[p.dtype, p.nhwc]
-    flags = layout_flags(p.nhwc)
-    x_flat, dy_flat = flat(x, p.nhwc), flat(dy, p.nhwc)
-
-    def gradient(tickets: Array, worker: int) -> None:
-        run(x_flat, dy_flat, dw, rows[worker], panel[worker], sums[worker], table[worker], *flags, shape, tickets)
-
-    run_phases(threads, (tasks, gradient))
+    weight_gradient(p, x, dy, dw, workspace, threads)

@@ -520,6 +520,17 @@ def zero(typingctx, target, target_start, count):
     return signature, codegen
 
 
+def _load_first(builder: ir.IRBuilder, base: ir.Value, count: ir.Value, vector: ir.VectorType) -> ir.Value:
+    """A vector of the first `count` elements from `base` on, zeros beyond them, which are not read."""
+    wide, mask = ir.VectorType(I64, vector.count), ir.VectorType(BIT, vector.count)
+    inside = builder.icmp_signed("<", ir.Constant(wide, [I64(n) for n in range(wide.count)]),
+                                 broadcast(builder, count, wide))  # fmt: skip
+    arguments = [vector.as_pointer(), I32, mask, vector]
+    function = _external(builder.module, f"llvm.masked.load.{_suffix(vector)}.p0", vector, arguments)
+    place, align = builder.bitcast(base, vector.as_pointer()), I32(itemsize(vector))
+    return builder.call(function, [place, align, inside, ir.Constant(vector, None)])
+
+
 def pieces(
     builder: ir.IRBuilder, scalar: ir.Type, width: ir.Value, emit: Callable[[ir.Type, list[ir.Value]], None]
 ) -> None:
@@ -678,6 +689,28 @@ def transposed(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
             rows[i | step] = builder.shuffle_vector(a, b, _indices(high))
         step *= 2
     return rows
+
+
+@intrinsic
+def transpose_run(typingctx, source, s, source_row, rows, count, target, t, target_row):
+    """target[j * target_row + i] = source[i * source_row + j], i < rows, j < count; zeros for other i, j < lanes.
+
+    Nothing beyond `rows` and `count` is read; lanes rows of lanes elements are written.
+    """
+    i8 = types.int64
+    signature = types.void(source, i8, i8, i8, i8, target, i8, i8)
+
+    def body(builder, kinds, source, source_row, rows, count, target, target_row):
+        vector = vector_type(scalar_type(kinds[0]))
+        square = []
+        for i in range(vector.count):
+            readable = builder.select(builder.icmp_signed("<", I64(i), rows), count, I64(0))
+            row = builder.gep(source, [builder.mul(I64(i), source_row)])
+            square.append(_load_first(builder, row, readable, vector))
+        for j, value in enumerate(transposed(builder, square)):
+            store(builder, value, builder.gep(target, [builder.mul(I64(j), target_row)]))
+
+    return signature, outlined("transpose_run", body)
 
 
 def _indices(values: list[int]) -> ir.Constant:
