@@ -13,6 +13,9 @@ from fastconv._numba.winograd_emit import loop
 # How early transformed weights are fetched, in bytes: they come from the L3 once for each block of tiles.
 WEIGHTS_AHEAD = 2048
 
+# Rows whose accumulators hide the latency of a multiply-add: fewer take as long.
+SHORT = 4
+
 PRODUCTS = "source row point weights weights_point target target_point points channels tiles depth terms"
 
 
@@ -57,8 +60,8 @@ def products(at: ir.IRBuilder, scalar: ir.Type, given: dict[str, ir.Value]) -> N
 
 
 def _in_heights(at: ir.IRBuilder, stop: ir.Value, body: Callable[[ir.Value, ir.Value], None]) -> None:
-    """Rows in tiles of the heights that have code: body(first, count). As gemm.height, but where each height has code
-    the last tile shares its rows with the one before it: a tile of one or two rows takes as long as one of four."""
+    """Rows in tiles of the heights that have code: body(first, count). As gemm.height, but no tile is left with a few
+    rows, which take as long as SHORT of them: those before it share theirs."""
     with at.goto_entry_block():
         first = at.alloca(I64)
     at.store(I64(0), first)
@@ -69,10 +72,19 @@ def _in_heights(at: ir.IRBuilder, stop: ir.Value, body: Callable[[ir.Value, ir.V
     left = at.sub(stop, row)
     at.cbranch(at.icmp_signed(">", left, I64(0)), inside, after)
     at.position_at_end(inside)
-    halves = at.ashr(at.add(left, I64(1)), I64(1))
-    shared = 2 * vector.TILE_ROWS if vector.HALF_TILE_ROWS == vector.TILE_ROWS else vector.TILE_ROWS
-    count = at.select(at.icmp_signed("<=", left, I64(vector.HALF_TILE_ROWS)), left, halves)
-    count = at.select(at.icmp_signed(">=", left, I64(shared)), I64(vector.TILE_ROWS), count)
+
+    def share(tiles: int) -> ir.Value:
+        return at.sdiv(at.add(left, I64(tiles - 1)), I64(tiles))
+
+    def below(most: int, value: ir.Value, otherwise: ir.Value) -> ir.Value:
+        return at.select(at.icmp_signed("<", left, I64(most)), value, otherwise)
+
+    full, half = vector.TILE_ROWS, vector.HALF_TILE_ROWS
+    if half == full:
+        count = below(full + 1, left, below(2 * full, share(2), I64(full)))
+    else:
+        tall = below(full + 1, I64(full), below(full + SHORT, share(3), I64(full)))
+        count = below(half + 1, left, below(full, share(2), tall))
     at.store(at.add(row, count), first)
     body(row, count)
     at.branch(test)
