@@ -49,6 +49,13 @@ def direct(p: ConvProblem) -> str | None:
     return floating(p)
 
 
+def numba_direct(p: ConvProblem) -> str | None:
+    """Short sums, whose terms a table holds."""
+    if p.icg > 4:
+        return f"it needs 4 input channels a group or fewer, got {p.icg}"
+    return floating(p)
+
+
 def conv_pool_direct(p: ConvPoolProblem) -> str | None:
     """Sums of few input channels, pooled in registers."""
     if p.ic > CONV_POOL_CHANNELS:
@@ -375,6 +382,12 @@ def numba_im2col_workspace(p: ConvProblem, threads: int) -> int:
     from fastconv._numba import blocking, lower  # neither imports Numba
 
     return blocking.im2col_bytes(lower(p), p.pass_, threads)
+
+
+def numba_direct_workspace(p: ConvProblem, threads: int) -> int:
+    from fastconv._numba import blocking, lower
+
+    return blocking.direct_bytes(lower(p), threads)
 
 
 def numba_depthwise_workspace(p: ConvProblem, threads: int) -> int:

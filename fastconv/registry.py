@@ -77,6 +77,7 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel("conv2d_forward_winograd_f4x3_1d__numba", "winograd", can.winograd_line_3, cost.winograd_m4, cost.winograd_f4x3_1d_error, can.numba_winograd_m4_workspace, plain_sum=False),
     Kernel("conv2d_forward_winograd_f4x5_1d__numba", "winograd", can.winograd_line_5, cost.winograd_m4, cost.winograd_f4x5_1d_error, can.numba_winograd_m4_workspace, plain_sum=False),
     Kernel("conv2d_forward_winograd_f4x7_1d__numba", "winograd", can.winograd_line_7, cost.winograd_m4, cost.winograd_f4x7_1d_error, can.numba_winograd_m4_workspace, plain_sum=False),
+    Kernel("conv2d_forward_direct__numba", "direct", can.numba_direct, cost.direct, cost.chain_error, can.numba_direct_workspace),
     Kernel("conv2d_forward_depthwise__numba", "depthwise", can.depthwise, cost.depthwise, cost.plain_error, can.numba_depthwise_workspace),
     Kernel("conv2d_forward_im2col__numba", "im2col", can.floating, cost.im2col, cost.chain_error, can.numba_im2col_workspace),
     Kernel("conv2d_forward_naive__numba", "naive", can.anything, cost.naive, cost.exact_error, can.no_workspace),

@@ -502,3 +502,42 @@ def depthwise_bytes(p: Conv, pass_: str, threads: int) -> int:
         return (blocks.shared + threads * blocks.own) * ITEMSIZE[p.dtype]
     b = depthwise_blocks(p, pass_ == "backward_input")
     return b.weights + threads * (b.copy + b.table)
+
+
+# Direct convolution of few channels: elements of a copy.
+DIRECT_COPY = 8 * 1024
+
+
+class DirectBlocks(NamedTuple):
+    """Blocking of the direct convolution; sizes in elements."""
+
+    rows: int  # output rows of a task, and rows of the copy under one
+    reach: int
+    width: int  # columns of the input in it
+    row: int  # strides of the copy: row; NCHW: columns of one residue of the stride, channel
+    residue: int
+    plane: int
+    weights: int  # packed, shared by all threads
+    copy: int  # of one thread
+
+
+def direct_blocks(p: Conv) -> DirectBlocks:
+    itemsize = ITEMSIZE[p.dtype]
+    width, reach = (p.ow - 1) * p.sw + (p.kw - 1) * p.dw + 1, (p.kh - 1) * p.dh + 1
+    channels = p.g * p.icg
+    residue = ceil_div(width, p.sw) + 2 * MAX_LANES
+    row = width * channels if p.nhwc else residue * p.sw
+    cells = row if p.nhwc else row * channels
+    rows = max(1, min(p.oh, (DIRECT_COPY // max(1, cells) - reach) // p.sh + 1))
+    plane = ((rows - 1) * p.sh + reach) * row
+    copy = (plane if p.nhwc else plane * channels) + MAX_COLUMNS
+    weights = p.g * round_up(p.ocg, MAX_COLUMNS) * p.icg * p.kh * p.kw
+    return DirectBlocks(
+        rows, reach, width, row, residue, plane, lines(weights, itemsize), lines(copy, itemsize)
+    )  # fmt: skip
+
+
+def direct_bytes(p: Conv, threads: int) -> int:
+    """Workspace of the direct kernel."""
+    b = direct_blocks(p)
+    return (b.weights + threads * b.copy) * ITEMSIZE[p.dtype]

@@ -54,6 +54,12 @@ class Emitter:
         self.at.branch(test)
         self.at.position_at_end(end)
 
+    def once(self) -> None:
+        """Keeps the loop around from being unrolled: its registers would no longer suffice."""
+        kind = ir.FunctionType(ir.VoidType(), [])
+        call = self.at.asm(kind, "", "", [], True)
+        call.attributes.add("convergent")
+
     def when(self, condition: ir.Value) -> AbstractContextManager[Any]:
         return self.at.if_then(condition)
 
