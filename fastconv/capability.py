@@ -9,6 +9,7 @@ from fastconv.problem import ConvPoolProblem, ConvProblem, PoolProblem
 
 # Most terms of a sum of the direct kernel, whose table of offsets has an entry for each.
 DIRECT_DEPTH = 4608
+NUMBA_DIRECT_DEPTH = 256
 # Most input channels of the pooled sum: more are better transformed.
 CONV_POOL_CHANNELS = 16
 
@@ -50,9 +51,9 @@ def direct(p: ConvProblem) -> str | None:
 
 
 def numba_direct(p: ConvProblem) -> str | None:
-    """Short sums, whose terms a table holds."""
-    if p.icg > 4:
-        return f"it needs 4 input channels a group or fewer, got {p.icg}"
+    """Short sums, over few input channels."""
+    if p.icg * p.kh * p.kw > NUMBA_DIRECT_DEPTH:
+        return f"its sums have at most {NUMBA_DIRECT_DEPTH} terms, got {p.icg} x {p.kh} x {p.kw}"
     return floating(p)
 
 

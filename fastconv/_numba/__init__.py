@@ -1,4 +1,4 @@
-"""Kernels compiled by Numba on first use: naive, im2col, winograd, depthwise, pooling.
+"""Kernels compiled by Numba on first use: naive, im2col, direct, depthwise, winograd, pooling.
 
     compile.py   flags, disk cache, one signature per dtype
     vector.py    what Numba lacks: vectors of the host's length, as IR (the GEMM micro-kernel, transposition)
@@ -6,7 +6,7 @@
     emit.py      words for writing a kernel's inner loops as IR; depthwise_tiles.py pooling_tiles.py are written in them
     gemm.py      tile sizes, and a block of rows through the micro-kernel
     arrays.py    the arrays of a call as Numba wants them: flat, with element strides
-    naive.py im2col.py im2col_weight.py winograd.py depthwise.py pooling.py   the kernels
+    naive.py im2col.py im2col_weight.py direct.py winograd.py depthwise.py pooling.py   the kernels
     winograd_*.py   its weight gradient; what both share; transforms, moves and products as IR, called by address
 
 Importing this package does not import Numba; importing a kernel module does.

@@ -100,6 +100,10 @@ def _tile(module: ir.Module, scalar: ir.Type, rows: int, down: bool) -> ir.Funct
             with some:
                 part([e.lanes_between(0, e.sub(width, v * e.lanes)) for v in each])
 
+    def begin(only: list[Any]) -> None:
+        for v in each:
+            e.set(starts[0][v], e.load(bias, v * e.lanes, only[v]))
+
     starts = [[e.variable(e.zeros()) for _ in each] for _ in range(rows if down else 1)]
     with e.when(has_bias):
         if down:
@@ -107,7 +111,7 @@ def _tile(module: ir.Module, scalar: ir.Type, rows: int, down: bool) -> ir.Funct
                 for v in each:
                     e.set(starts[i][v], e.splat(e.number(bias, i)))
         else:
-            for_width(lambda only: [e.set(starts[0][v], e.load(bias, v * e.lanes, only[v])) for v in each])
+            for_width(begin)
     sums = [[e.variable(e.get(starts[i if down else 0][v])) for v in each] for i in range(rows)]
     with e.loop(depth) as term:
         e.once()
