@@ -149,11 +149,19 @@ def _pack_rows(w, packed, shape, taps, check, tickets):
     in_order = p.taps == 1 or s_c == p.taps  # as in memory: filters of OIHW one after the other
     for t in range(p.taps):
         in_order &= p.taps == 1 or taps[4 * t] * s_a + taps[4 * t + 1] * s_b == t
+    turned = p.taps == 1 and s_c != 1 and w.strides[1] == size  # filters lie side by side
+    if turned:
+        for group in range(start // p.outs, (stop + p.outs - 1) // p.outs):
+            first, end = max(start, group * p.outs), min(stop, (group + 1) * p.outs)
+            at = (group * w.strides[0]) // size + first - group * p.outs + taps[0] * s_a + taps[1] * s_b
+            turn(w, at, s_c, 1, packed, first * stride, stride, p.ins, end - first)
     found = True
     for task in claim(tickets):
         at = (task // p.outs * w.strides[0] + task % p.outs * w.strides[1]) // size
         to = task * stride
-        if in_order and (p.taps > 1 or s_c == 1):
+        if turned:
+            pass
+        elif in_order and (p.taps > 1 or s_c == 1):
             at += taps[0] * s_a + taps[1] * s_b
             for k in range(0, p.taps * p.ins, nr):
                 copy_run(w, at + k, packed, to + k, p.taps * p.ins - k)
