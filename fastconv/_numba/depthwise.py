@@ -40,7 +40,7 @@ from fastconv._numba.depthwise_tiles import (
     weight_plane,
     weight_rows,
 )
-from fastconv._numba.im2col import _empty_class, _fill, all_finite
+from fastconv._numba.im2col import all_finite, empty_class, fill_empty
 from fastconv._numba.tasks import Phase, claim, run_phases
 from fastconv._numba.vector import (
     copy_run,
@@ -440,7 +440,7 @@ def _gathers(p: Conv, backward: bool) -> Gathers:
             tasks = p.mb * (blocking.ceil_div(rows.size, numbers.rows) if p.nhwc else channels)
             classes.append(Class(np.array(numbers, np.int64), np.array(offsets, np.int64), own, tasks))
     pairs = 2 if not p.nhwc and step_w == 2 == len(column_axes) else 1
-    empty = backward and _empty_class(p)
+    empty = backward and empty_class(p)
     if p.nhwc:
         classes = _together(classes)
     return Gathers(tuple(classes), pairs, np.array(taps, np.int64).reshape(-1, 2), b, leaves, empty)
@@ -453,7 +453,7 @@ def _convolve(
         return
     plan = _gathers(p, backward)
     if plan.empty:
-        _fill(p, y, bias, residual)
+        fill_empty(p, y, bias, residual)
     channels, depth = (p.g, p.ocg) if backward else (p.g * p.ocg, 1)
     scratch, table = workspace.view(p.dtype), workspace.view(np.int64)
     if p.nhwc:

@@ -19,6 +19,7 @@ from fastconv._numba.arrays import flat, limits, optional, optional_flat, stride
 from fastconv._numba.compile import Kernel, jit, kernel
 from fastconv._numba.emit import Emitter
 from fastconv._numba.gemm import columns, height
+from fastconv._numba.tasks import claim, run_phases
 from fastconv._numba.vector import (
     BIT,
     I64,
@@ -34,7 +35,6 @@ from fastconv._numba.vector import (
     scalar_type,
     zero_run,
 )
-from fastconv.threads import parallel_for
 
 Array = np.ndarray
 
@@ -251,8 +251,8 @@ def _pack(w, packed, nhwc):
 def _forward(nhwc: int) -> Kernel:
     """A task is some output rows of an image."""
 
-    @kernel("in1 in1 in1 in1 out1 out1 ints1 ints1 scalar scalar int int int")
-    def forward(x, packed, bias, residual, y, scratch, table, shape, low, high, worker, start, stop):
+    @kernel("in1 in1 in1 in1 out1 out1 ints1 ints1 scalar scalar int tickets")
+    def forward(x, packed, bias, residual, y, scratch, table, shape, low, high, worker, tickets):
         p = direct_numbers(shape)
         nr = panel_columns(y)
         blocks = (p.oh + p.rows - 1) // p.rows
@@ -260,7 +260,7 @@ def _forward(nhwc: int) -> Kernel:
         depth = p.taps * p.ins
         panels = (p.outs + nr - 1) // nr
         biased, added = bias.size > 0, residual.size > 0
-        for task in range(start, stop):
+        for task in claim(tickets):
             n, first = task // blocks, task % blocks * p.rows
             count = min(p.rows, p.oh - first)
             copy_rows_under(x, scratch, place, nhwc, p, n, first, count)
@@ -344,4 +344,4 @@ def conv2d_forward_direct__numba(
         flat(x, p.nhwc), packed, optional(bias, 1, p.dtype), optional_flat(residual, p.nhwc, p.dtype), flat(y, p.nhwc),
         scratch, table, shape, low, high,
     )  # fmt: skip
-    parallel_for(tasks, threads, lambda start, stop, worker: run(*arrays, worker, start, stop))
+    run_phases(threads, (tasks, lambda tickets, worker: run(*arrays, worker, tickets)))

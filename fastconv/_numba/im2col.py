@@ -44,6 +44,10 @@ from fastconv._numba.vector import (
 Array = np.ndarray
 
 
+# Output channels of a task of packing (NCHW).
+PACKED_ROWS = 32
+
+
 class Gather(NamedTuple):
     """The numbers of one gather convolution; strides (s_ source, d_ destination) in elements."""
 
@@ -150,28 +154,28 @@ def _pack_rows(w, packed, shape, taps, check, tickets):
     for t in range(p.taps):
         in_order &= p.taps == 1 or taps[4 * t] * s_a + taps[4 * t + 1] * s_b == t
     turned = p.taps == 1 and s_c != 1 and w.strides[1] == size  # filters lie side by side
-    if turned:
-        for group in range(start // p.outs, (stop + p.outs - 1) // p.outs):
-            first, end = max(start, group * p.outs), min(stop, (group + 1) * p.outs)
-            at = (group * w.strides[0]) // size + first - group * p.outs + taps[0] * s_a + taps[1] * s_b
-            turn(w, at, s_c, 1, packed, first * stride, stride, p.ins, end - first)
     found = True
     for task in claim(tickets):
-        at = (task // p.outs * w.strides[0] + task % p.outs * w.strides[1]) // size
-        to = task * stride
+        chunks = (p.outs + PACKED_ROWS - 1) // PACKED_ROWS
+        group, first = task // chunks, task % chunks * PACKED_ROWS
+        rows = min(PACKED_ROWS, p.outs - first)
+        to = (group * p.outs + first) * stride
+        at = (group * w.strides[0] + first * w.strides[1]) // size + taps[0] * s_a + taps[1] * s_b
         if turned:
-            pass
-        elif in_order and (p.taps > 1 or s_c == 1):
-            at += taps[0] * s_a + taps[1] * s_b
-            for k in range(0, p.taps * p.ins, nr):
-                copy_run(w, at + k, packed, to + k, p.taps * p.ins - k)
-        else:
+            turn(w, at, s_c, 1, packed, to, stride, p.ins, rows)
+        for row in range(0 if turned else rows):
+            from_, place = at + row * w.strides[1] // size, to + row * stride
+            if in_order and (p.taps > 1 or s_c == 1):
+                for k in range(0, p.taps * p.ins, nr):
+                    copy_run(w, from_ + k, packed, place + k, p.taps * p.ins - k)
+                continue
             for t in range(p.taps):
-                tap = at + taps[4 * t] * s_a + taps[4 * t + 1] * s_b
+                tap = from_ + (taps[4 * t] - taps[0]) * s_a + (taps[4 * t + 1] - taps[1]) * s_b
                 for c in range(p.ins):
-                    put(packed, to + c * p.taps + t, get(w, tap + c * s_c))
+                    put(packed, place + c * p.taps + t, get(w, tap + c * s_c))
         if check:
-            found &= all_finite(packed, to, to + p.taps * p.ins)
+            for row in range(rows):
+                found &= all_finite(packed, to + row * stride, to + row * stride + p.taps * p.ins)
     return found
 
 
@@ -439,13 +443,13 @@ def _gathers(p: Conv, backward: bool) -> tuple[tuple[Array, Array, blocking.Gath
 
 
 @lru_cache(maxsize=256)
-def _empty_class(p: Conv) -> bool:
+def empty_class(p: Conv) -> bool:
     """Whether some cells of the input gradient are reached by no tap."""
     rows, cols = blocking.axes(p, True)
     return len(rows) < min(p.sh, p.ih) or len(cols) < min(p.sw, p.iw)
 
 
-def _fill(p: Conv, y: Array, bias: Array | None, residual: Array | None) -> None:
+def fill_empty(p: Conv, y: Array, bias: Array | None, residual: Array | None) -> None:
     """The value of an empty sum everywhere."""
     y[...] = 0
     if bias is not None:
@@ -462,8 +466,8 @@ def _convolve(
 ) -> None:
     if y.size == 0:
         return
-    if backward and _empty_class(p):
-        _fill(p, y, bias, residual)
+    if backward and empty_class(p):
+        fill_empty(p, y, bias, residual)
     w5 = w.reshape(p.g, p.ocg, p.icg, p.kh, p.kw)  # splits an axis: a view for any strides
     if backward:
         w5 = w5.transpose(0, 2, 1, 3, 4)
@@ -473,7 +477,7 @@ def _convolve(
     bias_flat, residual_flat = optional(bias, 1, p.dtype), optional_flat(residual, p.nhwc, p.dtype)
     pack = (_pack_columns if p.nhwc else _pack_rows)[p.dtype]
     gather = (_gather_nhwc if p.nhwc else _gather_nchw)[p.dtype]
-    units = p.g * (blocking.ceil_div(outs, columns(p.dtype)) if p.nhwc else outs)
+    units = p.g * blocking.ceil_div(outs, columns(p.dtype) if p.nhwc else PACKED_ROWS)
     not_finite: list[bool] = []
     phases: list[Phase] = []
     for shape, taps, b, tasks in _gathers(p, backward):
