@@ -39,9 +39,12 @@ def _version(package: str) -> str | None:
 
 def conditions(**extra: Any) -> dict[str, Any]:
     """CPU, ISA, versions, commit and date of a run: what a result file must name."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=BENCH, capture_output=True, text=True, check=False
-    ).stdout.strip()
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=BENCH, capture_output=True, text=True, check=False
+        ).stdout.strip()
+    except OSError:  # a machine without git
+        commit = ""
     information = fastconv.info()
     packages = ("numpy", "numba", "torch", "onnxruntime", "openvino", "ncnn", "MNN", "keras", "tensorflow", "jax")
     return {

@@ -18,7 +18,7 @@ Map of the rooms (data flows one way, downwards; a test holds it):
     dispatch, registry      verdicts(problem), plan(problem), explain(problem); KERNELS, the one ordered table
     capability, cost        what a row cannot do and needs; its work, counted, and which error it makes
     rates                   seconds for each kind of work, shipped or fitted to this machine by calibrate
-    _cython, _numba         the loops; reference: their meaning in NumPy, float64
+    _cython, _numba, _cuda  the loops; reference: their meaning in NumPy, float64
     csrc/                   the registers (C micro-kernels, one folder for each instruction set)
     host, threads           what this machine can run; how many threads a call may use
 """

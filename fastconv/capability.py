@@ -22,6 +22,15 @@ def anything(p: ConvProblem | PoolProblem) -> str | None:
     return None
 
 
+def wrong_device(backend: str, p: ConvProblem | PoolProblem) -> str | None:
+    """Kernels run where the arrays live."""
+    if (backend == "cuda") == (p.device != "cpu"):
+        return None
+    if backend == "cuda":
+        return 'it takes arrays on a GPU, or those of the host with backend="cuda"'
+    return "its arrays are on a GPU, where only CUDA rows run"
+
+
 def floating(p: ConvProblem | PoolProblem) -> str | None:
     """Kernels on vector registers of floats."""
     if p.dtype == "int64":
@@ -145,6 +154,56 @@ def _winograd(p: ConvProblem, wanted: str, fits: bool) -> str | None:
     if p.g > 1 and p.icg == 1:
         return "it needs more than one input channel a group"
     return None if fits else f"it needs {wanted}, got {p.kh}x{p.kw}"
+
+
+def gpu(p: ConvProblem) -> str | None:
+    """Kernels on a GPU count cells in 32 bits."""
+    cells = p.mb * max(p.ic * (p.ih + p.ph) * (p.iw + p.pw), p.oc * p.oh * p.ow)
+    if cells >= 2**31 or p.oc * p.icg * p.kh * p.kw >= 2**31:
+        return "it needs images and filters of fewer than 2^31 cells"
+    return floating(p)
+
+
+# Most channels, and most products of a sum, of the kernels on a GPU for thin first layers.
+GPU_DIRECT_CHANNELS, GPU_DIRECT_DEPTH = 8, 256
+
+
+def gpu_direct(p: ConvProblem) -> str | None:
+    """Sums over few input channels, on a GPU."""
+    if p.g > 1:
+        return f"it does no groups, got {p.g}"
+    if p.ic > GPU_DIRECT_CHANNELS or p.ic * p.kh * p.kw > GPU_DIRECT_DEPTH:
+        most = f"{GPU_DIRECT_CHANNELS} input channels and sums of {GPU_DIRECT_DEPTH} products"
+        return f"it takes at most {most}, got {p.ic} x {p.kh} x {p.kw}"
+    return gpu(p)
+
+
+# Most filter cells of a depthwise kernel on a GPU: each is a register, and 4 bytes of shared memory for each thread.
+GPU_DEPTHWISE_CELLS = {"float32": 49, "float64": 25}
+
+
+def gpu_depthwise(p: ConvProblem) -> str | None:
+    """Depthwise kernels on a GPU, whose filter is unrolled."""
+    if p.icg != 1:
+        return f"it needs one input channel a group, got {p.icg}"
+    most = GPU_DEPTHWISE_CELLS.get(p.dtype, 0)
+    if p.kh * p.kw > most:
+        return f"it unrolls filters of at most {most} cells in {p.dtype}, got {p.kh} x {p.kw}"
+    return gpu(p)
+
+
+def gpu_winograd(p: ConvProblem) -> str | None:
+    """Winograd's tiles F(2x2, 3x3) on a GPU."""
+    if p.dtype == "float64":
+        return "on a GPU it computes in float32, got float64"
+    return winograd_3x3(p) or gpu(p)
+
+
+def gpu_pool(p: PoolProblem) -> str | None:
+    """The same; a pool of integers is one."""
+    if p.mb * p.c * max(p.ih * p.iw, p.oh * p.ow) >= 2**31:
+        return "it needs images of fewer than 2^31 cells"
+    return "an average of integers is not one" if p.dtype == "int64" and "avg" in p.op else None
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -417,3 +476,61 @@ def numba_winograd_adjoint_workspace(p: ConvProblem, threads: int, tile: int) ->
 numba_winograd_adjoint_m2_workspace = partial(numba_winograd_adjoint_workspace, tile=2)
 numba_winograd_adjoint_m4_workspace = partial(numba_winograd_adjoint_workspace, tile=4)
 numba_winograd_adjoint_m6_workspace = partial(numba_winograd_adjoint_workspace, tile=6)
+
+
+def gpu_im2col_workspace(p: ConvProblem, threads: int) -> int:
+    from fastconv._cuda import lower, sizes  # neither imports Numba
+
+    return sizes.im2col_bytes(lower(p), p.pass_)
+
+
+def gpu_im2col_steps(p: ConvProblem) -> float:
+    """Multiply-adds of im2col on a GPU, those of idle multiprocessors and of the rims of tiles included."""
+    from fastconv._cuda import lower, sizes
+
+    return sizes.im2col_steps(lower(p), p.pass_)
+
+
+def gpu_depthwise_workspace(p: ConvProblem, threads: int) -> int:
+    from fastconv._cuda import lower, sizes
+
+    return sizes.depthwise_bytes(lower(p), p.pass_)
+
+
+def gpu_winograd_workspace(p: ConvProblem, threads: int) -> int:
+    from fastconv._cuda import lower, sizes
+
+    return sizes.winograd_bytes(lower(p), p.pass_)
+
+
+def gpu_winograd_steps(p: ConvProblem) -> float:
+    """As gpu_im2col_steps."""
+    from fastconv._cuda import lower, sizes
+
+    return sizes.winograd_steps(lower(p), p.pass_)
+
+
+def gpu_direct_workspace(p: ConvProblem, threads: int) -> int:
+    from fastconv._cuda import lower, sizes
+
+    return sizes.direct_bytes(lower(p), p.pass_)
+
+
+def gpu_direct_steps(p: ConvProblem) -> float:
+    """As gpu_im2col_steps."""
+    from fastconv._cuda import lower, sizes
+
+    return sizes.direct_steps(lower(p), p.pass_)
+
+
+def gpu_winograd_passes_workspace(p: ConvProblem, threads: int) -> int:
+    from fastconv._cuda import lower, sizes
+
+    return sizes.winograd_passes_bytes(lower(p), p.pass_)
+
+
+def gpu_winograd_passes_steps(p: ConvProblem) -> tuple[float, float, int]:
+    """As gpu_im2col_steps; bytes through scratch memory; launches."""
+    from fastconv._cuda import lower, sizes
+
+    return sizes.winograd_passes_steps(lower(p), p.pass_)

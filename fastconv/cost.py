@@ -10,7 +10,16 @@ from dataclasses import replace
 from functools import partial
 
 from fastconv import host, rates
-from fastconv.capability import direct_task
+from fastconv.capability import (
+    direct_task,
+    gpu_direct_steps,
+    gpu_direct_workspace,
+    gpu_im2col_steps,
+    gpu_im2col_workspace,
+    gpu_winograd_passes_steps,
+    gpu_winograd_steps,
+    gpu_winograd_workspace,
+)
 from fastconv.problem import ConvPoolProblem, ConvProblem, PoolProblem
 
 # Kinds of work. Those in WEIGHT_KINDS fall away where a plan holds packed weights.
@@ -26,6 +35,13 @@ UNMEASURED = {
     "slow_flops": 1 / 1e9,
     "numpy_calls": 160e-6,
     "numpy_flops": 1 / 9e9,
+    # A GPU: what a launch takes through Python, and a roofline (H100: float32 without tensor cores, copies).
+    "launches": 20e-6,
+    "gpu_flops": 1 / 40e12,
+    "gpu_doubles": 1 / 20e12,
+    "gpu_slow_flops": 1 / 1e12,
+    "gpu_terms": 20e-9,
+    "gpu_bytes": 1 / 2.5e12,
 }
 UNMEASURED_BYTES = 1 / 20e9
 # What a kind costs that may be missing in rates fitted to problems without it, though it is all that some others do.
@@ -369,6 +385,56 @@ def pool_naive(p: PoolProblem) -> Work:
 
 def pool_reference(p: PoolProblem) -> Work:
     return {"numpy_calls": 1.0, "slow_flops": 4.0 * (p.flops + p.bytes / p.itemsize)}
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# On a GPU: the larger of two times, that of its operations and that of its bytes, as work that is added
+
+GPU_BALANCE = UNMEASURED["gpu_bytes"] / UNMEASURED["gpu_flops"]
+
+
+def _roofline(flops: float, nbytes: float, launches: int = 1, doubles: bool = False) -> Work:
+    """Operations, and the bytes that they do not hide."""
+    rate = UNMEASURED["gpu_doubles" if doubles else "gpu_flops"] / UNMEASURED["gpu_flops"]
+    bare = max(0.0, nbytes - flops * rate / GPU_BALANCE)
+    return {"launches": float(launches), "gpu_doubles" if doubles else "gpu_flops": flops, "gpu_bytes": bare}
+
+
+def gpu_im2col(p: ConvProblem) -> Work:
+    """A product of matrices in tiles, and filters that are packed first, or sums that are added last."""
+    moved = p.bytes + 2.0 * gpu_im2col_workspace(p, 1)
+    return _roofline(2.0 * gpu_im2col_steps(p), moved, 2, p.dtype == "float64")
+
+
+def gpu_winograd(p: ConvProblem) -> Work:
+    moved = p.bytes + 2.0 * gpu_winograd_workspace(p, 1)
+    return _roofline(2.0 * gpu_winograd_steps(p), moved, 3)
+
+
+def gpu_winograd_passes(p: ConvProblem) -> Work:
+    steps, through_scratch, launches = gpu_winograd_passes_steps(p)
+    # the passes of the transforms do not overlap with the products: their bytes are added
+    work = _roofline(2.0 * steps, float(p.bytes), launches)
+    return {**work, "gpu_bytes": work["gpu_bytes"] + through_scratch}
+
+
+def gpu_direct(p: ConvProblem) -> Work:
+    moved = p.bytes + 2.0 * gpu_direct_workspace(p, 1)
+    return _roofline(2.0 * gpu_direct_steps(p), moved, 2, p.dtype == "float64")
+
+
+def gpu_depthwise(p: ConvProblem) -> Work:
+    # a load and the arithmetic of its place for each product
+    return _roofline(4.0 * p.flops, float(p.bytes), 2 if p.pass_ == "backward_weight" else 1, p.dtype == "float64")
+
+
+def gpu_pool(p: PoolProblem) -> Work:
+    return _roofline(float(p.flops), float(p.bytes))
+
+
+def gpu_naive(p: ConvProblem) -> Work:
+    # one thread adds up a result: term after term, each waiting for two loads
+    return {"launches": 1.0, "gpu_slow_flops": float(p.flops), "gpu_terms": float(_terms(p))}
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ def _refusal(kernel: Kernel, problem: Problem, request: Request, count: int) -> 
         return f'algorithm="{request.algorithm}" was asked for'
     if request.backend not in ("auto", kernel.backend):
         return f'backend="{request.backend}" was asked for'
-    fault = host.backend_fault(kernel.backend)
+    fault = kernel.wrong_device(problem) or host.backend_fault(kernel.backend)
     if fault is not None:
         return fault
     if _module_missing(_module_path(kernel)):
@@ -137,7 +137,7 @@ def verdicts(problem: Problem, request: Request = Request()) -> Iterator[Verdict
     for kernel in KERNELS:
         if (kernel.op, kernel.pass_) != (problem.op, problem.pass_):
             continue
-        count = threads_for(problem, kernel)
+        count = 1 if kernel.wrong_device(problem) else threads_for(problem, kernel)
         reason = _refusal(kernel, problem, request, count)
         if reason is not None:
             yield Verdict(kernel, reason, float("inf"), 0, 0.0)
@@ -257,7 +257,8 @@ class Plan:
     def __call__(self, *arrays: Any, packed: Any = None) -> None:
         """`packed`: what `pack` returned for these weights, still usable, or None."""
         count = self.num_threads()
-        workspace = _workspace_of(self.workspace_nbytes(count, packed))
+        nbytes = self.workspace_nbytes(count, packed)
+        workspace = _workspace_of(nbytes) if self.problem.device == "cpu" else launch().workspace(nbytes, arrays[0])
         arguments = (*arrays, workspace, count) if packed is None else (*arrays, workspace, count, packed)
         listener = settings.current().verbose
         if not listener:
@@ -276,6 +277,24 @@ class Plan:
 
     def __repr__(self) -> str:
         return f"<Plan {self.kernel.name} {self.problem}>"
+
+
+@functools.cache
+def _cuda_module(name: str) -> Any:
+    fault = host.backend_fault("cuda")
+    if fault is not None:
+        raise NoKernelError(f"arrays on a GPU, or backend=\"cuda\": {fault}")
+    return importlib.import_module(f"{PACKAGES['cuda']}.{name}")
+
+
+def launch() -> Any:
+    """The module that queues kernels on a GPU; NoKernelError where none can run."""
+    return _cuda_module("launch")
+
+
+def device_arrays() -> Any:
+    """The module that reads, makes and copies arrays on a GPU; NoKernelError where none can be."""
+    return _cuda_module("copying")
 
 
 @functools.cache
@@ -359,7 +378,8 @@ def explain(problem: Problem, request: Request = Request(), notes: tuple[str, ..
     except NoKernelError:
         chosen = ""
     width = max((len(v.kernel.name) for v in found), default=0)
-    lines = [str(problem), f"  {problem.flops / 1e6:.4g} MFLOP, {problem.bytes / 1e6:.3g} MB, ISA {host.isa()}"]
+    place = f"ISA {host.isa()}" if problem.device == "cpu" else "on a GPU"
+    lines = [str(problem), f"  {problem.flops / 1e6:.4g} MFLOP, {problem.bytes / 1e6:.3g} MB, {place}"]
     lines.append(f"  {'kernel':<{width}}    predicted   workspace     error")
     for v in found:
         mark = ">" if v.kernel.name == chosen else " "

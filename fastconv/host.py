@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib
 import importlib.util
@@ -80,10 +81,28 @@ def numba_fault() -> str | None:
     return None
 
 
+def simulated() -> bool:
+    """Whether Numba simulates a GPU, in Python."""
+    return environment("NUMBA_ENABLE_CUDASIM") not in ("", "0")
+
+
 @functools.cache
 def cuda_fault() -> str | None:
-    """None when the CUDA rows can run, else one sentence."""
-    return "fastconv has no CUDA kernels yet"
+    """None when the CUDA rows can run, else one sentence. Without a driver Numba is not imported."""
+    if importlib.util.find_spec("numba") is None:
+        return "Numba is not installed: pip install 'fastconv[cuda]'"
+    if not simulated():
+        try:
+            ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+        except OSError:
+            return "no CUDA driver on this machine"
+    try:
+        cuda = importlib.import_module("numba.cuda")
+        if not cuda.is_available():
+            return "numba.cuda finds no GPU or no compiler of CUDA: pip install 'fastconv[cuda]'"
+    except Exception as error:  # whatever a broken driver or toolkit raises
+        return f"numba.cuda does not work here ({error}): pip install 'fastconv[cuda]'"
+    return None
 
 
 def backend_fault(backend: str) -> str | None:

@@ -214,6 +214,10 @@ def _tokens(text: str) -> dict[str, int]:
     return found
 
 
+def _device_text(device: str) -> str:
+    return "" if device == "cpu" else f" on {device}"
+
+
 def _axis_text(h: str, w: str, vh: int, vw: int, default: int | None) -> str:
     """`vw` is left out when it equals `vh`, both when they equal `default`."""
     if vh == vw:
@@ -328,7 +332,7 @@ class ConvProblem:
         if self.activation is not None:
             extra.append(self.activation if isinstance(self.activation, str) else "clip")
         tail = f" +{'+'.join(extra)}" if extra else ""
-        return f"{self.op}_{self.pass_} {self.text} {self.dtype} {self.layout}{tail}"
+        return f"{self.op}_{self.pass_} {self.text} {self.dtype} {self.layout}{tail}{_device_text(self.device)}"
 
     @classmethod
     def parse(cls, text: str, **options: Any) -> ConvProblem:
@@ -542,7 +546,7 @@ class PoolProblem:
 
     def __str__(self) -> str:
         extra = " +indices" if self.return_indices else ""
-        return f"{self.op}_{self.pass_} {self.text} {self.dtype} {self.layout}{extra}"
+        return f"{self.op}_{self.pass_} {self.text} {self.dtype} {self.layout}{extra}{_device_text(self.device)}"
 
     @classmethod
     def parse(cls, text: str, op: str, **options: Any) -> PoolProblem:

@@ -68,6 +68,8 @@ def rates_of(kernel: str, layout: str) -> dict[str, float] | None:
     Rows of other backends share the rates of the compiled row of their algorithm until they have their own.
     """
     every = _load()
+    if kernel.endswith("__cuda"):  # no relative on the host
+        return every.get("cuda", {}).get(kernel, {}).get(layout)
     isa = host.rated_isa()
     name, _, _ = kernel.partition("__")
     for kernels in (every.get(isa, {}), every.get(RELATIVE.get(isa, ""), {})):

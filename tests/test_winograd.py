@@ -508,3 +508,14 @@ def test_a_clamp_does_not_hide_a_spread_infinity(isa: str, tile: str) -> None:
         x[0, 1, 5, 6] = np.inf
         y, expected = convolve(p, tile, x, w), plain(p, x, w)
         np.testing.assert_allclose(y, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("tile", ["f2x3", "f4x3"])
+def test_plain_transforms_for_cuda_are_the_matrices(tile):
+    from fastconv._cuda import transforms
+
+    at, _, bt = winograd.matrices(tile)
+    for name, matrix in (("input", bt), ("output", at)):
+        function = getattr(transforms, f"{name}_transform_{tile}")
+        columns = [np.array(function(*unit)) for unit in np.eye(matrix.shape[1])]
+        np.testing.assert_array_equal(np.stack(columns, axis=1), matrix)

@@ -11,7 +11,6 @@ import numpy as np
 from fastconv import dispatch
 from fastconv.functional.arrays import (
     NAMES,
-    Output,
     as_array,
     cast,
     check_out,
@@ -21,6 +20,7 @@ from fastconv.functional.arrays import (
     logical,
     logical_weight,
 )
+from fastconv.functional.device import device_of, gather, output
 from fastconv.functional.intake import (
     batched4,
     check_bias,
@@ -67,11 +67,12 @@ def conv_plan(
     precision: Any,
     request: dispatch.Request,
     generation: tuple[int, int],
+    device: str = "cpu",
 ) -> dispatch.Plan:
     """The plan of a forward pass or a gradient, by the shape of the forward pass's input."""
     problem = problem_of(
         where, x_shape, w_shape, groups, layout, pass_=pass_, stride=stride, padding=padding, dilation=dilation,
-        dtype=dtype, bias=bias, activation=activation, residual=residual, precision=precision,
+        dtype=dtype, bias=bias, activation=activation, residual=residual, precision=precision, device=device,
     )  # fmt: skip
     return dispatch.plan(problem, request)
 
@@ -152,26 +153,32 @@ def conv2d(
     if y is not None:
         return y
     where = "conv2d"
-    x, w = image_array(where, "input", input, layout), weight_array(where, weight, layout)
+    x = image_array(where, "input", input, layout, device=True)
+    w = weight_array(where, weight, layout, device=True)
     result, compute = common_dtype(where, input=x, weight=w)
-    batch = batched4(x)
+    device = device_of(backend, x)
     stride, padding, dilation = hashable(stride), hashable(padding), hashable(dilation)
-    pads = resolve_mode(where, padding_mode, batch.shape, w.shape, stride, padding, dilation, layout)
+    size = x.shape if x.ndim == 4 else (1, *x.shape)
+    pads = resolve_mode(where, padding_mode, size, w.shape, stride, padding, dilation, layout, device)
     plan = conv_plan(
         where, "forward",
-        batch.shape if pads is None else padded_shape(batch.shape, pads, layout),
+        size if pads is None else padded_shape(size, pads, layout),
         w.shape, NAMES[compute], stride, padding if pads is None else 0, dilation, groups, layout, bias is not None,
         hashable(activation), residual is not None, *wishes(where, algorithm, backend, precision, max_workspace),
+        device,
     )  # fmt: skip
     p: ConvProblem = plan.problem  # type: ignore[assignment]
     shape = p.output_shape if x.ndim == 4 else p.output_shape[1:]
-    b = check_bias(where, bias, p.oc, compute)
-    r = check_residual(where, residual, shape, compute)
+    b = check_bias(where, bias, p.oc, compute, device=True)
+    r = check_residual(where, residual, shape, compute, device=True)
     if out is not None:
         check_out(where, out, shape, result, {"input": x, "weight": w, "bias": b, "residual": r})
+    given = x
+    x, w, b, r = gather(where, device, input=x, weight=w, bias=b, residual=r)
+    batch = batched4(x)
     if pads is not None:
         batch = pad_image(batch, pads, padding_mode, layout)
-    target = Output(out, shape, result, compute)
+    target = output(given, x, out, shape, result, compute)
     plan(
         logical(contiguous(batch, compute), layout),
         logical_weight(cast(w, compute), layout),
@@ -230,25 +237,28 @@ def conv2d_input(
     """
     where = "conv2d_input"
     size, batched = size4(where, "input_size", input_size)
-    dy = image_array(where, "grad_output", grad_output, layout, (4 if batched else 3,))
-    w = weight_array(where, weight, layout)
+    dy = image_array(where, "grad_output", grad_output, layout, (4 if batched else 3,), device=True)
+    w = weight_array(where, weight, layout, device=True)
     result, compute = common_dtype(where, grad_output=dy, weight=w)
+    device = device_of(backend, dy)
     stride, padding, dilation = hashable(stride), hashable(padding), hashable(dilation)
-    pads = resolve_mode(where, padding_mode, size, w.shape, stride, padding, dilation, layout)
+    pads = resolve_mode(where, padding_mode, size, w.shape, stride, padding, dilation, layout, device)
     plan = conv_plan(
         where, "backward_input", size if pads is None else padded_shape(size, pads, layout), w.shape, NAMES[compute],
         stride, padding if pads is None else 0, dilation, groups, layout, False, None, False,
-        *wishes(where, algorithm, backend, precision, max_workspace),
+        *wishes(where, algorithm, backend, precision, max_workspace), device,
     )  # fmt: skip
     p: ConvProblem = plan.problem  # type: ignore[assignment]
     check_grad(where, dy, p, batched)
     shape = size if batched else size[1:]
     if out is not None:
         check_out(where, out, shape, result, {"grad_output": dy, "weight": w})
+    given = dy
+    dy, w = gather(where, device, grad_output=dy, weight=w)
     dyc = logical(batched4(contiguous(dy, compute)), layout)
     wl = logical_weight(cast(w, compute), layout)
     if pads is None:
-        target = Output(out, shape, result, compute)
+        target = output(given, dy, out, shape, result, compute)
         plan(dyc, wl, None, None, logical(batched4(target.array), layout))
         return target.finish(out)
     padded = np.empty(p.input_shape, compute)
@@ -301,25 +311,29 @@ def conv2d_weight(
     Threads share the output channels and filter cells, never the pixels: the order of summation is fixed.
     """
     where = "conv2d_weight"
-    x = image_array(where, "input", input, layout)
-    dy = image_array(where, "grad_output", grad_output, layout, (x.ndim,))
+    x = image_array(where, "input", input, layout, device=True)
+    dy = image_array(where, "grad_output", grad_output, layout, (x.ndim,), device=True)
     w_shape = weight_shape_of(where, "weight_size", weight_size, layout, 0)
     result, compute = common_dtype(where, input=x, grad_output=dy)
-    batch = batched4(x)
+    device = device_of(backend, x)
     stride, padding, dilation = hashable(stride), hashable(padding), hashable(dilation)
-    pads = resolve_mode(where, padding_mode, batch.shape, w_shape, stride, padding, dilation, layout)
+    size = x.shape if x.ndim == 4 else (1, *x.shape)
+    pads = resolve_mode(where, padding_mode, size, w_shape, stride, padding, dilation, layout, device)
     plan = conv_plan(
-        where, "backward_weight", batch.shape if pads is None else padded_shape(batch.shape, pads, layout), w_shape,
+        where, "backward_weight", size if pads is None else padded_shape(size, pads, layout), w_shape,
         NAMES[compute], stride, padding if pads is None else 0, dilation, groups, layout, False, None, False,
-        *wishes(where, algorithm, backend, precision, max_workspace),
+        *wishes(where, algorithm, backend, precision, max_workspace), device,
     )  # fmt: skip
     p: ConvProblem = plan.problem  # type: ignore[assignment]
     check_grad(where, dy, p, x.ndim == 4)
     if out is not None:
         check_out(where, out, w_shape, result, {"input": x, "grad_output": dy})
+    given = x
+    x, dy = gather(where, device, input=x, grad_output=dy)
+    batch = batched4(x)
     if pads is not None:
         batch = pad_image(batch, pads, padding_mode, layout)
-    target = Output(out, w_shape, result, compute)
+    target = output(given, x, out, w_shape, result, compute)
     plan(
         logical(contiguous(batch, compute), layout),
         logical(batched4(contiguous(dy, compute)), layout),
@@ -332,9 +346,19 @@ def conv2d_weight(
 _BIAS_ROWS = 32
 
 
-def _bias_gradient(dy: np.ndarray, layout: str, dtype: np.dtype) -> np.ndarray:
+def _bias_gradient(dy: Any, layout: str, backend: str, result: np.dtype, compute: np.dtype) -> Any:
     """Sum over batch, height and width, in blocks so that the error stays small."""
-    dy = batched4(dy)
+    where, device = "conv2d_backward", device_of(backend, dy)
+    if device == "cpu":
+        return _sums(batched4(dy), layout, compute).astype(result, copy=False)
+    (images,) = gather(where, device, grad_output=dy)
+    images = logical(batched4(contiguous(images, compute)), layout)
+    target = output(dy, images, None, (images.shape[1],), result, compute)
+    dispatch.device_arrays().channel_sums(images, target.array)
+    return target.finish(None)
+
+
+def _sums(dy: np.ndarray, layout: str, dtype: np.dtype) -> np.ndarray:
     if layout == "NCHW":
         return dy.sum(axis=3, dtype=dtype).sum(axis=(0, 2), dtype=dtype)
     channels = dy.shape[3]
@@ -381,8 +405,10 @@ def conv2d_backward(
     ValueError, TypeError, NoKernelError
         As `conv2d`.
     """
-    x, w = as_array("conv2d_backward", "input", input), as_array("conv2d_backward", "weight", weight)
-    dy = as_array("conv2d_backward", "grad_output", grad_output)
+    x, w, dy = (
+        as_array("conv2d_backward", name, value, device=True)
+        for name, value in (("input", input), ("weight", weight), ("grad_output", grad_output))
+    )
     common: dict[str, Any] = {
         "layout": layout, "padding_mode": padding_mode, "backend": backend, "precision": precision,
         "max_workspace": max_workspace,
@@ -400,7 +426,7 @@ def conv2d_backward(
             dw = conv2d_weight(*arguments, **common)
     if output_mask[2]:
         result, compute = common_dtype("conv2d_backward", grad_output=dy, weight=w)
-        db = _bias_gradient(dy, layout, compute).astype(result, copy=False)
+        db = _bias_gradient(dy, layout, backend, result, compute)
     return dx, dw, db
 
 
@@ -408,7 +434,7 @@ def conv2d_backward(
 def _transpose_plan(
     dy_shape: tuple[int, ...], w_shape: tuple[int, ...], dtype: str, stride: Any, padding: Any, output_padding: Any,
     groups: Any, dilation: Any, layout: str, bias: bool, activation: Any, residual: bool, precision: Any,
-    request: dispatch.Request, generation: tuple[int, int],
+    request: dispatch.Request, generation: tuple[int, int], device: str,
 ) -> dispatch.Plan:  # fmt: skip
     """The plan of the input gradient whose forward convolution has an output of shape `dy_shape`."""
     where = "conv_transpose2d"
@@ -447,7 +473,7 @@ def _transpose_plan(
     problem = conv_problem(
         where, pass_="backward_input", mb=mb, ic=icg * groups, ih=ih, iw=iw, oc=oc, kh=kh, kw=kw, stride=(sh, sw),
         padding=(top, max(bottom, kh * dh), left, max(right, kw * dw)), dilation=(dh, dw), groups=groups, dtype=dtype,
-        layout=layout, bias=bias, activation=activation, residual=residual, precision=precision,
+        layout=layout, bias=bias, activation=activation, residual=residual, precision=precision, device=device,
     )  # fmt: skip
     ph_r = (oh - 1) * sh + effective_filter(kh, dh) - ih - top
     pw_r = (ow - 1) * sw + effective_filter(kw, dw) - iw - left
@@ -506,21 +532,25 @@ def conv_transpose2d(
     (1, 2, 10, 10)
     """
     where = "conv_transpose2d"
-    x, w = image_array(where, "input", input, layout), as_array(where, "weight", weight)
+    x = image_array(where, "input", input, layout, device=True)
+    w = as_array(where, "weight", weight, device=True)
     check_rank(where, "weight", w, (4,), "(in_channels, out_channels / groups, height, width) or HWIO with NHWC")
     result, compute = common_dtype(where, input=x, weight=w)
+    device = device_of(backend, x)
     plan = _transpose_plan(
-        batched4(x).shape, w.shape, NAMES[compute], hashable(stride), hashable(padding), hashable(output_padding),
-        groups, hashable(dilation), layout, bias is not None, hashable(activation), residual is not None,
-        *wishes(where, algorithm, backend, precision, max_workspace),
+        x.shape if x.ndim == 4 else (1, *x.shape), w.shape, NAMES[compute], hashable(stride), hashable(padding),
+        hashable(output_padding), groups, hashable(dilation), layout, bias is not None, hashable(activation),
+        residual is not None, *wishes(where, algorithm, backend, precision, max_workspace), device,
     )  # fmt: skip
     p: ConvProblem = plan.problem  # type: ignore[assignment]
     shape = p.input_shape if x.ndim == 4 else p.input_shape[1:]
-    b = check_bias(where, bias, p.ic, compute)
-    r = check_residual(where, residual, shape, compute)
+    b = check_bias(where, bias, p.ic, compute, device=True)
+    r = check_residual(where, residual, shape, compute, device=True)
     if out is not None:
         check_out(where, out, shape, result, {"input": x, "weight": w, "bias": b, "residual": r})
-    target = Output(out, shape, result, compute)
+    given = x
+    x, w, b, r = gather(where, device, input=x, weight=w, bias=b, residual=r)
+    target = output(given, x, out, shape, result, compute)
     plan(
         logical(batched4(contiguous(x, compute)), layout),
         logical_weight(cast(w, compute), layout),

@@ -67,17 +67,19 @@ def wishes(
     return precision_of(precision), request, generation()
 
 
-def image_array(where: str, name: str, value: Any, layout: str, ranks: tuple[int, ...] = (3, 4)) -> np.ndarray:
-    """An argument that is a batch of images, or one image."""
-    array = as_array(where, name, value)
+def image_array(
+    where: str, name: str, value: Any, layout: str, ranks: tuple[int, ...] = (3, 4), device: bool = False
+) -> Any:
+    """An argument that is a batch of images, or one image; device: as in `as_array`."""
+    array = as_array(where, name, value, device)
     check_layout(where, layout)
     check_rank(where, name, array, ranks, AXES[layout])
     return array
 
 
-def weight_array(where: str, weight: Any, layout: str) -> np.ndarray:
-    """A weight of convolutions, of a layout that was checked."""
-    array = as_array(where, "weight", weight)
+def weight_array(where: str, weight: Any, layout: str, device: bool = False) -> Any:
+    """A weight of convolutions, of a layout that was checked; device: as in `as_array`."""
+    array = as_array(where, "weight", weight, device)
     check_rank(where, "weight", array, (4,), WEIGHT_AXES[layout])
     return array
 
@@ -116,15 +118,15 @@ def check_channels(
     raise ValueError(message)
 
 
-def batched4(array: np.ndarray) -> np.ndarray:
+def batched4(array: Any) -> Any:
     """With a batch axis whose stride is not 0 (as that of array[None] is): kernels tell runs of images by it."""
     return array if array.ndim == 4 else array.reshape(1, *array.shape)
 
 
-def check_bias(where: str, bias: Any, channels: int, dtype: np.dtype) -> np.ndarray | None:
+def check_bias(where: str, bias: Any, channels: int, dtype: np.dtype, device: bool = False) -> Any:
     if bias is None:
         return None
-    array = as_array(where, "bias", bias)
+    array = as_array(where, "bias", bias, device)
     if array.shape != (channels,):
         raise ValueError(f"{where}: bias must have shape ({channels},), one value a channel, got {array.shape}")
     if dtype.kind == "i" and array.dtype.kind == "f":
@@ -132,10 +134,12 @@ def check_bias(where: str, bias: Any, channels: int, dtype: np.dtype) -> np.ndar
     return contiguous(array, dtype)
 
 
-def check_residual(where: str, residual: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:
+def check_residual(
+    where: str, residual: Any, shape: tuple[int, ...], dtype: np.dtype, device: bool = False
+) -> Any:
     if residual is None:
         return None
-    array = as_array(where, "residual", residual)
+    array = as_array(where, "residual", residual, device)
     if array.shape != shape:
         raise ValueError(f"{where}: residual must have the output's shape {shape}, got {array.shape}")
     if dtype.kind == "i" and array.dtype.kind == "f":
@@ -161,7 +165,7 @@ def weight_shape_of(where: str, name: str, size: Any, layout: str, least: int) -
     return sizes
 
 
-def check_grad(where: str, dy: np.ndarray, p: ConvProblem | PoolProblem, batched: bool = True) -> None:
+def check_grad(where: str, dy: Any, p: ConvProblem | PoolProblem, batched: bool = True) -> None:
     shape = p.output_shape if batched else p.output_shape[1:]
     if dy.shape != shape:
         raise ValueError(f"{where}: grad_output has shape {dy.shape}, but the forward output ({p.text}) has {shape}")

@@ -14,13 +14,15 @@ PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 def resolve_mode(
     where: str, mode: str, x_shape: tuple[int, ...], w_shape: tuple[int, ...], stride: Any, padding: Any,
-    dilation: Any, layout: str,
+    dilation: Any, layout: str, device: str = "cpu",
 ) -> tuple[int, int, int, int] | None:  # fmt: skip
     """Paddings to apply to the image itself, or None when the kernels' own zero padding serves."""
     if mode == "zeros":
         return None
     if mode not in PADDING_MODES:
         raise ValueError(f"{where}: padding_mode must be one of {', '.join(PADDING_MODES)}, got {mode!r}")
+    if device != "cpu":
+        raise ValueError(f"{where}: padding_mode={mode!r} pads on the host only; on a GPU pad the input first")
     _, _, ih, iw = image_sizes(x_shape, layout)
     _, _, kh, kw = filter_sizes(w_shape, layout)
     pads = resolve_padding(padding, (ih, iw), (kh, kw), stride, dilation, where=where)

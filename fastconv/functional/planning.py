@@ -18,6 +18,7 @@ from fastconv.functional.arrays import (
     logical_weight,
 )
 from fastconv.functional.convolution import conv_plan
+from fastconv.functional.device import COPIED
 from fastconv.functional.intake import (
     AXES,
     check_bias,
@@ -107,16 +108,21 @@ def explain(
     notes = []
     request = request_of("explain", algorithm, backend, max_workspace)
     dtype = np.dtype(dtype)
+    device = "cuda" if request.backend == "cuda" else "cpu"
+    if device == "cuda":
+        notes.append(COPIED)
     if isinstance(input_shape, str):
         options = {"precision": precision_of(precision)} if op.startswith("conv2d") else {}
-        parsed = parse_problem(input_shape, op, pass_=pass_, dtype=dtype.name, layout=layout, **options)
-        return Table.of(parsed, request)
+        parsed = parse_problem(input_shape, op, pass_=pass_, dtype=dtype.name, layout=layout, device=device, **options)
+        return Table.of(parsed, request, tuple(notes))
     if weight_shape is None or not op.startswith("conv2d"):
         raise ValueError("explain: give input_shape and weight_shape of a conv2d, or one text form of a problem")
     if hasattr(input_shape, "dtype"):
-        array = as_array("explain", "input", input_shape)
+        array = as_array("explain", "input", input_shape, device=True)
         dtype = common_dtype("explain", input=array)[1]
-        if array.ndim in (3, 4) and contiguous(array, dtype) is not array:
+        if not isinstance(array, np.ndarray):
+            device, notes = "cuda", []
+        if isinstance(array, np.ndarray) and array.ndim in (3, 4) and contiguous(array, dtype) is not array:
             notes.append("the input is copied first: kernels take contiguous, aligned, native arrays of one dtype")
         input_shape = array.shape
     if hasattr(weight_shape, "shape"):
@@ -126,7 +132,7 @@ def explain(
         dtype = common_dtype("explain", input=np.empty(0, dtype))[1]
     problem, _ = forward_problem(
         "explain", input_shape, weight_shape, stride, padding, dilation, groups, layout, dtype=dtype.name,
-        pass_=pass_, precision=precision_of(precision),
+        pass_=pass_, precision=precision_of(precision), device=device,
     )  # fmt: skip
     if op == ConvPoolProblem.op:
         problem = ConvPoolProblem.of(problem)
@@ -178,7 +184,7 @@ class ConvPlan:
         if y is not None:
             return y
         p = self.problem
-        x = as_array("plan", "input", input)
+        x = as_array("plan", "input", input)  # of the host: plans hold their weights there
         if x.shape != p.input_shape or x.dtype != self._dtype:
             raise ValueError(
                 f"plan: input has shape {x.shape} and dtype {x.dtype}, the plan was made for {p.input_shape} "

@@ -9,7 +9,8 @@ import numpy as np
 
 from fastconv import dispatch
 from fastconv.autotune import generation
-from fastconv.functional.arrays import NAMES, Output, as_array, check_out, common_dtype, contiguous, logical
+from fastconv.functional.arrays import NAMES, as_array, check_out, common_dtype, contiguous, logical
+from fastconv.functional.device import device_of, gather, output
 from fastconv.functional.intake import batched4, check_grad, hashable, image_array, image_sizes, request_of, size4
 from fastconv.functional.shortcuts import Shortcut
 from fastconv.problem import PoolProblem, check_int, check_pair, pool_problem
@@ -35,11 +36,13 @@ def _plan(
     options: tuple[tuple[str, Any], ...],
     request: dispatch.Request,
     generation: tuple[int, int],
+    device: str,
 ) -> dispatch.Plan:
     """The plan of a pooling, by the shape of the forward pass's input."""
     mb, c, ih, iw = image_sizes(shape, layout)
     problem = pool_problem(
-        where, op, pass_=pass_, mb=mb, c=c, ih=ih, iw=iw, dtype=dtype, layout=layout, **dict(options)
+        where, op, pass_=pass_, mb=mb, c=c, ih=ih, iw=iw, dtype=dtype, layout=layout, device=device,
+        **dict(options),
     )
     return dispatch.plan(problem, request)
 
@@ -53,14 +56,15 @@ def _forward(
     return_indices: bool = False, *, shortcut: tuple[Shortcut, tuple[Any, ...]] | None = None, **options: Any,
 ) -> Any:  # fmt: skip
     """Any forward pooling: checks, plan, arrays, kernel. shortcut: what serves such calls from now on."""
-    x = image_array(where, "input", input, layout)
+    x = image_array(where, "input", input, layout, device=True)
     result, compute = common_dtype(where, input=x)
     if compute.kind == "i" and "avg" in op:
         raise TypeError(f"{where}: input has dtype {x.dtype}; an average of integers is not one: convert it first")
-    batch = batched4(x)
+    device = device_of(backend, x)
     plan = _plan(
-        where, op, "forward", batch.shape, NAMES[compute], layout,
+        where, op, "forward", x.shape if x.ndim == 4 else (1, *x.shape), NAMES[compute], layout,
         _options(return_indices=return_indices, **options), request_of(where, algorithm, backend, None), generation(),
+        device,
     )  # fmt: skip
     p: PoolProblem = plan.problem  # type: ignore[assignment]
     shape = p.output_shape if x.ndim == 4 else p.output_shape[1:]
@@ -70,10 +74,13 @@ def _forward(
         check_out(f"{where} (indices)", out_indices, shape, np.dtype(np.int64), {"input": x})
     if out is not None or out_indices is not None:
         check_out(where, out, shape, result, {"input": x, "indices": out_indices})
-    target = Output(out, shape, result, compute)
-    places = Output(out_indices, shape, np.dtype(np.int64), np.dtype(np.int64)) if return_indices else None
+    given = x
+    (x,) = gather(where, device, input=x)
+    target = output(given, x, out, shape, result, compute)
+    integers = np.dtype(np.int64)
+    places = output(given, x, out_indices, shape, integers, integers) if return_indices else None
     plan(
-        logical(contiguous(batch, compute), layout),
+        logical(batched4(contiguous(x, compute)), layout),
         logical(batched4(target.array), layout),
         None if places is None else logical(batched4(places.array), layout),
     )
@@ -88,14 +95,15 @@ def _backward(
     algorithm: str, backend: str, *, shortcut: tuple[Shortcut, tuple[Any, ...]], **options: Any,
 ) -> np.ndarray:  # fmt: skip
     """Any pooling gradient: checks, plan, arrays, kernel. shortcut: as in _forward."""
-    dy = image_array(where, "grad_output", grad_output, layout)
+    dy = image_array(where, "grad_output", grad_output, layout, device=True)
     size, batched = size4(where, "input_size", input_size)
     result, compute = common_dtype(where, grad_output=dy)
     if compute.kind == "i" and "avg" in op:
         raise TypeError(f"{where}: grad_output has dtype {dy.dtype}; an average of integers is not one: convert it")
+    device = device_of(backend, dy)
     plan = _plan(
         where, op, "backward", size, NAMES[compute], layout, _options(**options),
-        request_of(where, algorithm, backend, None), generation(),
+        request_of(where, algorithm, backend, None), generation(), device,
     )  # fmt: skip
     p: PoolProblem = plan.problem  # type: ignore[assignment]
     expected = p.output_shape if batched else p.output_shape[1:]
@@ -103,12 +111,14 @@ def _backward(
     where_to = None
     if "max" in op:
         where_to = _check_indices(where, indices, expected)
-        if plan.kernel.algorithm != "direct":
+        if isinstance(where_to, np.ndarray) and plan.kernel.algorithm != "direct":
             _check_range(where, where_to, p.ih * p.iw)
     shape = size if batched else size[1:]
     if out is not None:
         check_out(where, out, shape, result, {"grad_output": dy, "indices": where_to})
-    target = Output(out, shape, result, compute)
+    given = dy
+    dy, where_to = gather(where, device, grad_output=dy, indices=where_to)
+    target = output(given, dy, out, shape, result, compute)
     try:
         plan(
             logical(batched4(contiguous(dy, compute)), layout),
@@ -116,15 +126,15 @@ def _backward(
             logical(batched4(target.array), layout),
         )
     except IndexError:  # the direct kernels look at each index when they use it
-        _check_range(where, where_to, p.ih * p.iw)  # type: ignore[arg-type]
+        _check_range(where, where_to, p.ih * p.iw)
         raise
     shortcut[0].remember(plan, dy.ndim, *shortcut[1])
     return target.finish(out)
 
 
-def _check_indices(where: str, indices: Any, shape: tuple[int, ...]) -> np.ndarray:
+def _check_indices(where: str, indices: Any, shape: tuple[int, ...]) -> Any:
     """Indices as contiguous int64."""
-    array = as_array(where, "indices", indices)
+    array = as_array(where, "indices", indices, device=True)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{where}: indices must be integers, got dtype {array.dtype}")
     if array.shape != shape:
@@ -334,7 +344,7 @@ def adaptive_max_pool2d(
     if y is not None:
         return y
     where = "adaptive_max_pool2d"
-    x = image_array(where, "input", input, layout)
+    x = image_array(where, "input", input, layout, device=True)
     pair = _output_pair(where, output_size, batched4(x).shape, layout)
     return _forward(
         where, where, x, layout, out, algorithm, backend, bool(return_indices), output=pair,
@@ -366,7 +376,7 @@ def adaptive_max_pool2d_backward(
     if dx is not None:
         return dx
     where, op = "adaptive_max_pool2d_backward", "adaptive_max_pool2d"
-    dy = image_array(where, "grad_output", grad_output, layout)
+    dy = image_array(where, "grad_output", grad_output, layout, device=True)
     pair = image_sizes(batched4(dy).shape, layout)[2:]
     return _backward(
         where, op, dy, input_size, indices, layout, out, algorithm, backend, output=pair,
@@ -399,7 +409,7 @@ def adaptive_avg_pool2d(
     y = _adaptive_avg_pool2d.call(*arguments)
     if y is not None:
         return y
-    x = image_array(where, "input", input, layout)
+    x = image_array(where, "input", input, layout, device=True)
     pair = _output_pair(where, output_size, batched4(x).shape, layout)
     return _forward(
         where, where, x, layout, out, algorithm, backend, output=pair, shortcut=(_adaptive_avg_pool2d, arguments)
@@ -430,7 +440,7 @@ def adaptive_avg_pool2d_backward(
     if dx is not None:
         return dx
     where = "adaptive_avg_pool2d_backward"
-    dy = image_array(where, "grad_output", grad_output, layout)
+    dy = image_array(where, "grad_output", grad_output, layout, device=True)
     pair = image_sizes(batched4(dy).shape, layout)[2:]
     return _backward(
         where, "adaptive_avg_pool2d", dy, input_size, None, layout, out, algorithm, backend, output=pair,

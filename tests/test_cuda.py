@@ -1,0 +1,179 @@
+"""CUDA rows on Numba's simulator: the rules of test_kernels.py on tiny cases; and public functions on arrays of a GPU.
+
+Run as NUMBA_ENABLE_CUDASIM=1 pytest tests/test_cuda.py: the variable counts when Numba is imported, so this takes a
+process of its own. Without it, and without a GPU, all of this is skipped.
+"""
+
+import numpy as np
+import pytest
+
+import fastconv
+from fastconv import host
+from fastconv.problem import ConvProblem, NoKernelError
+from fastconv.registry import KERNELS
+from tests import calls, compare, cuda_cases, rows, simulator
+from tests.test_kernels import SPECIAL_VALUES, with_special
+
+pytestmark = pytest.mark.skipif(host.cuda_fault() is not None, reason=f"no GPU, no simulator: {host.cuda_fault()}")
+if host.simulated():
+    simulator.install()
+
+ROWS = [k for k in KERNELS if k.backend == "cuda"]
+
+
+@pytest.mark.parametrize("kernel", ROWS, ids=lambda k: k.name)
+def test_row(kernel):
+    found = cuda_cases.problems(kernel)
+    assert len(found) >= 4
+    for problem in found:
+        rows.check(rows.run_of(kernel, problem), problem, kernel.algorithm)
+
+
+CONVOLUTIONS = [k for k in ROWS if k.op == "conv2d"]
+
+
+@pytest.mark.filterwarnings("ignore:invalid value", "ignore:overflow")  # simulated sums are NumPy's
+@pytest.mark.parametrize("operand", ["image", "filter"])
+@pytest.mark.parametrize("kernel", CONVOLUTIONS, ids=lambda k: k.name)
+def test_nonfinite_set_is_that_of_the_plain_sum(kernel, operand):
+    text = "g3mb1ic3ih5iw6oc3kh3ph1" if "depthwise" in kernel.name else "mb1ic2ih5iw6oc3kh3ph1"
+    for number, layout in enumerate(("NCHW", "NHWC")):
+        options = {} if kernel.pass_ == "backward_weight" else {"activation": ("clip", -1.0, 6.0)}
+        problem = ConvProblem.parse(text, pass_=kernel.pass_, layout=layout, device="cuda", **options)
+        name = {"image": "x", "filter": "w"}[operand]
+        if kernel.pass_ == "backward_input" and operand == "image":
+            name = "y"
+        if kernel.pass_ == "backward_weight" and operand == "filter":
+            name = "y"
+        o = with_special(problem, name, list(SPECIAL_VALUES.values())[1 + number])
+        wanted = rows.by_reference(problem, o)
+        y = rows.conv_call(rows.run_of(kernel, problem), problem, o)
+        compare.assert_exact(np.isnan(y), np.isnan(wanted), str(problem))
+        compare.assert_same_nonfinite(y, wanted, str(problem))
+
+
+def test_every_tile_is_right(monkeypatch):
+    """The tiles that only large problems are given."""
+    from fastconv._cuda import sizes
+
+    kernels = [k for k in CONVOLUTIONS if k.algorithm == "im2col"]
+    for tile in sizes.TILES["float32"][:-1]:  # also the largest for weight gradients, which would spill there
+        monkeypatch.setattr(sizes, "best_tile", lambda *arguments, tile=tile: tile)
+        for kernel in kernels:
+            for layout in ("NCHW", "NHWC"):
+                options = {"pass_": kernel.pass_, "layout": layout, "device": "cuda"}
+                problem = ConvProblem.parse("mb1ic9ih2iw3oc12kh1kw2ph0pw1", **options)
+                rows.check(rows.run_of(kernel, problem), problem, kernel.algorithm)
+
+
+def test_winograd_takes_tiles_in_runs(monkeypatch):
+    """As it does where the tiles of a batch do not fit into its scratch memory."""
+    from fastconv import _cuda
+    from fastconv._cuda import sizes
+
+    monkeypatch.setattr(sizes, "WINOGRAD_SCRATCH", 4 * 36 * (8 + 32) * 5)
+    for kernel in CONVOLUTIONS:
+        if kernel.algorithm == "winograd_f4x3":
+            problem = ConvProblem.parse("mb5ic2ih10iw9oc3kh3ph1", pass_=kernel.pass_, device="cuda")
+            cut = sizes.winograd_passes(_cuda.lower(problem), kernel.pass_ == "backward_input")
+            assert cut.length < 5 * 3 * 3
+            rows.check(rows.run_of(kernel, problem), problem, kernel.algorithm)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Arrays on a GPU
+
+
+def on_device(array):
+    from numba import cuda
+
+    return cuda.to_device(np.ascontiguousarray(array))
+
+
+@pytest.fixture
+def arrays(rng):
+    return calls.integers(rng, 2, 3, 5, 6), calls.integers(rng, 4, 3, 3, 3), calls.integers(rng, 4)
+
+
+def test_device_arrays_in_and_the_same_kind_out(arrays):
+    x, w, b = arrays
+    dx, dw, db = map(on_device, arrays)
+    y = fastconv.conv2d(x, w, b, padding=1, activation="relu")
+    found = fastconv.conv2d(dx, dw, db, padding=1, activation="relu")
+    assert type(found) is type(dx)
+    compare.assert_exact(found.copy_to_host(), y)
+    out = on_device(np.full_like(y, np.nan))
+    assert fastconv.conv2d(dx, dw, db, padding=1, activation="relu", out=out) is out
+    compare.assert_exact(out.copy_to_host(), y)
+    for found, wanted in zip(
+        fastconv.conv2d_backward(on_device(y), dx, dw, padding=1), fastconv.conv2d_backward(y, x, w, padding=1)
+    ):
+        compare.assert_exact(found.copy_to_host(), wanted)
+    pooled, indices = fastconv.max_pool2d(on_device(y), 2, return_indices=True)
+    p, i = fastconv.max_pool2d(y, 2, return_indices=True)
+    compare.assert_exact(pooled.copy_to_host(), p)
+    compare.assert_exact(indices.copy_to_host(), i)
+    compare.assert_exact(
+        fastconv.max_pool2d_backward(pooled, y.shape, indices, 2).copy_to_host(),
+        fastconv.max_pool2d_backward(p, y.shape, i, 2),
+    )
+    compare.assert_exact(
+        fastconv.conv_transpose2d(on_device(y), dw, stride=2).copy_to_host(), fastconv.conv_transpose2d(y, w, stride=2)
+    )
+
+
+def test_one_image_without_a_batch_axis(arrays):
+    x, w, _ = arrays
+    compare.assert_exact(fastconv.conv2d(on_device(x[0]), on_device(w)).copy_to_host(), fastconv.conv2d(x[0], w))
+
+
+def test_strided_device_arrays_are_read_in_place(arrays):
+    x, w, _ = arrays
+    turned = on_device(calls.nhwc(x)).transpose((0, 3, 1, 2))
+    compare.assert_exact(fastconv.conv2d(turned, on_device(w)).copy_to_host(), fastconv.conv2d(x, w))
+
+
+def test_host_arrays_are_copied_where_the_backend_says_so(arrays):
+    x, w, b = arrays
+    y = fastconv.conv2d(x, w, b)
+    found = fastconv.conv2d(x, w, b, backend="cuda")
+    assert type(found) is np.ndarray
+    compare.assert_exact(found, y)
+    out = np.full_like(y, np.nan)
+    assert fastconv.conv2d(x, w, b, backend="cuda", out=out) is out
+    compare.assert_exact(out, y)
+    with fastconv.config(backend="cuda"):
+        compare.assert_exact(fastconv.conv2d(x, w, b), y)
+    assert "copied" in fastconv.explain(x.shape, w.shape, backend="cuda")
+    assert fastconv.explain(x.shape, w.shape, backend="cuda").kernel.endswith("__cuda")
+    assert fastconv.explain(on_device(x), w.shape).kernel.endswith("__cuda")
+    assert not fastconv.explain(x.shape, w.shape).kernel.endswith("__cuda")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int32"])
+def test_other_dtypes_are_computed_as_on_the_host(arrays, dtype):
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    dtype = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
+    x, w, _ = (a.astype(dtype) for a in arrays)
+    compare.assert_same_bits(fastconv.conv2d(x, w, backend="cuda"), fastconv.conv2d(x, w))
+    halves = (np.arange(24).reshape(1, 2, 3, 4) / 7).astype(dtype)
+    compare.assert_same_bits(fastconv.max_pool2d(halves, 2, backend="cuda"), fastconv.max_pool2d(halves, 2))
+
+
+def test_faults_have_one_sentence(arrays):
+    x, w, _ = arrays
+    dx, dw = on_device(x), on_device(w)
+    with pytest.raises(TypeError, match="input lives on a GPU, but weight on the host"):
+        fastconv.conv2d(dx, w)
+    with pytest.raises(TypeError, match="out is ndarray"):
+        fastconv.conv2d(dx, dw, out=np.empty((2, 4, 3, 4), np.float32))
+    with pytest.raises(ValueError, match="out shares memory with input"):
+        fastconv.conv2d(dx, on_device(np.ones((3, 3, 1, 1), np.float32)), out=dx)
+    with pytest.raises(NoKernelError, match="its arrays are on a GPU, where only CUDA rows run"):
+        fastconv.conv2d(dx, dw, algorithm="reference")
+    with pytest.raises(TypeError, match="takes arrays of the host only"):
+        fastconv.lp_pool2d(dx, 2, 2)
+    with pytest.raises(ValueError, match="pads on the host only"):
+        fastconv.conv2d(dx, dw, padding=1, padding_mode="circular")
+    with pytest.raises(ValueError, match="channel"):
+        fastconv.conv2d(on_device(x[:, :2]), dw)
