@@ -19,7 +19,7 @@ import numpy as np
 import fastconv
 from bench.harness import save
 from fastconv._numba import vector
-from fastconv._numba.gemm import columns, multiply
+from fastconv._numba.gemm import columns
 from fastconv.benchmark import peak
 from fastconv.benchmark.timing import race
 
@@ -71,7 +71,7 @@ def matrix_and_tile(x, w, y, matrix, panel):
                 for c in range(w.shape[2]):
                     k = (a * w.shape[1] + b) * w.shape[2] + c
                     panel[k * nr : (k + 1) * nr] = w[a, b, c, o : o + nr]
-        multiply(
+        vector.gemm_tile(
             flat_matrix, 0, depth, panel, 0, flat_y, o, y.shape[2], y.shape[0] * y.shape[1], depth, False
         )
 

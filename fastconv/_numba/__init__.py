@@ -4,7 +4,7 @@
     vector.py    what Numba lacks: vectors of the host's length, as IR (the GEMM micro-kernel, transposition)
     tasks.py     loops over tasks on several threads
     emit.py      words for writing a kernel's inner loops as IR; depthwise_tiles.py pooling_tiles.py are written in them
-    gemm.py      tile sizes, and a block of rows through the micro-kernel
+    gemm.py      heights of tiles, widths of panels, strides of rows
     arrays.py    the arrays of a call as Numba wants them: flat, with element strides
     naive.py im2col.py im2col_weight.py direct.py winograd.py depthwise.py pooling.py   the kernels
     winograd_*.py   its weight gradient; what both share; transforms, moves and products as IR, called by address

@@ -22,7 +22,7 @@ import numpy as np
 from fastconv._numba import Conv, blocking, naive
 from fastconv._numba.arrays import carve, flat, limits, optional, optional_flat, strides
 from fastconv._numba.compile import jit, kernel
-from fastconv._numba.gemm import TILE_ROWS, columns, multiply_indirect, multiply_rows, odd_lines
+from fastconv._numba.gemm import TILE_ROWS, columns, odd_lines
 from fastconv._numba.im2col_weight import weight_gradient
 from fastconv._numba.moves import copy_halves
 from fastconv._numba.tasks import Phase, claim, run_phases
@@ -31,6 +31,8 @@ from fastconv._numba.vector import (
     copy_run,
     distance,
     finish_run,
+    gemm_indirect,
+    gemm_rows,
     get,
     numbers,
     panel_columns,
@@ -320,7 +322,7 @@ def _gather_nhwc(x, packed, bias, residual, y, panel, sums, table, shape, taps, 
                 # whole panels of outputs that follow each other, pixel after pixel, are finished in registers
                 direct = last and p.dense and width == nr and residual.size == 0
                 target, to, step = (y, get(table, TARGET) + o, p.d_w) if direct else (sums, at, nr)
-                multiply_indirect(
+                gemm_indirect(
                     x, c0, runs, t0 // p.together * p.block, p.block, packed, ((group * panels + s) * depth + k0) * nr,
                     sums, at, nr, count, (t1 - t0) // p.together, count_c * p.together, k0 > 0,
                     target, to, step, direct, its_bias, o if bias.size > 0 else 0, low, high,
@@ -377,7 +379,7 @@ def _gather_nchw(x, packed, bias, residual, y, panel, sums, table, shape, taps, 
                     rows = min(height, p.outs - o)
                     at = (0 if one_pass else o * p.block) + q
                     target, to, step = (y, target_q + group * p.outs * p.d_c, p.d_c) if direct else (sums, at, p.block)
-                    multiply_rows(
+                    gemm_rows(
                         packed, (group * p.outs + o) * stride + k0, stride, panel, q * k, sums, at, p.block, rows, k,
                         k0 > 0, target, to, step, direct, its_bias, group * p.outs if bias.size > 0 else -1, low, high,
                     )  # fmt: skip

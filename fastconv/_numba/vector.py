@@ -49,6 +49,8 @@ TILE_ROWS = 14 if VECTOR_BYTES == 64 else 12 if _REGISTERS == 32 else 6
 # which reach the same rate (from four rows on), so the heights between would only cost compile time.
 HALF_TILE_ROWS = TILE_ROWS // 2 if TILE_ROWS > 8 else TILE_ROWS
 TILE_HEIGHTS = tuple(sorted({*range(1, HALF_TILE_ROWS + 1), TILE_ROWS}))
+# Rows whose accumulators hide the latency of a multiply-add: fewer take as long.
+SHORT = 4
 
 
 def lanes(itemsize: int) -> int:
@@ -216,6 +218,9 @@ def panel_columns(typingctx, array):
 
 # What a tile adds to its sums before it clamps them: a row of its own, or one element for each row.
 BIAS_COLUMNS, BIAS_ROWS = "columns", "rows"
+# What a tile function takes, with a bias the second as well.
+TILE_ARGUMENTS = ("a", "table", "step", "b", "c", "rs_c", "runs", "depth", "accumulate")
+ENDING_ARGUMENTS = ("y", "rs_y", "last", "bias", "low", "high")
 
 
 def tile_function(
@@ -349,34 +354,110 @@ def _ending(
     return at, values, target
 
 
-def _call_tile(
+def in_heights(at: ir.IRBuilder, stop: ir.Value, body: Callable[[ir.Value, ir.Value], None]) -> None:
+    """Rows in tiles of the heights that have code: body(first, count). No tile is left with a few rows,
+    which take as long as SHORT of them: those before it share theirs."""
+    with at.goto_entry_block():
+        first = at.alloca(I64)
+    at.store(I64(0), first)
+    test, inside, after = (at.function.append_basic_block(name) for name in ("heights", "rows", "after"))
+    at.branch(test)
+    at.position_at_end(test)
+    row = at.load(first)
+    left = at.sub(stop, row)
+    at.cbranch(at.icmp_signed(">", left, I64(0)), inside, after)
+    at.position_at_end(inside)
+
+    def share(tiles: int) -> ir.Value:
+        return at.sdiv(at.add(left, I64(tiles - 1)), I64(tiles))
+
+    def below(most: int, value: ir.Value, otherwise: ir.Value) -> ir.Value:
+        return at.select(at.icmp_signed("<", left, I64(most)), value, otherwise)
+
+    full, half = TILE_ROWS, HALF_TILE_ROWS
+    if half == full:
+        count = below(full + 1, left, below(2 * full, share(2), I64(full)))
+    else:
+        tall = below(full + 1, I64(full), below(full + SHORT, share(3), I64(full)))
+        count = below(half + 1, left, below(full, share(2), tall))
+    at.store(at.add(row, count), first)
+    body(row, count)
+    at.branch(test)
+    at.position_at_end(after)
+
+
+def by_height(
+    at: ir.IRBuilder, count: ir.Value, tile: Callable[[int], ir.Function], operands: list[ir.Value]
+) -> None:
+    """Call the tile of so many rows."""
+    end = at.function.append_basic_block("tile.end")
+    switch = at.switch(count, end)
+    for height in TILE_HEIGHTS:
+        with at.goto_block(at.function.append_basic_block(f"tile.{height}")):
+            switch.add_case(I64(height), at.block)
+            at.call(tile(height), operands)
+            at.branch(end)
+    at.position_at_end(end)
+
+
+def _call_rows(
     context: Any, builder: ir.IRBuilder, names: str, sig: Any, args: Any, indirect: bool, bias: str | None
 ) -> ir.Value:
-    """Call the tile function of as many rows as `rows` says. `names` of the arguments; arrays and offsets in pairs."""
+    """Call a function that does all rows, tile by tile. `names` of the arguments; arrays and offsets in pairs."""
     given = dict(zip(names.split(), zip(sig.args, args)))
     values = {name: value for name, (_, value) in given.items()}
+    if bias:
+        biased = builder.icmp_signed(">=", values["bias_start"], I64(0))
+        values["bias_step"] = builder.select(biased, I64(int(bias == BIAS_ROWS)), I64(0))
+        values["bias_start"] = builder.select(biased, values["bias_start"], I64(0))
     for name, (kind, value) in given.items():
         if isinstance(kind, types.Array):
             values[name] = address(context, builder, kind, value, values[f"{name}_start"])
     values.setdefault("table", ir.Constant(I64.as_pointer(), None))
     values.setdefault("runs", I64(1))
-    order = "a table step b c rs_c runs depth accumulate" + (" y rs_y last bias low high" if bias else "")
-    end = builder.append_basic_block("gemm_tile.end")
-    switch = builder.switch(values["rows"], end)
-    for m in TILE_HEIGHTS:
-        function = tile_function(builder.module, scalar_type(sig.args[0]), m, indirect, bias)
-        block = builder.append_basic_block(f"gemm_tile.{m}")
-        switch.add_case(I64(m), block)
-        with builder.goto_block(block):
-            builder.call(function, [values[name] for name in order.split()])
-            builder.branch(end)
-    builder.position_at_end(end)
+    order = TILE_ARGUMENTS + (ENDING_ARGUMENTS if bias else ())
+    own = (*order, "rows", *(["bias_step"] if bias else []))
+    kinds = [values[name].type for name in own]
+    function = _rows_function(builder.module, scalar_type(sig.args[0]), own, kinds, indirect, bias)
+    builder.call(function, [values[name] for name in own])
     return context.get_dummy_value()
+
+
+def _rows_function(
+    module: ir.Module, scalar: ir.Type, names: tuple[str, ...], kinds: list[ir.Type], indirect: bool, bias: str | None
+) -> ir.Function:
+    """A tile function for any number of rows."""
+    name = "_".join(["fc", str(scalar), "gemm", *(["indirect"] if indirect else []), *([bias] if bias else []), "rows"])
+    if name in module.globals:
+        return module.globals[name]
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name)
+    stand_alone(function)
+    at = ir.IRBuilder(function.append_basic_block("entry"))
+    start = function.append_basic_block("start")
+    at.position_at_end(start)
+    given: dict[str, ir.Value] = dict(zip(names, function.args, strict=True))
+
+    def tile(rows: int) -> ir.Function:
+        return tile_function(module, scalar, rows, indirect, bias)
+
+    def part(first: ir.Value, count: ir.Value) -> None:
+        moved = {"c": at.mul(first, given["rs_c"])}
+        moved |= {"table": first} if indirect else {"a": at.mul(first, given["step"])}
+        if bias:
+            moved |= {"y": at.mul(first, given["rs_y"]), "bias": at.mul(first, given["bias_step"])}
+        operands = {n: at.gep(value, [moved[n]]) if n in moved else value for n, value in given.items()}
+        by_height(at, count, tile, [operands[n] for n in TILE_ARGUMENTS + (ENDING_ARGUMENTS if bias else ())])
+
+    in_heights(at, given["rows"], part)
+    at.ret_void()
+    with at.goto_entry_block():
+        at.branch(start)
+    return function
 
 
 @intrinsic
 def gemm_tile(typingctx, a, a_start, step, b, b_start, c, c_start, rs_c, rows, depth, accumulate):
-    """The micro-kernel: `rows` (one of TILE_HEIGHTS) rows of TILE_VECTORS vectors; the equation is at `tile_function`.
+    """The micro-kernel on any number of rows, and TILE_VECTORS vectors; the equation is at `tile_function`.
 
     A : rows of `depth` contiguous elements every `step` elements. B : rows of TILE_VECTORS * lanes contiguous elements,
     one after the other. C : full rows of as many elements every rs_c elements, all written.
@@ -386,7 +467,7 @@ def gemm_tile(typingctx, a, a_start, step, b, b_start, c, c_start, rs_c, rows, d
     names = "a a_start step b b_start c c_start rs_c rows depth accumulate"
 
     def codegen(context, builder, sig, args):
-        return _call_tile(context, builder, names, sig, args, False, None)
+        return _call_rows(context, builder, names, sig, args, False, None)
 
     return signature, codegen
 
@@ -396,7 +477,10 @@ def gemm_rows(
     typingctx, a, a_start, step, b, b_start, c, c_start, rs_c, rows, depth, accumulate,
     y, y_start, rs_y, last, bias, bias_start, low, high
 ):  # fmt: skip
-    """`gemm_tile` that writes to y, as the last of its sums with a bias for each row and a clamp. C: see accumulate."""
+    """`gemm_tile` that writes to y, as the last of its sums with a bias for each row and a clamp. C: see accumulate.
+
+    `bias_start` < 0: no bias, and `bias` begins with a zero.
+    """
     i8, bit = types.int64, types.boolean
     signature = types.void(
         a, i8, i8, b, i8, c, i8, i8, i8, i8, bit, y, i8, i8, bit, bias, i8, a.dtype, a.dtype
@@ -405,7 +489,7 @@ def gemm_rows(
                y y_start rs_y last bias bias_start low high"""
 
     def codegen(context, builder, sig, args):
-        return _call_tile(context, builder, names, sig, args, False, BIAS_ROWS)
+        return _call_rows(context, builder, names, sig, args, False, BIAS_ROWS)
 
     return signature, codegen
 
@@ -428,7 +512,7 @@ def gemm_indirect(
                y y_start rs_y last bias bias_start low high"""
 
     def codegen(context, builder, sig, args):
-        return _call_tile(context, builder, names, sig, args, True, BIAS_COLUMNS)
+        return _call_rows(context, builder, names, sig, args, True, BIAS_COLUMNS)
 
     return signature, codegen
 

@@ -13,9 +13,6 @@ from fastconv._numba.winograd_emit import loop
 # How early transformed weights are fetched, in bytes: they come from the L3 once for each block of tiles.
 WEIGHTS_AHEAD = 2048
 
-# Rows whose accumulators hide the latency of a multiply-add: fewer take as long.
-SHORT = 4
-
 PRODUCTS = "source row point weights weights_point target target_point points channels tiles depth terms"
 
 
@@ -48,47 +45,15 @@ def products(at: ir.IRBuilder, scalar: ir.Type, given: dict[str, ir.Value]) -> N
                     def tile(rows: int) -> ir.Function:
                         return vector.tile_function(at.module, scalar, rows, False, None, WEIGHTS_AHEAD)
 
-                    _by_height(at, count, tile, operands)
+                    vector.by_height(at, count, tile, operands)
 
                 _in_parts(at, depth, given["terms"], part)
 
-            _in_heights(at, given["tiles"], rows)
+            vector.in_heights(at, given["tiles"], rows)
 
         loop(at, given["channels"], nr, panel)
 
     loop(at, given["points"], 1, point)
-
-
-def _in_heights(at: ir.IRBuilder, stop: ir.Value, body: Callable[[ir.Value, ir.Value], None]) -> None:
-    """Rows in tiles of the heights that have code: body(first, count). As gemm.height, but no tile is left with a few
-    rows, which take as long as SHORT of them: those before it share theirs."""
-    with at.goto_entry_block():
-        first = at.alloca(I64)
-    at.store(I64(0), first)
-    test, inside, after = (at.function.append_basic_block(name) for name in ("heights", "rows", "after"))
-    at.branch(test)
-    at.position_at_end(test)
-    row = at.load(first)
-    left = at.sub(stop, row)
-    at.cbranch(at.icmp_signed(">", left, I64(0)), inside, after)
-    at.position_at_end(inside)
-
-    def share(tiles: int) -> ir.Value:
-        return at.sdiv(at.add(left, I64(tiles - 1)), I64(tiles))
-
-    def below(most: int, value: ir.Value, otherwise: ir.Value) -> ir.Value:
-        return at.select(at.icmp_signed("<", left, I64(most)), value, otherwise)
-
-    full, half = vector.TILE_ROWS, vector.HALF_TILE_ROWS
-    if half == full:
-        count = below(full + 1, left, below(2 * full, share(2), I64(full)))
-    else:
-        tall = below(full + 1, I64(full), below(full + SHORT, share(3), I64(full)))
-        count = below(half + 1, left, below(full, share(2), tall))
-    at.store(at.add(row, count), first)
-    body(row, count)
-    at.branch(test)
-    at.position_at_end(after)
 
 
 def _in_parts(at: ir.IRBuilder, depth: ir.Value, terms: ir.Value, body: Callable[[ir.Value, ir.Value], None]) -> None:
@@ -101,20 +66,6 @@ def _in_parts(at: ir.IRBuilder, depth: ir.Value, terms: ir.Value, body: Callable
 
     parts = at.sdiv(at.sub(at.add(depth, terms), I64(1)), terms)
     loop(at, at.select(at.icmp_signed(">", parts, I64(1)), parts, I64(1)), 1, part)
-
-
-def _by_height(
-    at: ir.IRBuilder, count: ir.Value, tile: Callable[[int], ir.Function], operands: list[ir.Value]
-) -> None:
-    """Call the tile of so many rows."""
-    end = at.function.append_basic_block("tile.end")
-    switch = at.switch(count, end)
-    for height in vector.TILE_HEIGHTS:
-        with at.goto_block(at.function.append_basic_block(f"tile.{height}")):
-            switch.add_case(I64(height), at.block)
-            at.call(tile(height), operands)
-            at.branch(end)
-    at.position_at_end(end)
 
 
 def _outer_tile(module: ir.Module, scalar: ir.Type, rows: int) -> ir.Function:
@@ -198,10 +149,10 @@ def outer(at: ir.IRBuilder, scalar: ir.Type, given: dict[str, ir.Value]) -> None
                 operands = [
                     a_part, given["row"], b_part, given["weights_row"], c_rows, given["target_row"], terms, more,
                 ]  # fmt: skip
-                _by_height(at, count, lambda rows: _outer_tile(at.module, scalar, rows), operands)
+                vector.by_height(at, count, lambda rows: _outer_tile(at.module, scalar, rows), operands)
 
             _in_parts(at, given["depth"], given["terms"], part)
 
-        _in_heights(at, given["rows"], rows)
+        vector.in_heights(at, given["rows"], rows)
 
     loop(at, given["columns"], nr, panel)
