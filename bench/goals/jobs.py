@@ -152,6 +152,11 @@ def plain(problem: ConvProblem, threads: int, seconds: float) -> dict[str, Any]:
     return {**row, "strict": strict}
 
 
+def numba_plain(problem: ConvProblem, threads: int, seconds: float) -> dict[str, Any]:
+    """Numba's plain sums beside the peak, weights packed in each call."""
+    return contest.convolution(problem, threads, [], seconds, algorithm="im2col", backend="numba")
+
+
 @functools.cache
 def _avx2_worker() -> Any:
     """A process that may use AVX2 only; it answers lines of TEXT THREADS SECONDS."""

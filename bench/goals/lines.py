@@ -263,6 +263,7 @@ LINES = (
     _of_peak("plain sums under AVX2, share of its peak", "avx2", 0.85, 0.85, _shares("avx2", inner="strict")),
     Line("second core, our two threads over our one", "second_core", 1.9, 1.7, _second_core),
     _compared("Numba kernels, C kernels of the same algorithm", "twins", 0.95, 0.85, _twins),
+    _of_peak("Numba's plain sums over 200 MFLOP, share of peak", "numba_plain", 0.95, 0.85, _shares("numba_plain")),
     Line("time per FLOP, largest over smallest", "scale", 1.2, None, _flat, smaller=True, summary=max),
     _at_most("default error, worst listed layer", "errors", FAST_ERROR_LIMIT, _default_errors),
     _at_most("strict error, worst listed layer", "errors", STRICT_ERROR_LIMIT, _strict_errors),

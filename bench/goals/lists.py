@@ -71,6 +71,11 @@ def plain() -> Layers:
     return {n: p for n, p in found.items() if p.mb == p.g == 1 and p.flops > 50e6}
 
 
+def plain_large() -> Layers:
+    """Those over 200 MFLOP."""
+    return {name: p for name, p in plain().items() if p.flops > 200e6}
+
+
 def wide() -> Layers:
     """The Winograd layers of 128 to 512 channels."""
     return {n: p for n, p in winograd().items() if min(p.ic, p.oc) >= 128}
