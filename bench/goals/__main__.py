@@ -76,7 +76,7 @@ PARTS: dict[str, Callable[[int, float], Iterator[Job]]] = {
     "second_core": lambda t, s: _layers("second_core", lists.second_core(), jobs.second_core, t, s),
     "scale": _scales,
     "numba_plain": lambda t, s: _layers("numba_plain", lists.plain_large(), jobs.numba_plain, t, t, s),
-    "twins": lambda t, s: _layers("twins", lists.twins(), jobs.twins, t, t, s),
+    "twins": lambda t, s: _layers("twins", lists.twins(), jobs.twins, t, t, s / 4),
     "avx2": lambda t, s: _layers("avx2", lists.plain(), jobs.plain_avx2, t, t, PEAK_SECONDS * s),
     "trained": _trained,
     "errors": lambda t, s: _layers("errors", lists.everything(), jobs.errors, t),

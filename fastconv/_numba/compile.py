@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import threading
 import time
 import warnings
@@ -14,6 +15,7 @@ import numba
 from numba import types
 from numba.core import config, event
 from numba.core.caching import FunctionCache
+from numba.core.compiler_lock import global_compiler_lock
 
 from fastconv._numba import source_hash
 
@@ -117,6 +119,15 @@ def _argument(word: str, scalar: types.Type, nhwc: int) -> types.Type:
     return types.Array(element, dimensions, "C" if dimensions == 1 else "A", readonly=not name.startswith("out"))
 
 
+if hasattr(os, "register_at_fork"):
+    # A child of a fork in the midst of a compilation would wait for its end for ever: the fork waits instead.
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )
+
+
 class Kernel:
     """An entry point from Python: `kernel[dtype]` is compiled on first use for that dtype and one signature.
 
@@ -129,7 +140,6 @@ class Kernel:
         self.signature = signature.split()
         self.options = options
         self._compiled: dict[Any, Any] = {}
-        self._lock = threading.Lock()
 
     def __getitem__(self, key: str | tuple[str, int]) -> Any:
         compiled = self._compiled.get(key)
@@ -137,7 +147,7 @@ class Kernel:
 
     def _compile(self, key: str | tuple[str, int]) -> Any:
         dtype, nhwc = (key, 0) if isinstance(key, str) else key
-        with self._lock:
+        with global_compiler_lock:
             if key not in self._compiled:
                 dispatcher = _with_cache(numba.njit(**{**FLAGS, **self.options})(self.function))
                 if not INTERPRETED:
