@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
+import warnings
 from typing import Any
 
 import numpy as np
@@ -100,6 +102,16 @@ def run(kernel: Any, grid: Any, threads: int, of: Any, *arguments: Any, shared: 
 
 def queue(kernel: Any, grid: Any, threads: int, of: DeviceArray, shared: int, arguments: tuple[Any, ...]) -> None:
     """What `run` does, once it knows its array; tests put a compiler in its place."""
-    stream = 0 if SIMULATED or of.stream == 0 else cuda.external_stream(of.stream)
     with on_device(of):
-        kernel[grid, threads, stream, shared](*arguments)
+        if SIMULATED:
+            kernel[grid, threads, 0, shared](*arguments)
+        else:
+            _configured(kernel, grid, threads, of.stream, shared)(*arguments)
+
+
+@functools.lru_cache(maxsize=1024)
+def _configured(kernel: Any, grid: Any, threads: int, stream: int, shared: int) -> Any:
+    """A kernel with its grid and stream, without Numba telling that small problems leave a GPU idle."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return kernel[grid, threads, cuda.external_stream(stream) if stream else 0, shared]
