@@ -67,6 +67,21 @@ def workspace(nbytes: int, like: Any) -> DeviceArray | None:
     return found
 
 
+def join(first: DeviceArray, *others: DeviceArray) -> None:
+    """Work on all of these arrays goes to the first one's stream, which waits on the GPU for what others have queued."""
+    for a in others:
+        if a.stream != first.stream:
+            with on_device(first):
+                event = cuda.event(timing=False)
+                event.record(_stream(a.stream))
+                event.wait(_stream(first.stream))
+            a.stream = first.stream
+
+
+def _stream(pointer: int) -> Any:
+    return cuda.external_stream(pointer) if pointer else cuda.default_stream()
+
+
 def int32s(kind: Any, numbers: Any) -> Any:
     """A NamedTuple of numbers that fit in 32 bits: registers, and shorter products, for the kernels."""
     return kind(*map(np.int32, numbers))
@@ -114,4 +129,4 @@ def _configured(kernel: Any, grid: Any, threads: int, stream: int, shared: int) 
     """A kernel with its grid and stream, without Numba telling that small problems leave a GPU idle."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return kernel[grid, threads, cuda.external_stream(stream) if stream else 0, shared]
+        return kernel[grid, threads, _stream(stream) if stream else 0, shared]

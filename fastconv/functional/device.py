@@ -30,6 +30,8 @@ def gather(where: str, device: str, **arrays: Any) -> tuple[Any, ...]:
     if len({given[name].device for name in on_gpu}) > 1:
         found = ", ".join(f"{name} on {given[name].device}" for name in on_gpu)
         raise TypeError(f"{where}: the arrays live on different GPUs: {found}")
+    if on_gpu:
+        dispatch.launch().join(*given.values())
     if device == "cpu" or on_gpu:
         return tuple(arrays.values())
     copying = dispatch.device_arrays()
@@ -42,7 +44,7 @@ class _OnDevice:
     def __init__(self, like: Any, out: Any, shape: tuple[int, ...], result: np.dtype, compute: np.dtype) -> None:
         self._made = like.empty(shape, result) if out is None else out
         self._target = dispatch.device_arrays().intake(self._made)
-        self._target.stream = like.stream
+        dispatch.launch().join(like, self._target)
         direct = self._target.contiguous and self._target.dtype == compute
         self.array = self._target if direct else like.scratch(shape, compute)
 
