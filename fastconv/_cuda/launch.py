@@ -68,7 +68,7 @@ def workspace(nbytes: int, like: Any) -> DeviceArray | None:
 
 
 def join(first: DeviceArray, *others: DeviceArray) -> None:
-    """Work on all of these arrays goes to the first one's stream, which waits on the GPU for what others have queued."""
+    """All of these arrays are worked on in the first one's stream, which waits on the GPU for that of the others."""
     for a in others:
         if a.stream != first.stream:
             with on_device(first):
