@@ -192,6 +192,15 @@ def gpu_depthwise(p: ConvProblem) -> str | None:
     return gpu(p)
 
 
+def gpu_tf32(p: ConvProblem) -> str | None:
+    """Products of matrices on tensor cores, whose operands have 10 bits of mantissa."""
+    if p.dtype != "float32":
+        return f"tensor cores round float32, got {p.dtype}"
+    if p.layout != "NHWC":
+        return "it needs the layout NHWC"
+    return gpu(p)
+
+
 def gpu_winograd(p: ConvProblem) -> str | None:
     """Winograd's tiles F(2x2, 3x3) on a GPU."""
     if p.dtype == "float64":
@@ -534,3 +543,9 @@ def gpu_winograd_passes_steps(p: ConvProblem) -> tuple[float, float, int]:
     from fastconv._cuda import lower, sizes
 
     return sizes.winograd_passes_steps(lower(p), p.pass_)
+
+
+def gpu_im2col_tf32_workspace(p: ConvProblem, threads: int) -> int:
+    from fastconv._cuda import lower, sizes
+
+    return sizes.im2col_tf32_bytes(lower(p), p.pass_)

@@ -432,6 +432,12 @@ def gpu_pool(p: PoolProblem) -> Work:
     return _roofline(float(p.flops), float(p.bytes))
 
 
+def gpu_tf32(p: ConvProblem) -> Work:
+    """Tensor cores: some four times im2col's multiply-adds (an estimate, until a GPU was there to measure)."""
+    moved = p.bytes + 2.0 * gpu_im2col_workspace(p, 1)
+    return _roofline(0.25 * 2.0 * gpu_im2col_steps(p), moved, 2)
+
+
 def gpu_naive(p: ConvProblem) -> Work:
     # one thread adds up a result: term after term, each waiting for two loads
     return {"launches": 1.0, "gpu_slow_flops": float(p.flops), "gpu_terms": float(_terms(p))}
@@ -450,6 +456,11 @@ def plain_error(p: ConvProblem) -> float:
     over them. Inputs and weights as in winograd.expected_error; measured: half to nearly all of it."""
     partial = min(_terms(p), SUM_TERMS)
     return 1.1 * EPS[p.dtype] * max(1.0, ((partial + _terms(p) / partial) / 2) ** 0.5)
+
+
+def tf32_error(p: ConvProblem) -> float:
+    """Operands rounded to 10 bits of mantissa; the largest error over the largest output, about twice that of cuDNN."""
+    return 1e-3
 
 
 def chain_error(p: ConvProblem) -> float:

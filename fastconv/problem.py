@@ -156,14 +156,16 @@ def check_activation(where: str, activation: Any) -> Activation:
 
 
 def check_precision(where: str, precision: Any) -> str | float:
-    """"fast", "strict", or the largest accepted error as a share of the largest output."""
+    """"fast", "strict", or the largest accepted error as a share of the largest output, that of "tf32" among them."""
     if isinstance(precision, str):
         if precision in ("fast", "strict"):
             return precision
+        if precision == "tf32":
+            return TF32_ERROR
     elif isinstance(precision, (int, float)) and not isinstance(precision, bool) and precision > 0:
         return float(precision)
     raise ValueError(
-        f"{where}: precision must be 'fast', 'strict' or a positive number (the largest error accepted, "
+        f"{where}: precision must be 'fast', 'strict', 'tf32' or a positive number (the largest error accepted, "
         f"relative to the largest output), got {precision!r}"
     )
 
@@ -193,6 +195,9 @@ def _check_bytes(where: str, what: str, itemsize: int, *sizes: int) -> None:
         dims = " x ".join(map(str, sizes))
         raise ValueError(f"{where}: {what} of {dims} elements of {itemsize} bytes does not fit in 64 bits")
 
+
+# What precision="tf32" accepts: operands of 10 bits of mantissa, as tensor cores of GPUs read them.
+TF32_ERROR = 2e-3
 
 ITEMSIZE = {"float32": 4, "float64": 8, "int64": 8}
 

@@ -20,6 +20,7 @@ CONSTANTS = {
     "reference": (1.0, 16.0),  # float64 sums, blocked by filter cell
     "naive": (1.0, 32.0),  # float64 sums, one term after the other
     "im2col": (32.0, 32.0),  # one fused multiply-add after the other
+    "im2col_tf32": (10000.0, 10000.0),  # each operand loses 2^-11 of itself; a quarter more for the sums
     "im2col_f64": (1.0, 32.0),  # float64 sums, rounded once
     "direct": (32.0, 32.0),  # as im2col
     "pool": (4.0, 4.0),  # direct pools: a short sum and a division

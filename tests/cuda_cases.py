@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from fastconv.problem import ConvProblem
 from fastconv.registry import Kernel
 from tests import cases, rows
@@ -40,5 +38,7 @@ def problems(kernel: Kernel) -> list[rows.Problem]:
                 for name in dict.fromkeys(("float32", dtype) if turn == number % 2 else ("float32",)):
                     options = {} if kernel.pass_ == "backward_weight" else cases.EPILOGUES[(3 * number + 5 * turn) % 8]
                     found.append(ConvProblem.parse(text, pass_=kernel.pass_, dtype=name, layout=layout, **options))
-    found = [replace(p, device="cuda") for p in found]
-    return [p for p in found if kernel.cannot(p) is None]
+    found = [rows.where_arrays_live(kernel, p) for p in found]
+    found = [p for p in found if kernel.cannot(p) is None]
+    # the one tile of tensor cores is large: its blocks take the simulator seconds
+    return sorted(found, key=lambda p: p.flops)[:6] if "tf32" in kernel.name else found

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fastconv import dispatch, host, reference
-from fastconv.problem import ConvPoolProblem, ConvProblem, PoolProblem
+from fastconv.problem import TF32_ERROR, ConvPoolProblem, ConvProblem, PoolProblem
 from fastconv.registry import KERNELS, Kernel
 from tests import cases, compare
 
@@ -52,8 +52,11 @@ def isas_of(kernel: Kernel) -> tuple[str | None, ...]:
 
 
 def where_arrays_live(kernel: Kernel, problem: Problem) -> Problem:
-    """The problem on a GPU for a row that runs there."""
-    return replace(problem, device="cuda") if kernel.backend == "cuda" else problem
+    """The problem on a GPU for a row that runs there; with the error that tensor cores make for one that uses them."""
+    if kernel.backend != "cuda":
+        return problem
+    options = {"precision": TF32_ERROR} if "tf32" in kernel.name else {}
+    return replace(problem, device="cuda", **options)
 
 
 def rows(

@@ -39,7 +39,9 @@ def test_nonfinite_set_is_that_of_the_plain_sum(kernel, operand):
     text = "g3mb1ic3ih5iw6oc3kh3ph1" if "depthwise" in kernel.name else "mb1ic2ih5iw6oc3kh3ph1"
     for number, layout in enumerate(("NCHW", "NHWC")):
         options = {} if kernel.pass_ == "backward_weight" else {"activation": ("clip", -1.0, 6.0)}
-        problem = ConvProblem.parse(text, pass_=kernel.pass_, layout=layout, device="cuda", **options)
+        problem = rows.where_arrays_live(kernel, ConvProblem.parse(text, pass_=kernel.pass_, layout=layout, **options))
+        if kernel.cannot(problem) is not None:
+            continue
         name = {"image": "x", "filter": "w"}[operand]
         if kernel.pass_ == "backward_input" and operand == "image":
             name = "y"
@@ -56,7 +58,7 @@ def test_every_tile_is_right(monkeypatch):
     """The tiles that only large problems are given."""
     from fastconv._cuda import sizes
 
-    kernels = [k for k in CONVOLUTIONS if k.algorithm == "im2col"]
+    kernels = [k for k in CONVOLUTIONS if k.algorithm == "im2col"]  # im2col_tf32 has one tile only
     for tile in sizes.TILES["float32"][:-1]:  # also the largest for weight gradients, which would spill there
         monkeypatch.setattr(sizes, "best_tile", lambda *arguments, tile=tile: tile)
         for kernel in kernels:
@@ -78,6 +80,13 @@ def test_winograd_takes_tiles_in_runs(monkeypatch):
             cut = sizes.winograd_passes(_cuda.lower(problem), kernel.pass_ == "backward_input")
             assert cut.length < 5 * 3 * 3
             rows.check(rows.run_of(kernel, problem), problem, kernel.algorithm)
+
+
+def test_tensor_cores_are_used_where_asked_for():
+    shapes = {"input_shape": (32, 56, 56, 256), "weight_shape": (3, 3, 256, 256), "layout": "NHWC", "backend": "cuda"}
+    assert fastconv.explain(**shapes, precision="tf32").kernel == "conv2d_forward_im2col_tf32__cuda"
+    assert "tf32" not in fastconv.explain(**shapes).kernel
+    assert "tf32" not in fastconv.explain(**shapes, precision=1e-4).kernel
 
 
 # ---------------------------------------------------------------------------------------------------------------

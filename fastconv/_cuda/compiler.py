@@ -17,7 +17,7 @@ from numba.core import config as _config
 
 __all__ = [
     "SIMULATED", "afresh", "cuda", "device", "float32", "float64", "kernel", "load4", "memory", "quotient",
-    "select", "store4",
+    "select", "store4", "tf32",
 ]  # fmt: skip
 
 cuda: Any = _cuda  # the simulator puts its own in the place of a global of this value
@@ -58,6 +58,9 @@ if SIMULATED:
 
     def afresh(i: Any) -> Any:
         return i
+
+    def tf32(value: Any) -> Any:
+        return value
 
     def load4(array: Any, i: Any) -> tuple[Any, ...]:
         assert i % 4 == 0, "a load of 16 bytes must be aligned"
@@ -129,6 +132,39 @@ else:
             return builder.asm(move, "mov.b32 $0, $1;", "=r,r", [value], side_effect=True)
 
         return types.int32(i), codegen
+
+    @intrinsic
+    def tf32(typingctx, value):
+        """A float32 rounded to the 10 bits of mantissa that tensor cores read."""
+
+        def codegen(context, builder, signature, arguments):
+            kind = ir.FunctionType(I32, [ir.FloatType()])
+            bits = builder.asm(kind, "cvt.rna.tf32.f32 $0, $1;", "=r,f", arguments, False)
+            return builder.bitcast(bits, ir.FloatType())
+
+        return types.float32(value), codegen
+
+    @intrinsic
+    def multiply_tensor(typingctx, c0, c1, c2, c3, a0, a1, a2, a3, b0, b1):
+        """C + A B of a warp, 16 x 8 += 16 x 8 by 8 x 8, on tensor cores (compute capability 8.0 and up). Thread (g, q)
+        = (lane // 4, lane % 4) has A[g, q], A[g + 8, q], A[g, q + 4], A[g + 8, q + 4]; B[q, g], B[q + 4, g]; and
+        C[g, 2q], C[g, 2q + 1], C[g + 8, 2q], C[g + 8, 2q + 1]: PTX ISA, mma.m16n8k8."""
+        f = types.float32
+
+        def codegen(context, builder, signature, arguments):
+            real = ir.FloatType()
+            result = ir.LiteralStructType([real] * 4)
+            kind = ir.FunctionType(result, [real] * 4 + [I32] * 6)
+            operands = [*arguments[:4], *(builder.bitcast(v, I32) for v in arguments[4:])]
+            code = (
+                "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+                "{$0,$1,$2,$3}, {$8,$9,$10,$11}, {$12,$13}, {$4,$5,$6,$7};"
+            )
+            found = builder.asm(kind, code, "=f,=f,=f,=f,f,f,f,f,r,r,r,r,r,r", operands, True)
+            parts = [builder.extract_value(found, k) for k in range(4)]
+            return context.make_tuple(builder, signature.return_type, parts)
+
+        return types.UniTuple(f, 4)(f, f, f, f, f, f, f, f, f, f), codegen
 
     @intrinsic
     def quotient(typingctx, a, b):

@@ -11,18 +11,36 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from fastconv._cuda.compiler import device, float32, float64, load4, select
+from fastconv._cuda import compiler
+from fastconv._cuda.compiler import SIMULATED, cuda, device, float32, float64, load4, select
 from fastconv._cuda.sizes import DEPTH, Tile
 
 # Rows and columns of a warp, in threads; elements of a quad.
 WARP_ROWS, WARP_COLUMNS, QUAD = 4, 8, 4
 
+multiply_tensor: Any = getattr(compiler, "multiply_tensor", None)  # the simulator has none
+
 TYPES: dict[str, Any] = {"float32": float32, "float64": float64}
+
+
+@device
+def _tensor_row(t):
+    return t // 64 * 32 + t % 32 // 4
+
+
+@device
+def _tensor_column(t):
+    return t // 32 % 2 * 64 + t % 4 * 2
+
+
+_tensor_corner = _tensor_row, _tensor_column
 
 
 @lru_cache(maxsize=16)
 def corner_of(tile: Tile) -> tuple[Any, Any]:
     """Functions of a thread's number: its first row, and its first column, in the tile."""
+    if tile.tensor:
+        return _tensor_corner
     warps = tile.columns // (WARP_COLUMNS * tile.thread_columns)
     high, wide = WARP_ROWS * tile.thread_rows, WARP_COLUMNS * tile.thread_columns
 
@@ -48,10 +66,47 @@ def column_of(c):
     return c // QUAD * (WARP_COLUMNS * QUAD) + c % QUAD
 
 
+def _tensor_multiply(tile: Tile) -> Any:
+    """As multiply_of, on tensor cores: a warp has 32 x 64 results, thread (g, q) = (lane // 4, lane % 4) rows g + 8 r
+    and columns 8 n + 2 q, 8 n + 2 q + 1. In the simulator the same results, one by one."""
+    row_stride, column_stride, wide = tile.row_stride, tile.column_stride, tile.thread_columns
+
+    if SIMULATED:
+
+        def one_by_one(s, row, column, a, b, sums):
+            for k in range(DEPTH):
+                for r in range(tile.thread_rows):
+                    for c in range(wide):
+                        at = column + k * column_stride + c // 2 * 8 + c % 2
+                        sums[r * wide + c] += s[row + k * row_stride + 8 * r] * s[at]
+
+        return one_by_one
+
+    @device
+    def multiply(s, row, column, a, b, sums):
+        q = cuda.laneid % 4
+        for r in range(4):  # rows g + 8 r at depths q and q + 4
+            a[r] = s[row + q * row_stride + 8 * r]
+            b[r] = s[row + (q + 4) * row_stride + 8 * r]
+        first = column - 2 * q + cuda.laneid // 4
+        for n in range(wide // 2):
+            b0, b1 = s[first + q * column_stride + 8 * n], s[first + (q + 4) * column_stride + 8 * n]
+            for m in range(2):
+                one, two = 2 * m * wide + 2 * n, (2 * m + 1) * wide + 2 * n
+                sums[one], sums[one + 1], sums[two], sums[two + 1] = multiply_tensor(
+                    sums[one], sums[one + 1], sums[two], sums[two + 1],
+                    a[2 * m], a[2 * m + 1], b[2 * m], b[2 * m + 1], b0, b1,
+                )  # fmt: skip
+
+    return multiply
+
+
 @lru_cache(maxsize=16)
 def multiply_of(tile: Tile) -> Any:
     """A function that adds the products of one slice to `sums`; s[row:] and s[column:] are the thread's first cells of
     the slices, a and b its registers for one step."""
+    if tile.tensor:
+        return _tensor_multiply(tile)
     high, wide = tile.thread_rows, tile.thread_columns
     row_stride, column_stride = tile.row_stride, tile.column_stride
     row_quads, column_quads = high // QUAD, wide // QUAD
@@ -83,8 +138,32 @@ class Rounds(NamedTuple):
     rounds: int
 
 
+def _tensor_rounds(tile: Tile) -> Rounds:
+    """By columns: 2 warps with 4 threads beside each other have 8 of them in a round."""
+    slots, stride, wide = 8, tile.row_stride, tile.thread_columns
+    half = slots * stride
+
+    @device
+    def keep(s, sums, r, t):
+        at = r % 2 * half + (t // 32 % 2 * 4 + t % 4) * stride + _tensor_row(t)
+        for e in range(4):
+            value = sums[e * wide]
+            for other in range(1, 16):
+                value = select(other == r, sums[e * wide + other], value)
+            s[at + 8 * e] = value
+
+    @device
+    def of_slot(slot, r):
+        return slot // 4 * 64 + r // 2 * 8 + slot % 4 * 2 + r % 2
+
+    return Rounds(keep, of_slot, slots, stride, wide)
+
+
 @lru_cache(maxsize=16)
 def rounds_of(tile: Tile, by_row: bool) -> Rounds:
+    if tile.tensor:
+        assert not by_row
+        return _tensor_rounds(tile)
     warps = tile.columns // (WARP_COLUMNS * tile.thread_columns)
     high, wide = tile.thread_rows, tile.thread_columns
     first_row, first_column = corner_of(tile)

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from fastconv._cuda import Conv, sizes
-from fastconv._cuda.compiler import afresh, cuda, device, kernel, load4, quotient, store4
+from fastconv._cuda.compiler import afresh, cuda, device, kernel, load4, quotient, store4, tf32
 from fastconv._cuda.copying import matching
 from fastconv._cuda.gemm import QUAD, TYPES, corner_of, multiply_of, rounds_of
 from fastconv._cuda.launch import THREADS, Flat, carve, flat, int32s, run
@@ -219,7 +219,8 @@ def _convolve_of(dtype: str, tile: Tile, reads: str, nhwc: bool, backward: bool)
     count = DEPTH * columns // threads  # elements of the image that each thread fetches
     apart = threads // columns  # PIXELS: rows of the slice from one of them to the next
     for_pixel = max(1, DEPTH // count)  # otherwise: threads that share a pixel
-    by_pixel, by_quad = reads == PIXELS, reads == QUADS
+    by_pixel, by_quad, tensor = reads == PIXELS, reads == QUADS, tile.tensor
+    most = REGISTERS if threads == 256 and not (tensor and reads == CHANNELS) else None  # that one would spill
     keep, write, rounds = writer_of(tile, nhwc, backward)
     multiply = multiply_of(tile)
     first_row, first_column = corner_of(tile)
@@ -256,6 +257,11 @@ def _convolve_of(dtype: str, tile: Tile, reads: str, nhwc: bool, backward: bool)
     @device
     def stash(s, left, pixel, slot, t):
         """What was fetched, into the slices of this slot."""
+        if tensor:
+            for r in range(QUAD):
+                left[r] = tf32(left[r])
+            for r in range(count):
+                pixel[r] = tf32(pixel[r])
         at = (slot * DEPTH + t // row_quads) * row_stride + t % row_quads * QUAD
         store4(s, at, left[0], left[1], left[2], left[3])
         for r in range(count):
@@ -265,7 +271,7 @@ def _convolve_of(dtype: str, tile: Tile, reads: str, nhwc: bool, backward: bool)
                 k = t % for_pixel * count + r
                 s[right + (slot * DEPTH + k) * column_stride + t // for_pixel] = pixel[r]
 
-    @kernel(registers=REGISTERS if threads == 256 else None)
+    @kernel(registers=most)
     def convolve(x, packed, bias, residual, y, suspects, low, high, p):
         s = cuda.shared.array(0, T)
         sums = cuda.local.array(results, T)
@@ -336,7 +342,7 @@ def _convolve_of(dtype: str, tile: Tile, reads: str, nhwc: bool, backward: bool)
             slot = 1 - slot
 
         cuda.syncthreads()
-        for r in range(rounds):
+        for r in range(afresh(rounds)):  # not unrolled: the rounds would take each other's registers
             keep(s, sums, r, t)
             cuda.syncthreads()
             write(
@@ -356,9 +362,11 @@ def _reads(image: Flat, channels: int) -> str:
     return QUADS if fits else CHANNELS
 
 
-def _convolve(p: Conv, backward: bool, x: Any, w: Any, bias: Any, residual: Any, y: Any, workspace: Any) -> None:
+def _convolve(
+    p: Conv, backward: bool, x: Any, w: Any, bias: Any, residual: Any, y: Any, workspace: Any, tensor: bool = False
+) -> None:
     r = sizes.roles(p, backward)
-    tile, ins_packed, outs_packed, count = sizes.packed(p, backward)
+    tile, ins_packed, outs_packed, count = sizes.packed(p, backward, tensor)
     fx, fw, fy = flat(x), flat(w), flat(y)
     if fy.array.size == 0:
         return
@@ -368,16 +376,18 @@ def _convolve(p: Conv, backward: bool, x: Any, w: Any, bias: Any, residual: Any,
     height, width = r.class_pixels
     classes = r.classes[0] * r.classes[1]
     y_n, y_c, y_h, y_w = fy.strides
-    nhwc = y_c == 1 and y_w != 1
+    nhwc = tensor or (y_c == 1 and y_w != 1)
     linear = classes == 1 and y_h == r.target[1] * y_w and y_n == r.target[0] * y_h
     numbers: Any = (
         p.mb, *r.target, r.ins, r.outs, ins_packed, outs_packed, *r.source, p.kh, p.kw, p.sh, p.sw, p.ph, p.pw, p.dh,
         p.dw, fx.start, *fx.strides, *fy.strides, int(bias is not None), int(residual is not None), int(linear),
     )  # fmt: skip
     T = TYPES[p.dtype]
+    reads = _reads(fx, r.ins)
+    reads = CHANNELS if tensor and reads == PIXELS else reads
     fb, fr = (fy if a is None else flat(a) for a in (bias, residual))
     run(
-        _convolve_of(p.dtype, tile, _reads(fx, r.ins), nhwc, backward),
+        _convolve_of(p.dtype, tile, reads, nhwc, backward),
         (ceil_div(p.mb * height * width, tile.columns), outs_packed // tile.rows, p.g * classes), tile.threads, fx,
         fx.memory, packed, fb.memory, fr.memory, fy.memory, suspects, T(p.low), T(p.high), int32s(Shape, numbers),
         shared=tile.slices * sizes.ITEMSIZE[p.dtype],
@@ -397,6 +407,18 @@ def conv2d_backward_input_im2col__cuda(
     p: Conv, dy: Any, w: Any, bias: Any, residual: Any, dx: Any, workspace: Any, threads: int
 ) -> None:
     _convolve(p, True, dy, w, bias, residual, dx, workspace)
+
+
+def conv2d_forward_im2col_tf32__cuda(
+    p: Conv, x: Any, w: Any, bias: Any, residual: Any, y: Any, workspace: Any, threads: int
+) -> None:
+    _convolve(p, False, x, w, bias, residual, y, workspace, True)
+
+
+def conv2d_backward_input_im2col_tf32__cuda(
+    p: Conv, dy: Any, w: Any, bias: Any, residual: Any, dx: Any, workspace: Any, threads: int
+) -> None:
+    _convolve(p, True, dy, w, bias, residual, dx, workspace, True)
 
 
 class Gradient(NamedTuple):

@@ -43,6 +43,7 @@ class Tile(NamedTuple):
     columns: int
     thread_rows: int
     thread_columns: int
+    tensor: bool = False  # on tensor cores: see gemm.tensor_multiply
 
     @property
     def threads(self) -> int:
@@ -64,6 +65,8 @@ class Tile(NamedTuple):
 
 
 LARGE, WIDE, MEDIUM, SMALL = Tile(128, 128, 8, 8), Tile(64, 128, 8, 8), Tile(64, 64, 8, 4), Tile(32, 32, 4, 4)
+# Results of a warp lie where tensor cores leave them: 4 rows and 16 columns of a thread.
+TENSOR = Tile(128, 128, 4, 16, True)
 TILES = {"float32": (LARGE, WIDE, MEDIUM, SMALL), "float64": (MEDIUM, SMALL)}
 # Multiply-adds a multiprocessor makes in the time of one of LARGE's: estimates, until a GPU was there to measure.
 _EFFICIENCY = {LARGE: 1.0, WIDE: 0.95, MEDIUM: 0.75, SMALL: 0.45}
@@ -117,10 +120,11 @@ class Packed(NamedTuple):
     elements: int
 
 
-def packed(p: Conv, backward: bool) -> Packed:
+def packed(p: Conv, backward: bool, tensor: bool = False) -> Packed:
     r = roles(p, backward)
     height, width = r.class_pixels
     tile = best_tile(p.dtype, r.outs, p.mb * height * width, p.g * r.classes[0] * r.classes[1])
+    tile = TENSOR if tensor else tile
     ins, outs = round_up(r.ins, DEPTH), round_up(r.outs, tile.rows)
     return Packed(tile, ins, outs, p.g * p.kh * p.kw * ins * outs)
 
@@ -143,6 +147,11 @@ def split(p: Conv) -> Split:
     parts = max(1, min(ceil_div(2 * MULTIPROCESSORS, blocks), pixels // SPLIT_PIXELS, most))
     length = round_up(ceil_div(max(pixels, 1), parts), DEPTH)
     return Split(tile, ceil_div(max(pixels, 1), length), length, count)
+
+
+def im2col_tf32_bytes(p: Conv, pass_: str) -> int:
+    """Scratch memory of im2col on tensor cores."""
+    return bytes_of(p.dtype, [1, packed(p, pass_ == "backward_input", True).elements])
 
 
 def im2col_bytes(p: Conv, pass_: str) -> int:

@@ -120,7 +120,8 @@ def conv2d(
     out : array of the output's shape and dtype that shares no memory with the inputs
     algorithm, backend : force a family ("winograd"), a row's algorithm ("winograd_f4x3") or a backend ("numba")
     precision : "fast" (Winograd where the largest error to expect is up to 2e-5 of the largest output), "strict" (plain
-        sums only, within 1e-6) or a number: the largest error accepted, of any kernel (float64 sums below about 5e-7)
+        sums only, within 1e-6), a number: the largest error accepted, of any kernel (float64 sums below about 5e-7), or
+        "tf32": 2e-3, with which a GPU may use its tensor cores
     max_workspace : most scratch memory in bytes
 
     Returns
