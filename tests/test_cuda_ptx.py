@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -192,3 +193,39 @@ def test_every_specialisation_compiles_and_spills_nothing(kernel, compiled, tmp_
                 print(f"{name} sm_{capability[0]}{capability[1]}: {found}")
                 assert spilled == 0, f"{name} spills {spilled} bytes on {capability}"
                 assert registers * threads <= 65536
+
+
+def test_fragments_of_tensor_cores_are_those_of_the_instruction(rng):
+    """The code of all 32 threads of each warp: what it feeds to mma.m16n8k8 is what the PTX ISA says."""
+    from fastconv._cuda import gemm, sizes
+
+    tile = sizes.TENSOR
+    wide, right = tile.thread_columns, 2 * sizes.DEPTH * tile.row_stride
+    a, b = rng.integers(-3, 4, (2, sizes.DEPTH, 128)).astype(float)
+    s = np.zeros(tile.slices)
+    for k in range(sizes.DEPTH):
+        s[k * tile.row_stride :][:128], s[right + k * tile.column_stride :][:128] = a[k], b[k]
+    code = gemm.multiply_of(tile).py_func
+    row, column = gemm._tensor_row.py_func, gemm._tensor_column.py_func
+    found = np.zeros((128, 128))
+    for t in range(tile.threads):
+        lane, seen = t % 32, []
+
+        def record(c0, c1, c2, c3, *fragments, seen=seen):
+            seen.append(fragments)
+            return c0, c1, c2, c3
+
+        own = {**code.__globals__, "cuda": types.SimpleNamespace(laneid=lane), "multiply_tensor": record}
+        run = types.FunctionType(code.__code__, own, closure=code.__closure__)
+        run(s, row(t), right + column(t), np.zeros(4), np.zeros(16), np.zeros(64))
+        g, q = lane // 4, lane % 4
+        first_row, first_column = t // 64 * 32, t // 32 % 2 * 64
+        for i, (a0, a1, a2, a3, b0, b1) in enumerate(seen):
+            n, m = i // 2, i % 2  # columns 8 n, rows 16 m of the warp
+            rows_, columns = first_row + 16 * m + g, first_column + 8 * n + g
+            assert (a0, a1, a2, a3) == (a[q, rows_], a[q, rows_ + 8], a[q + 4, rows_], a[q + 4, rows_ + 8])
+            assert (b0, b1) == (b[q, columns], b[q + 4, columns])
+        for r in range(4):
+            for c in range(wide):
+                found[row(t) + 8 * r, column(t) + c // 2 * 8 + c % 2] += 1
+    assert (found == 1).all(), "each result belongs to one thread"
