@@ -43,7 +43,7 @@ def outcome(process):
     return out, err
 
 
-@pytest.mark.parametrize("count", [2, 5])
+@pytest.mark.parametrize("count", [3])
 def test_eight_threads_with_200_random_problems_each(count, threads):
     """More callers than cores, all in one pool: every result is exact."""
     threads(count)
@@ -98,6 +98,50 @@ def test_fork_while_eight_threads_compute():
         for worker in workers:
             worker.join()
         assert not failed, failed
+        print("done")
+    """))
+    assert out == "done\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_fork_while_another_thread_compiles():
+    """The child compiles as well: it does not wait for a compilation that it has no thread for."""
+    out, _ = outcome(python("""
+        import os, threading, warnings
+        warnings.simplefilter("ignore")
+        from fastconv._numba.compile import kernel
+
+        def another(number):
+            @kernel("out1")
+            def fill(y):
+                y[0] = number
+            y = np.zeros(1)
+            fill["float64"](y)
+            assert y[0] == number
+
+        another(0)
+        stop = threading.Event()
+
+        def work():
+            number = 1
+            while not stop.is_set():
+                another(number)
+                number += 1
+
+        worker = threading.Thread(target=work)
+        worker.start()
+        for turn in range(8):
+            child = os.fork()
+            if child == 0:
+                status = 1
+                try:
+                    another(1000 + turn)
+                    status = 0
+                finally:
+                    os._exit(status)
+            assert os.waitpid(child, 0)[1] == 0
+        stop.set()
+        worker.join()
         print("done")
     """))
     assert out == "done\n"
