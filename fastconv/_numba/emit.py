@@ -15,15 +15,8 @@ from numba.core import cgutils
 from fastconv._numba import vector
 from fastconv._numba.vector import BIT, I32, I64
 
+# Without AVX-512 a store with a mask takes some 20 cycles (Zen 3): bench/results/tried.md.
 SLOW_MASKS = vector.VECTOR_BYTES < 64
-
-
-def _itemsize(kind: ir.Type) -> int:
-    return kind.width // 8 if isinstance(kind, ir.IntType) else 4 if isinstance(kind, ir.FloatType) else 8
-
-
-def _suffix(kind: ir.VectorType) -> str:
-    return f"v{kind.count}{'i' if isinstance(kind.element, ir.IntType) else 'f'}{8 * _itemsize(kind.element)}"
 
 
 class Emitter:
@@ -144,8 +137,8 @@ class Emitter:
         if only is None:
             return vector.load(self.at, place, kind)
         kinds = [kind.as_pointer(), I32, only.type, kind]
-        function = self._function(f"llvm.masked.load.{_suffix(kind)}.p0", kind, kinds)
-        arguments = [self.at.bitcast(place, kinds[0]), I32(_itemsize(kind.element)), only, ir.Constant(kind, None)]
+        function = self._function(f"llvm.masked.load.{vector.suffix(kind)}.p0", kind, kinds)
+        arguments = [self.at.bitcast(place, kinds[0]), I32(vector.itemsize(kind)), only, ir.Constant(kind, None)]
         return self.at.call(function, arguments)
 
     def store(self, value: ir.Value, pointer: ir.Value, offset: ir.Value | int = 0) -> None:
@@ -153,11 +146,11 @@ class Emitter:
 
     def store_mask(self, only: ir.Value, pointer: ir.Value) -> None:
         """A set of lanes to a vector's room."""
-        kind = ir.VectorType(ir.IntType(8 * _itemsize(self.scalar)), self.lanes)
+        kind = ir.VectorType(ir.IntType(8 * vector.itemsize(self.scalar)), self.lanes)
         vector.store(self.at, self.at.bitcast(self.at.sext(only, kind), self.vector), pointer)
 
     def load_mask(self, pointer: ir.Value) -> ir.Value:
-        kind = ir.VectorType(ir.IntType(8 * _itemsize(self.scalar)), self.lanes)
+        kind = ir.VectorType(ir.IntType(8 * vector.itemsize(self.scalar)), self.lanes)
         found = self.at.bitcast(vector.load(self.at, pointer, self.vector), kind)
         return self.at.icmp_signed("<", found, ir.Constant(kind, None))
 
@@ -184,8 +177,8 @@ class Emitter:
 
     def _store_masked(self, value: ir.Value, pointer: ir.Value, only: ir.Value) -> None:
         kinds = [value.type, value.type.as_pointer(), I32, only.type]
-        function = self._function(f"llvm.masked.store.{_suffix(value.type)}.p0", ir.VoidType(), kinds)
-        align = I32(_itemsize(value.type.element))
+        function = self._function(f"llvm.masked.store.{vector.suffix(value.type)}.p0", ir.VoidType(), kinds)
+        align = I32(vector.itemsize(value.type))
         self.at.call(function, [value, self.at.bitcast(pointer, kinds[1]), align, only])
 
     def _copy_half(self, slot: ir.Value, pointer: ir.Value, offset: ir.Value) -> None:
@@ -197,13 +190,11 @@ class Emitter:
 
     def multiply_add(self, slot: ir.Value, a: ir.Value, b: ir.Value) -> None:
         """slot += a * b."""
-        function = self._function(f"llvm.fmuladd.{_suffix(self.vector)}", self.vector, [self.vector] * 3)
-        self.set(slot, self.at.call(function, [a, b, self.get(slot)]))
+        self.set(slot, self.at.call(vector.multiply_add(self.at.module, self.vector), [a, b, self.get(slot)]))
 
     def clamp(self, value: ir.Value, low: ir.Value, high: ir.Value) -> ir.Value:
         """Within [low, high]; NaN stays."""
-        value = self.at.select(self.at.fcmp_ordered("<", value, low), low, value)
-        return self.at.select(self.at.fcmp_ordered(">", value, high), high, value)
+        return vector.clamp(self.at, value, low, high)
 
     def shuffle(self, a: ir.Value, b: ir.Value, order: Sequence[int]) -> ir.Value:
         """Lanes of a and b, those of b counted on from a's."""

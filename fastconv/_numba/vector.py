@@ -99,7 +99,15 @@ def vector_type(scalar: ir.Type) -> ir.VectorType:
 
 
 def itemsize(kind: ir.Type) -> int:
-    return 4 if getattr(kind, "element", kind) == ir.FloatType() else 8
+    """Bytes of an element of this type, or of vectors of it."""
+    element = getattr(kind, "element", kind)
+    return element.width // 8 if isinstance(element, ir.IntType) else 4 if element == ir.FloatType() else 8
+
+
+def clamp(at: ir.IRBuilder, value: ir.Value, low: ir.Value, high: ir.Value) -> ir.Value:
+    """Within [low, high]; NaN stays NaN."""
+    value = at.select(at.fcmp_ordered("<", value, low), low, value)
+    return at.select(at.fcmp_ordered(">", value, high), high, value)
 
 
 def load(builder: ir.IRBuilder, pointer: ir.Value, kind: ir.Type) -> ir.Value:
@@ -142,11 +150,11 @@ def fetch(at: ir.IRBuilder, pointer: ir.Value, ahead: int, count: int) -> None:
 
 def multiply_add(module: ir.Module, vector: ir.VectorType) -> ir.Function:
     """a * b + c, fused where the host can."""
-    return _external(module, f"llvm.fmuladd.{_suffix(vector)}", vector, [vector] * 3)
+    return _external(module, f"llvm.fmuladd.{suffix(vector)}", vector, [vector] * 3)
 
 
-def _suffix(vector: ir.VectorType) -> str:
-    return f"v{vector.count}f{32 if isinstance(vector.element, ir.FloatType) else 64}"
+def suffix(vector: ir.VectorType) -> str:
+    return f"v{vector.count}{'i' if isinstance(vector.element, ir.IntType) else 'f'}{8 * itemsize(vector)}"
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -342,9 +350,7 @@ def _ending(
                 biases[place] = load(at, at.gep(bias, [I64(j * vector.count)]), vector)
             else:
                 biases[place] = broadcast(at, at.load(at.gep(bias, [I64(i)])), vector)
-        value = at.fadd(value, biases[place])
-        value = at.select(at.fcmp_ordered("<", value, low), low, value)
-        finished[i, j] = at.select(at.fcmp_ordered(">", value, high), high, value)
+        finished[i, j] = clamp(at, at.fadd(value, biases[place]), low, high)
     at.branch(end)
     at = ir.IRBuilder(end)
     values = {ij: at.phi(vector) for ij in sums}
@@ -610,7 +616,7 @@ def _load_first(builder: ir.IRBuilder, base: ir.Value, count: ir.Value, vector: 
     inside = builder.icmp_signed("<", ir.Constant(wide, [I64(n) for n in range(wide.count)]),
                                  broadcast(builder, count, wide))  # fmt: skip
     arguments = [vector.as_pointer(), I32, mask, vector]
-    function = _external(builder.module, f"llvm.masked.load.{_suffix(vector)}.p0", vector, arguments)
+    function = _external(builder.module, f"llvm.masked.load.{suffix(vector)}.p0", vector, arguments)
     place, align = builder.bitcast(base, vector.as_pointer()), I32(itemsize(vector))
     return builder.call(function, [place, align, inside, ir.Constant(vector, None)])
 
@@ -751,9 +757,7 @@ def finish_run(
                 value = builder.fadd(value, load(builder, builder.gep(bias, [start]), kind))
                 value = builder.fadd(value, constant)
                 value = builder.fadd(value, load(builder, builder.gep(residual, [start]), kind))
-                value = builder.select(builder.fcmp_ordered("<", value, lowest), lowest, value)
-                value = builder.select(builder.fcmp_ordered(">", value, highest), highest, value)
-                store(builder, value, builder.gep(y, [start]))
+                store(builder, clamp(builder, value, lowest, highest), builder.gep(y, [start]))
 
         pieces(builder, scalar, count, emit)
 

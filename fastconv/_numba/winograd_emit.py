@@ -43,11 +43,6 @@ def places(at: ir.IRBuilder, start: ir.Value, step: ir.Value, count: int) -> lis
     return found
 
 
-def clamped(at: ir.IRBuilder, value: ir.Value, low: ir.Value, high: ir.Value) -> ir.Value:
-    value = at.select(at.fcmp_ordered("<", value, low), low, value)
-    return at.select(at.fcmp_ordered(">", value, high), high, value)
-
-
 def plus_residual(
     at: ir.IRBuilder, wanted: ir.Value, values: list[ir.Value], residual: ir.Value, place: ir.Value, step: ir.Value,
     vectors: ir.VectorType,

@@ -6,7 +6,7 @@ from llvmlite import ir
 
 from fastconv._numba import vector
 from fastconv._numba.vector import I64, broadcast, load, store, vector_type
-from fastconv._numba.winograd_emit import POINTER, clamped, loop, plus_residual
+from fastconv._numba.winograd_emit import POINTER, loop, plus_residual
 
 GATHER = "source stride channels pixels width skip target"
 
@@ -98,7 +98,7 @@ def scatter(at: ir.IRBuilder, scalar: ir.Type, given: dict[str, ir.Value]) -> No
         if isinstance(kind, ir.VectorType):
             low, high = broadcast(at, low, kind), broadcast(at, high, kind)
         (value,) = plus_residual(at, with_residual, [value], given["residual"], place, I64(0), kind)
-        return clamped(at, value, low, high)
+        return vector.clamp(at, value, low, high)
 
     def block(q: ir.Value) -> None:
         wide = at.icmp_signed(">=", pixels, I64(lanes))
@@ -150,7 +150,7 @@ def finish(at: ir.IRBuilder, scalar: ir.Type, given: dict[str, ir.Value]) -> Non
                 place = at.mul(at.add(j, start), I64(size))
                 value = load(at, at.gep(given["source"], [place]), kind)
                 (value,) = plus_residual(at, with_residual, [value], given["residual"], place, I64(0), kind)
-                store(at, clamped(at, value, low, high), at.gep(given["target"], [place]))
+                store(at, vector.clamp(at, value, low, high), at.gep(given["target"], [place]))
 
         vector.pieces(at, scalar, at.sub(given["count"], j), emit)
 

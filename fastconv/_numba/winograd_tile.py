@@ -13,7 +13,7 @@ from llvmlite import ir
 from fastconv import winograd
 from fastconv._numba import vector
 from fastconv._numba.vector import I64, Lanes, broadcast, load, store, vector_type
-from fastconv._numba.winograd_emit import POINTER, clamped, loop, opaque, places, plus_residual
+from fastconv._numba.winograd_emit import POINTER, loop, opaque, places, plus_residual
 
 # The values between the two transforms of so many points a side stay in registers; those of more pass through the stack
 # in any case, where loops are far less code and, on 6 points, 1.4 times as fast (Zen 3).
@@ -159,7 +159,7 @@ def output(at: ir.IRBuilder, scalar: ir.Type, tile: str, given: dict[str, ir.Val
             results = plus_residual(at, with_residual, results, given["residual"], place, step, vectors)
             targets = places(at, opaque(at, at.gep(given["target"], [place])), step, after)
             for to, value in zip(targets, results, strict=True):
-                store(at, clamped(at, value, low, high), to)
+                store(at, vector.clamp(at, value, low, high), to)
 
         _separable(at, lines, vectors, lambda cells: winograd.transform("output", tile, cells), load_line, store_line)
 
