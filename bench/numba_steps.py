@@ -19,7 +19,7 @@ import numpy as np
 import fastconv
 from bench.harness import save
 from fastconv._numba import vector
-from fastconv._numba.gemm import columns
+from fastconv._numba.gemm import columns, gemm_tile
 from fastconv.benchmark import peak
 from fastconv.benchmark.timing import race
 
@@ -56,7 +56,7 @@ def channels_innermost(x, w, y):
 
 @numba.njit
 def matrix_and_tile(x, w, y, matrix, panel):
-    """im2col, then products by a tile of registers, emitted as LLVM's code (fastconv/_numba/vector.py)."""
+    """im2col, then products by a tile of registers, emitted as LLVM's code (fastconv/_numba/gemm.py)."""
     nr = panel.size // (w.shape[0] * w.shape[1] * w.shape[2])
     depth = w.shape[0] * w.shape[1] * w.shape[2]
     row = w.shape[1] * w.shape[2]
@@ -71,7 +71,7 @@ def matrix_and_tile(x, w, y, matrix, panel):
                 for c in range(w.shape[2]):
                     k = (a * w.shape[1] + b) * w.shape[2] + c
                     panel[k * nr : (k + 1) * nr] = w[a, b, c, o : o + nr]
-        vector.gemm_tile(
+        gemm_tile(
             flat_matrix, 0, depth, panel, 0, flat_y, o, y.shape[2], y.shape[0] * y.shape[1], depth, False
         )
 

@@ -27,28 +27,28 @@ JUNK = 7.0
 @pytest.fixture(scope="module")
 def probes():
     """Entry points from Python to the intrinsics."""
-    from fastconv._numba import im2col, im2col_weight, moves, vector
+    from fastconv._numba import gemm, im2col, im2col_weight, moves, vector
     from fastconv._numba import winograd_calls as calls
     from fastconv._numba.compile import kernel
 
     @kernel("in1 int in1 out1 int int int int")
     def tile(a, rs_a, b, c, rs_c, rows, depth, accumulate):
-        vector.gemm_tile(a, 0, rs_a, b, 0, c, 0, rs_c, rows, depth, accumulate != 0)
+        gemm.gemm_tile(a, 0, rs_a, b, 0, c, 0, rs_c, rows, depth, accumulate != 0)
 
     @kernel("in1 int in1 out1 int int int int")
     def block(a, rs_a, b, c, rs_c, rows, depth, accumulate):
-        vector.gemm_tile(a, 0, rs_a, b, 0, c, 0, rs_c, rows, depth, accumulate != 0)
+        gemm.gemm_tile(a, 0, rs_a, b, 0, c, 0, rs_c, rows, depth, accumulate != 0)
 
     @kernel("in1 ints1 int in1 out1 int int int int int out1 int int in1 scalar scalar")
     def indirect(a, table, step, b, c, rs_c, rows, runs, depth, accumulate, y, rs_y, last, bias, low, high):
-        vector.gemm_indirect(
+        gemm.gemm_indirect(
             a, 0, table, 0, step, b, 0, c, 0, rs_c, rows, runs, depth, accumulate != 0,
             y, 0, rs_y, last != 0, bias, 0, low, high,
         )  # fmt: skip
 
     @kernel("in1 int in1 out1 int int int int out1 int int in1 int scalar scalar")
     def ended(a, rs_a, b, c, rs_c, rows, depth, accumulate, y, rs_y, last, bias, with_bias, low, high):
-        vector.gemm_rows(
+        gemm.gemm_rows(
             a, 0, rs_a, b, 0, c, 0, rs_c, rows, depth, accumulate != 0,
             y, 0, rs_y, last != 0, bias, 0 if with_bias else -1, low, high,
         )  # fmt: skip

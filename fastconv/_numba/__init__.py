@@ -1,10 +1,10 @@
 """Kernels compiled by Numba on first use: naive, im2col, direct, depthwise, winograd, pooling.
 
     compile.py   flags, disk cache, one signature per dtype
-    vector.py    what Numba lacks: vectors of the host's length, as IR (the GEMM micro-kernel, transposition)
+    vector.py    what Numba lacks: vectors of the host's length, as IR, and moves of data by them
     tasks.py     loops over tasks on several threads
     emit.py      words for writing a kernel's inner loops as IR; depthwise_tiles.py pooling_tiles.py are written in them
-    gemm.py      heights of tiles, widths of panels, strides of rows
+    gemm.py      the GEMM micro-kernel: a tile of registers, rows of tiles
     arrays.py    the arrays of a call as Numba wants them: flat, with element strides
     naive.py im2col.py im2col_weight.py direct.py winograd.py depthwise.py pooling.py   the kernels
     winograd_*.py   its weight gradient; what both share; transforms, moves and products as IR, called by address

@@ -22,7 +22,7 @@ import numpy as np
 from fastconv._numba import Conv, blocking, naive
 from fastconv._numba.arrays import carve, flat, limits, optional, optional_flat, strides
 from fastconv._numba.compile import jit, kernel
-from fastconv._numba.gemm import TILE_ROWS, columns, odd_lines
+from fastconv._numba.gemm import TILE_ROWS, columns, gemm_indirect, gemm_rows, odd_lines
 from fastconv._numba.im2col_weight import weight_gradient
 from fastconv._numba.moves import copy_halves
 from fastconv._numba.tasks import Phase, claim, run_phases
@@ -31,8 +31,6 @@ from fastconv._numba.vector import (
     copy_run,
     distance,
     finish_run,
-    gemm_indirect,
-    gemm_rows,
     get,
     numbers,
     panel_columns,

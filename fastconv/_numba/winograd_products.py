@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from llvmlite import ir
 
-from fastconv._numba import blocking, vector
+from fastconv._numba import blocking, gemm, vector
 from fastconv._numba.vector import BIT, I64, broadcast, load, store, vector_type
 from fastconv._numba.winograd_emit import loop
 
@@ -43,13 +43,13 @@ def products(at: ir.IRBuilder, scalar: ir.Type, given: dict[str, ir.Value]) -> N
                     operands = [a_part, no_table, given["row"], b_part, c_rows, c_row, I64(1), terms, more]
 
                     def tile(rows: int) -> ir.Function:
-                        return vector.tile_function(at.module, scalar, rows, False, None, WEIGHTS_AHEAD)
+                        return gemm.tile_function(at.module, scalar, rows, False, None, WEIGHTS_AHEAD)
 
-                    vector.by_height(at, count, tile, operands)
+                    gemm.by_height(at, count, tile, operands)
 
                 _in_parts(at, depth, given["terms"], part)
 
-            vector.in_heights(at, given["tiles"], rows)
+            gemm.in_heights(at, given["tiles"], rows)
 
         loop(at, given["channels"], nr, panel)
 
@@ -71,7 +71,7 @@ def _in_parts(at: ir.IRBuilder, depth: ir.Value, terms: ir.Value, body: Callable
 def _outer_tile(module: ir.Module, scalar: ir.Type, rows: int) -> ir.Function:
     """C[i][j] (+)= sum over k < depth of A[k][i] * B[k][j], i < rows, j < nr: both rows one after the other in memory.
 
-    Otherwise as vector.tile_function."""
+    Otherwise as gemm.tile_function."""
     vectors, pointer = vector_type(scalar), scalar.as_pointer()
     name = f"fc_f{8 * vector.itemsize(scalar)}_outer_{rows}x{vector.TILE_VECTORS * vectors.count}__numba"
     if name in module.globals:
@@ -149,10 +149,10 @@ def outer(at: ir.IRBuilder, scalar: ir.Type, given: dict[str, ir.Value]) -> None
                 operands = [
                     a_part, given["row"], b_part, given["weights_row"], c_rows, given["target_row"], terms, more,
                 ]  # fmt: skip
-                vector.by_height(at, count, lambda rows: _outer_tile(at.module, scalar, rows), operands)
+                gemm.by_height(at, count, lambda rows: _outer_tile(at.module, scalar, rows), operands)
 
             _in_parts(at, given["depth"], given["terms"], part)
 
-        vector.in_heights(at, given["rows"], rows)
+        gemm.in_heights(at, given["rows"], rows)
 
     loop(at, given["columns"], nr, panel)
