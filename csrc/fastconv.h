@@ -93,9 +93,12 @@ typedef struct fc_gemm_args {
     int64_t rs_next, next_rows, next_lines, b_ahead;
 } fc_gemm_args;
 
+/* product: C = A B and the bits of `run`, for many short sums near by: one tap whose rows follow each other (cs_a = 1, rs_b = nr),
+ * n = nr, terms > 0. It reads m, kc, a, rs_a, b, terms, c, rs_c and b_ahead, and no other argument; C is not fetched. */
 typedef struct fc_gemm_kernel {
     int mr, nr;
     void (*run)(const fc_gemm_args *);
+    void (*product)(const fc_gemm_args *);
     const char *name;
 } fc_gemm_kernel;
 

@@ -1,5 +1,6 @@
 /* Template of the GEMM microkernels (contract: fc_gemm_args in fastconv.h). Before including, define
  *   FC_GEMM_NAME      the full symbol, e.g. fc_f32_gemm_14x32__avx512
+ *   FC_GEMM_PRODUCT   that of its product, e.g. fc_f32_product_14x32__avx512
  *   FC_GEMM_TYPE      float or double
  *   FC_GEMM_BYTES     bytes of a vector
  *   FC_GEMM_MR        rows of the tile, at most 14
@@ -155,7 +156,7 @@ FC_INLINE void FC_JOIN(FC_GEMM_NAME, _step)(FC_V (*acc)[FC_GEMM_NV], const int m
 }
 
 /* `steps` steps, FC_GEMM_UNROLL in a round, the odd ones first. in_order: rows of A and of B are contiguous, cs_a = 1 and
- * rs_b = nr. */
+ * rs_b = nr. fetch: or NULL. */
 FC_INLINE void FC_JOIN(FC_GEMM_NAME, _steps)(const fc_gemm_args *args, FC_V (*acc)[FC_GEMM_NV], const int m, const int nv,
                                              const int in_order, const FC_GEMM_TYPE *a, const FC_GEMM_TYPE *b, int64_t steps,
                                              FC_FETCH *fetch)
@@ -175,7 +176,8 @@ FC_INLINE void FC_JOIN(FC_GEMM_NAME, _steps)(const fc_gemm_args *args, FC_V (*ac
         groups[0] += cs_a, groups[1] += cs_a, groups[2] += cs_a, b += rs_b;
     }
     for (; steps > 0; steps -= FC_GEMM_UNROLL) {
-        FC_JOIN(FC_GEMM_NAME, _fetch)(args, fetch);
+        if (fetch)
+            FC_JOIN(FC_GEMM_NAME, _fetch)(args, fetch);
 #pragma GCC unroll 4
         for (int u = 0; u < FC_GEMM_UNROLL; u++) {
             const int at = in_order ? u : 0;
@@ -299,6 +301,37 @@ FC_INLINE void FC_JOIN(FC_GEMM_NAME, _body)(const fc_gemm_args *args, const int 
             *(FC_V *)(c + i * args->rs_c + v * FC_LANES) = acc[i][v];
 }
 
+/* `product` of m rows: little else than the steps. */
+FC_INLINE void FC_JOIN(FC_GEMM_NAME, _product_of)(const fc_gemm_args *args, const int m)
+{
+    const FC_GEMM_TYPE *a = args->a, *b = args->b;
+    FC_GEMM_TYPE *const c = args->c;
+    int64_t done = 0;
+    do {
+        FC_V acc[FC_GEMM_MR][FC_GEMM_NV];
+        const int64_t left = args->kc - done, steps = left < args->terms ? left : args->terms;
+#pragma GCC unroll 14
+        for (int i = 0; i < m; i++)
+#pragma GCC unroll 4
+            for (int v = 0; v < FC_GEMM_NV; v++)
+                acc[i][v] = (FC_V){0};
+        FC_JOIN(FC_GEMM_NAME, _steps)(args, acc, m, FC_GEMM_NV, 1, a + done, b + done * FC_GEMM_NV * FC_LANES, steps, NULL);
+        if (done > 0) {
+#pragma GCC unroll 14
+            for (int i = 0; i < m; i++)
+#pragma GCC unroll 4
+                for (int v = 0; v < FC_GEMM_NV; v++)
+                    acc[i][v] += *(const FC_V *)(c + i * args->rs_c + v * FC_LANES);
+        }
+#pragma GCC unroll 14
+        for (int i = 0; i < m; i++)
+#pragma GCC unroll 4
+            for (int v = 0; v < FC_GEMM_NV; v++)
+                *(FC_V *)(c + i * args->rs_c + v * FC_LANES) = acc[i][v];
+        done += steps;
+    } while (done < args->kc);
+}
+
 /* A function for each number of rows, in two widths and two orders: all of them in one would leave gcc too few registers. */
 #define FC_GEMM_FORM(form, rows, vectors, in_order) \
     static void FC_JOIN(FC_GEMM_NAME, form##rows)(const fc_gemm_args *args) \
@@ -308,7 +341,11 @@ FC_INLINE void FC_JOIN(FC_GEMM_NAME, _body)(const fc_gemm_args *args, const int 
 #define FC_GEMM_ROWS(rows) \
     FC_GEMM_FORM(_wide_, rows, FC_GEMM_NV, 0) \
     FC_GEMM_FORM(_wide_in_order_, rows, FC_GEMM_NV, 1) \
-    FC_GEMM_FORM(_narrow_, rows, 1, 0)
+    FC_GEMM_FORM(_narrow_, rows, 1, 0) \
+    static void FC_JOIN(FC_GEMM_NAME, _product_##rows)(const fc_gemm_args *args) \
+    { \
+        FC_JOIN(FC_GEMM_NAME, _product_of)(args, rows); \
+    }
 #define FC_GEMM_FORMS(rows) \
     {FC_JOIN(FC_GEMM_NAME, _wide_##rows), FC_JOIN(FC_GEMM_NAME, _wide_in_order_##rows), FC_JOIN(FC_GEMM_NAME, _narrow_##rows)}
 
@@ -353,6 +390,27 @@ static void FC_GEMM_NAME(const fc_gemm_args *args)
                             args->cs_a == 1 && args->rs_b == FC_GEMM_NV * FC_LANES](args);
 }
 
+static void FC_GEMM_PRODUCT(const fc_gemm_args *args)
+{
+#define FC_GEMM_OF(rows) FC_JOIN(FC_GEMM_NAME, _product_##rows)
+    static void (*const bodies[])(const fc_gemm_args *) = {
+        FC_GEMM_OF(1), FC_GEMM_OF(2), FC_GEMM_OF(3), FC_GEMM_OF(4),
+#if FC_GEMM_MR >= 6
+        FC_GEMM_OF(5), FC_GEMM_OF(6),
+#endif
+#if FC_GEMM_MR >= 8
+        FC_GEMM_OF(7), FC_GEMM_OF(8),
+#endif
+#if FC_GEMM_MR >= 14
+        FC_GEMM_OF(9), FC_GEMM_OF(10), FC_GEMM_OF(11), FC_GEMM_OF(12), FC_GEMM_OF(13),
+        FC_GEMM_OF(14),
+#endif
+    };
+#undef FC_GEMM_OF
+    if (args->m > 0)
+        bodies[args->m - 1](args);
+}
+
 #undef FC_LANES
 #undef FC_V
 #undef FC_FETCH
@@ -361,6 +419,7 @@ static void FC_GEMM_NAME(const fc_gemm_args *args)
 #undef FC_GEMM_ROWS
 #undef FC_GEMM_FORMS
 #undef FC_GEMM_NAME
+#undef FC_GEMM_PRODUCT
 #undef FC_GEMM_TYPE
 #undef FC_GEMM_BYTES
 #undef FC_GEMM_MR

@@ -190,7 +190,7 @@ void fc_winograd_multiply(const fc_winograd_products *s)
                 args.m = s->tiles * (piece + 1) / pieces - row;
                 args.a = s->v + (point * s->v_point + row * s->v_row) * s->size;
                 args.c = s->m + (point * s->m_point + row * s->m_row + o) * s->size;
-                s->gemm->run(&args);
+                (args.n == nr ? s->gemm->product : s->gemm->run)(&args);
             }
         }
 }

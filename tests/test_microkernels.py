@@ -107,6 +107,26 @@ def test_every_row_count(kernel):
                 call(rng, *kernel, m, nr, depth, taps, form="pixels")
 
 
+@pytest.mark.parametrize("kernel", KERNELS, ids=kernel_id)
+def test_products_are_bits_of_the_tile(kernel):
+    rng = np.random.default_rng(0)
+    _, mr, nr = testing.gemm_tile(*kernel)
+    for m in range(1, mr + 1):
+        for depth in (0, *DEPTHS, 512):
+            a = np.full(m * (depth + 3), np.nan, kernel[1])
+            a.reshape(m, -1)[:, :depth] = rng.standard_normal((m, depth))
+            b = rng.standard_normal(depth * nr).astype(kernel[1])
+            tile, product = np.full((2, 2 * GUARD + m * (nr + 5)), np.nan, kernel[1])
+            testing.gemm(
+                *kernel, m=m, n=nr, kc=depth, taps=1, a=a, a_offset=None, rs_a=depth + 3, cs_a=1, b=b, b_offset=None,
+                rs_b=nr, c=tile[GUARD:], rs_c=nr + 5,
+            )  # fmt: skip
+            testing.gemm_product(
+                *kernel, m=m, kc=depth, terms=SUM_TERMS, a=a, rs_a=depth + 3, b=b, c=product[GUARD:], rs_c=nr + 5
+            )
+            np.testing.assert_array_equal(product, tile)
+
+
 @pytest.mark.parametrize("taps, depth", [(1, 255), (1, 256), (1, 257), (3, 256), (5, 205)])
 @pytest.mark.parametrize("kernel", KERNELS, ids=kernel_id)
 def test_partial_sums_end_where_the_contract_says(kernel, taps, depth):

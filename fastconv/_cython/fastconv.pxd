@@ -55,6 +55,7 @@ cdef extern from "fastconv.h" nogil:
     ctypedef struct fc_gemm_kernel:
         int mr, nr
         void (*run)(const fc_gemm_args *) noexcept nogil
+        void (*product)(const fc_gemm_args *) noexcept nogil
         const char *name
 
     enum:

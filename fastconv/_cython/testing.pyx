@@ -60,6 +60,18 @@ def gemm(
         kernel.run(&args)
 
 
+def gemm_product(str isa, str dtype, *, int64_t m, int64_t kc, int64_t terms, a, int64_t rs_a, b, c, int64_t rs_c):
+    """One call of a microkernel's `product`, likewise."""
+    cdef const fc_gemm_kernel *kernel = kernel_of(isa, dtype)
+    cdef fc_gemm_args args
+    memset(&args, 0x55, sizeof(args))
+    args.m, args.kc, args.terms = m, kc, terms
+    args.a, args.rs_a, args.b = data_or_null(a), rs_a, data_or_null(b)
+    args.c, args.rs_c = data_or_null(c), rs_c
+    with nogil:
+        kernel.product(&args)
+
+
 cdef struct counters:
     int64_t *runs
     int64_t *workers
