@@ -140,8 +140,10 @@ FC_INLINE void P(block)(const fc_depthwise_rows *t, const V taps[7 * 7], V start
     }
 #pragma GCC unroll 16
     for (int i = 0; i < rows; i++)
-        if (i < t->rows)
-            P(store)(y + i * out_row, acc[i], !edge, some);
+        if (i < t->rows && edge)
+            P(store_first)(y + i * out_row, acc[i], n, some);
+        else if (i < t->rows)
+            *(V *)(y + i * out_row) = acc[i];
 }
 
 /* narrow: what does a rest of at most L / 2 columns, or NULL. */
@@ -291,7 +293,7 @@ static void P(any_block)(const fc_depthwise_args *a, const T *x, const T *w, con
             acc += P(load_lanes)(residual, some);
         if (a->clamp)
             acc = P(clamped)(acc, SPLAT(a->lo), SPLAT(a->hi));
-        P(store_lanes)(y, acc, some);
+        P(store_first)(y, acc, n, some);
         return;
     }
     if (residual) {
@@ -369,7 +371,7 @@ static void P(pair_plane)(const fc_depthwise_args *a, const T *x, const T *w, co
                     v[half] += P(load_lanes)(residual + to, some[half]);
                 if (a->clamp)
                     v[half] = P(clamped)(v[half], lo, hi);
-                P(store_lanes)(y + to, v[half], some[half]);
+                P(store_first)(y + to, v[half], width - 2 * j - half * L, some[half]);
             }
         }
     }

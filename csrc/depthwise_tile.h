@@ -67,6 +67,21 @@ FC_INLINE M P(from_to)(int64_t first, int64_t end)
 FC_INLINE V P(load_lanes)(const T *p, M lanes) { return (V)FC_DW_LOAD(p, lanes); }
 
 FC_INLINE void P(store_lanes)(T *p, V v, M lanes) { FC_DW_STORE(p, v, lanes); }
+
+/* The first n lanes, which are `lanes`. Masked stores take some 20 cycles on Zen 3: half a vector or more is stored as two
+ * halves that overlap. */
+FC_INLINE void P(store_first)(T *p, V v, int64_t n, M lanes)
+{
+    if (FREE_MASKS || 2 * n < L) {
+        P(store_lanes)(p, v, lanes);
+    } else if (n >= L) {
+        *(V *)p = v;
+    } else {
+        const V last = __builtin_shuffle(v, IOTA + (INT)(n - L / 2)); /* from memory it would wait for the store of v */
+        memcpy(p, &v, sizeof v / 2);
+        memcpy(p + n - L / 2, &last, sizeof v / 2);
+    }
+}
 #else
 typedef struct M {
     int first, end;
@@ -105,6 +120,12 @@ FC_INLINE void P(store_lanes)(T *p, V v, M lanes)
         *(V *)p = v;
     else
         P(store_some)(p, v, lanes);
+}
+
+FC_INLINE void P(store_first)(T *p, V v, int64_t n, M lanes)
+{
+    (void)n;
+    P(store_lanes)(p, v, lanes);
 }
 #endif
 
