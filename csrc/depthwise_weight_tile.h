@@ -230,13 +230,19 @@ FC_INLINE void P(taps_nchw)(const fc_conv2d_shape *s, const T *x, const T *dy, V
     const int64_t reach = sw == 1 ? L + kw - 1 : 2 * L + kw - 2; /* columns loaded */
     for (int64_t i = 0; i < s->oh; i += WEIGHT_ROWS) {
         const int64_t top = i * s->sh - s->ph + a0, rows = min64(WEIGHT_ROWS, s->oh - i);
-        for (int64_t j = 0; j < s->ow; j += L) {
-            const int64_t left = j * sw - s->pw, n = min64(L, s->ow - j);
-            const T *const at = x + top * s->iw + left, *const cells = dy + i * s->ow + j;
-            if (n == L && left >= 0 && left + reach <= s->iw && rows == WEIGHT_ROWS)
+        for (int64_t j = 0; j < s->ow;) {
+            const int64_t left = j * sw - s->pw, room = s->iw - left - reach;
+            const T *at = x + top * s->iw + left, *cells = dy + i * s->ow + j;
+            if (left < 0 || room < 0 || s->ow - j < L || rows < WEIGHT_ROWS) {
+                P(taps_of_block)(s, at, cells, top, left, rows, min64(L, s->ow - j), acc, na, kw, sw, 1);
+                j += L;
+                continue;
+            }
+            /* Blocks inside of the image are a loop of their own, so that its registers are the sums'. */
+            const int64_t run = min64(room / (L * sw) + 1, (s->ow - j) / L);
+            for (int64_t block = 0; block < run; block++, at += L * sw, cells += L)
                 P(taps_of_block)(s, at, cells, top, left, WEIGHT_ROWS, L, acc, na, kw, sw, 0);
-            else
-                P(taps_of_block)(s, at, cells, top, left, rows, n, acc, na, kw, sw, 1);
+            j += run * L;
         }
     }
 }
