@@ -41,6 +41,7 @@ from fastconv._numba.depthwise_tiles import (
     weight_rows,
 )
 from fastconv._numba.im2col import all_finite, empty_class, fill_empty
+from fastconv._numba.integers import least, most, quotient, remainder, stride_of
 from fastconv._numba.tasks import Phase, claim, run_phases
 from fastconv._numba.vector import (
     copy_run,
@@ -109,16 +110,16 @@ def _pack(w, packed, taps, channels, pitch, depth, backward):
     """NHWC: packed[tap][k][channel] in the order of the taps (row and column), zeros beyond the last. All finite?"""
     nr = panel_columns(packed)
     multiplier = 1 if backward else w.shape[1]
-    s_g, s_o = w.strides[0] // w.itemsize, w.strides[1] // w.itemsize
+    s_g, s_o, s_a, s_b = stride_of(w, 0), stride_of(w, 1), stride_of(w, 3), stride_of(w, 4)
     for t in range(taps.shape[0]):
-        tap = (taps[t, 0] * w.strides[3] + taps[t, 1] * w.strides[4]) // w.itemsize
+        tap = taps[t, 0] * s_a + taps[t, 1] * s_b
         for k in range(depth):
             to, at = (t * depth + k) * pitch, tap + k * s_o
             if multiplier == 1 and s_g == 1:
                 for o in range(0, channels, nr):
                     copy_run(w, at + o, packed, to + o, channels - o)
             else:
-                for g in range(channels // multiplier):
+                for g in range(quotient(channels, multiplier)):
                     for o in range(multiplier):
                         put(packed, to + g * multiplier + o, get(w, at + g * s_g + o * s_o))
             for o in range(channels, pitch):
@@ -162,7 +163,7 @@ def list_taps(table, place, offsets, p, i, base, together):
                 put(table, place + 4 * count + 1, p.weights + ((a * p.taps_w + b) * p.depth + k) * p.pitch)
                 put(table, place + 4 * count + 2, begin)
                 put(table, place + 4 * count + 3, end)
-                low, high = max(low, begin), min(high, end)
+                low, high = most(low, begin), least(high, end)
                 count += 1
     return count, low, high
 
@@ -170,7 +171,7 @@ def list_taps(table, place, offsets, p, i, base, together):
 @jit
 def columns_inside(p, column):
     """First of the outputs of a row whose cell under the tap at `column` lies inside, and their end."""
-    return max(0, (p.sw - 1 - column) // p.sw), min(p.ow, (p.iw - 1 - column) // p.sw + 1)
+    return most(0, quotient(p.sw - 1 - column, p.sw)), least(p.ow, quotient(p.iw - 1 - column, p.sw) + 1)
 
 
 @jit
@@ -185,7 +186,7 @@ def list_plane(table, place, offsets, p):
             for b in range(p.taps_w):
                 column = offsets[p.taps_h + b]
                 begin, end = columns_inside(p, column)
-                cell = column % p.sw * p.b_k + column // p.sw if p.copied else column + k * p.s_c
+                cell = remainder(column, p.sw) * p.b_k + quotient(column, p.sw) if p.copied else column + k * p.s_c
                 put(table, place + TAP * count, cell)
                 tap = offsets[p.taps_h + p.taps_w + a] + offsets[2 * p.taps_h + p.taps_w + b]
                 put(table, place + TAP * count + 1, k * p.filter + tap)
@@ -199,7 +200,7 @@ def list_plane(table, place, offsets, p):
 def places(p, y, worker):
     """Where a thread's copy and table begin, in elements of the workspace."""
     at = p.scratch + worker * p.scratch_own
-    return at // y.itemsize, (at + p.scratch_copy) // 8
+    return quotient(at, y.itemsize), quotient(at + p.scratch_copy, 8)
 
 
 @jit
@@ -212,7 +213,7 @@ def spread_channels(x, copy, place, p, n, first, end):
             at = n * p.s_n + row * p.s_h + column * p.s_w
             to = place + (row - first) * p.b_h + column * p.channels
             if p.depth == 1:
-                for g in range(p.channels // p.multiplier):
+                for g in range(quotient(p.channels, p.multiplier)):
                     value = get(x, at + g)
                     for m in range(p.multiplier):
                         put(copy, to + g * p.multiplier + m, value)
@@ -235,32 +236,35 @@ def _gather_nhwc(kw: int, sw: int) -> Kernel:
     def gather_nhwc(x, bias, residual, y, scratch, table, shapes, all_offsets, low, high, worker, tickets):
         columns = COLUMNS
         tile = VECTORS * vector_lanes(y)
-        classes, widest = shapes.size // fields, all_offsets.size * fields // shapes.size
+        classes, widest = quotient(shapes.size, fields), quotient(all_offsets.size * fields, shapes.size)
         for task in claim(tickets):
-            number = task % classes
+            number = remainder(task, classes)
             p = depthwise_numbers(shapes[number * fields :])
             offsets = all_offsets[number * widest :]
-            blocks = (p.oh + p.rows - 1) // p.rows
-            n, first = task // classes // blocks, task // classes % blocks * p.rows
+            blocks = quotient(p.oh + p.rows - 1, p.rows)
+            block = quotient(task, classes)
+            n, first = quotient(block, blocks), remainder(block, blocks) * p.rows
             if n >= p.mb:
                 continue
             copy, place = places(p, y, worker)
             in_step = p.channels if p.copied else p.s_w
             if kw == 1:
                 in_step *= p.sw
-            whole = p.channels >= tile and (residual.size == 0 or p.channels % tile == 0)  # the residual may be y
+            # the residual may be y
+            whole = p.channels >= tile and (residual.size == 0 or remainder(p.channels, tile) == 0)
             base = n * p.s_n
             if p.copied:
                 top = first * p.sh + offsets[0]
                 bottom = top + (p.rows - 1) * p.sh + offsets[p.taps_h - 1] - offsets[0] + 1
                 spread_channels(x, scratch, copy, p, n, top, bottom)
                 base = distance(x, scratch) + copy - top * p.b_h
-            for i in range(first, min(first + p.rows, p.oh)):
+            for i in range(first, least(first + p.rows, p.oh)):
                 count, begin, end = list_taps(table, place, offsets, p, i, base, kw)
                 at = p.first + n * p.d_n + i * p.d_h
                 j: Any = np.int64(0)
                 while j < p.ow:
-                    run = min((p.ow - j) // columns, (end - ((columns - 1) * sw + kw) - j * sw) // (columns * sw) + 1)
+                    reach = end - ((columns - 1) * sw + kw) - j * sw
+                    run = least(quotient(p.ow - j, columns), quotient(reach, columns * sw) + 1)
                     if whole and run > 0 and j * sw >= begin:
                         strips(
                             kw, sw, INNER, x, 0, scratch, 0, bias, 0, residual, at, y, at, table, place, count,
@@ -280,28 +284,28 @@ def _gather_nhwc(kw: int, sw: int) -> Kernel:
 
 
 @cache
-def _gather_nchw(k: int, s: int, most: int) -> Kernel:
-    """The gather in NCHW of a filter k x k at stride s, depth 1, by tiles of `most` rows; one task is one plane."""
+def _gather_nchw(k: int, s: int, tall: int) -> Kernel:
+    """The gather in NCHW of a filter k x k at stride s, depth 1, by tiles of `tall` rows; one task is one plane."""
 
     @kernel("in1 in1 in1 in1 out1 ints1 ints1 scalar scalar int tickets")
     def gather_nchw(x, packed, bias, residual, y, shape, offsets, low, high, worker, tickets):
         p = depthwise_numbers(shape)
         zero = y.dtype.type(0)
         for task in claim(tickets):
-            n, o = task // p.channels, task % p.channels
-            plane = n * p.s_n + o // p.multiplier * p.s_c
+            n, o = quotient(task, p.channels), remainder(task, p.channels)
+            plane = n * p.s_n + quotient(o, p.multiplier) * p.s_c
             left = offsets[p.taps_h]
             first = offsets[2 * k] + offsets[3 * k]  # weights come in the order of memory, or the other way round
             step = 1 if first == 0 else -1
-            for i in range(0, p.oh, most):
-                rows = min(most, p.oh - i)
+            for i in range(0, p.oh, tall):
+                rows = least(tall, p.oh - i)
                 top = i * s + offsets[0]
                 at = n * p.d_n + o * p.d_c + i * p.d_h
                 start_value = get(bias, o) if bias.size > 0 else zero
                 planes(
-                    k, s, most, x, plane + top * p.s_h + left, packed, o * k * k + first, step, start_value,
+                    k, s, tall, x, plane + top * p.s_h + left, packed, o * k * k + first, step, start_value,
                     residual, at, y, at, p.s_h, p.d_h, p.iw, left, p.ow,
-                    max(0, -top), min((rows - 1) * s + k, p.ih - top), rows, residual.size > 0, low, high,
+                    most(0, -top), least((rows - 1) * s + k, p.ih - top), rows, residual.size > 0, low, high,
                 )  # fmt: skip
 
     return gather_nchw
@@ -327,12 +331,12 @@ def _gather_nchw_any(
             if pairs:
                 list_plane(table, place + TAP * taps, offsets_between, q)
             listed = True
-        n, o = task // p.channels, task % p.channels
-        base = n * p.s_n + o // p.multiplier * p.depth * p.s_c
+        n, o = quotient(task, p.channels), remainder(task, p.channels)
+        base = n * p.s_n + quotient(o, p.multiplier) * p.depth * p.s_c
         if p.copied:
             for row in range(p.ih):
                 for column in range(p.iw):
-                    to = copy + row * p.b_h + column % p.sw * p.b_k + column // p.sw
+                    to = copy + row * p.b_h + remainder(column, p.sw) * p.b_k + quotient(column, p.sw)
                     put(scratch, to, get(x, base + row * p.s_h + column))
             base = distance(x, scratch) + copy
         at = p.first + n * p.d_n + o * p.d_c
@@ -556,32 +560,32 @@ def _weight_nhwc(na: int, kw: int, sw: int) -> Kernel:
     @kernel("in1 in1 out1 ints1 int tickets")
     def weight_nhwc(x, dy, scratch, shape, worker, tickets):
         p = weight_numbers(shape)
-        parts = (p.channels + p.block_channels - 1) // p.block_channels
+        parts = quotient(p.channels + p.block_channels - 1, p.block_channels)
         taps = p.kh * p.kw * p.channels
         in_row, in_col = p.s_h, p.s_w
         copy = p.scratch + worker * p.scratch_own
         if p.multiplier > 1:
             in_row, in_col = p.iw * p.channels, p.channels
         for task in claim(tickets):
-            block, c = task // parts, task % parts * p.block_channels
-            channels = min(p.block_channels, p.channels - c)
-            end = min((block + 1) * p.block, p.mb * p.oh)
+            block, c = quotient(task, parts), remainder(task, parts) * p.block_channels
+            channels = least(p.block_channels, p.channels - c)
+            end = least((block + 1) * p.block, p.mb * p.oh)
             sums = block * taps + c
             for tap in range(p.kh * p.kw):
                 for n in range(channels):
                     put(scratch, sums + tap * p.channels + n, scratch.dtype.type(0))
             row = block * p.block
             while row < end:
-                n, i = row // p.oh, row % p.oh
-                rows = min(p.rows, end - row, p.oh - i)
+                n, i = quotient(row, p.oh), remainder(row, p.oh)
+                rows = least(least(p.rows, end - row), p.oh - i)
                 at = n * p.s_n + c
                 if p.multiplier > 1:
                     top = i * p.sh - p.ph
-                    for r in range(max(0, top), min(p.ih, top + (rows - 1) * p.sh + (p.kh - 1) * p.dh + 1)):
+                    for r in range(most(0, top), least(p.ih, top + (rows - 1) * p.sh + (p.kh - 1) * p.dh + 1)):
                         for column in range(p.iw):
                             to = copy + (r - top) * in_row + column * p.channels + c
                             for m in range(channels):
-                                cell = n * p.s_n + r * p.s_h + column * p.s_w + (c + m) // p.multiplier
+                                cell = n * p.s_n + r * p.s_h + column * p.s_w + quotient(c + m, p.multiplier)
                                 put(scratch, to + m, get(x, cell))
                     at = distance(x, scratch) + copy + c - top * in_row
                 grads = row * p.ow * p.channels + c
@@ -613,9 +617,9 @@ def _add_blocks(sums, dw, shape, blocks):
     """dw from the sums of the blocks, added in their order."""
     p = weight_numbers(shape)
     taps = p.kh * p.kw
-    step = dw.strides[0] // dw.itemsize
+    step = stride_of(dw, 0)
     for tap in range(taps):
-        at = (tap // p.kw * dw.strides[2] + tap % p.kw * dw.strides[3]) // dw.itemsize
+        at = quotient(tap, p.kw) * stride_of(dw, 2) + remainder(tap, p.kw) * stride_of(dw, 3)
         for o in range(p.channels):
             total = get(sums, tap * p.channels + o)
             for block in range(1, blocks):
@@ -638,22 +642,22 @@ def _weight_nchw(na: int, kw: int, s: int) -> Kernel:
         copy = sums + na * kw * nr
         for o in claim(tickets):
             for first in range(0, p.kh, na):
-                a = min(first, p.kh - na)  # rows that are done twice come out the same
+                a = least(first, p.kh - na)  # rows that are done twice come out the same
                 for b in range(0, p.kw, kw):
                     for n in range(na * kw * nr):
                         put(scratch, sums + n, scratch.dtype.type(0))
                     column = b * p.dw - p.pw
                     for n in range(p.mb):
-                        at = n * p.s_n + o // p.multiplier * p.s_c
+                        at = n * p.s_n + quotient(o, p.multiplier) * p.s_c
                         row, left = p.s_h, column
                         begin, end = -column, p.iw - column
                         if kw == 1:
                             begin, end = columns_inside(p, column)
                         if kw == 1 and p.sw > 1:
                             for r in range(p.ih):
-                                for q in range(column % p.sw, p.iw, p.sw):
-                                    put(scratch, copy + r * p.b_h + q // p.sw, get(x, at + r * p.s_h + q))
-                            at, row, left = distance(x, scratch) + copy, p.b_h, column // p.sw
+                                for q in range(remainder(column, p.sw), p.iw, p.sw):
+                                    put(scratch, copy + r * p.b_h + quotient(q, p.sw), get(x, at + r * p.s_h + q))
+                            at, row, left = distance(x, scratch) + copy, p.b_h, quotient(column, p.sw)
                         weight_plane(
                             na, kw, s, x, at + left, dy, (n * p.channels + o) * p.oh * p.ow, scratch, sums,
                             row, p.ow, a * p.dh - p.ph, p.ih, p.sh, begin, end, p.oh, p.ow,
@@ -662,7 +666,7 @@ def _weight_nchw(na: int, kw: int, s: int) -> Kernel:
                         total = get(scratch, sums + tap * nr)
                         for lane in range(1, nr):
                             total += get(scratch, sums + tap * nr + lane)
-                        dw[o, 0, a + tap // kw, b + tap % kw] = total
+                        dw[o, 0, a + quotient(tap, kw), b + remainder(tap, kw)] = total
 
     return weight_nchw
 

@@ -19,6 +19,7 @@ from fastconv._numba.arrays import flat, limits, optional, optional_flat, stride
 from fastconv._numba.compile import Kernel, jit, kernel
 from fastconv._numba.emit import Emitter
 from fastconv._numba.gemm import columns, height
+from fastconv._numba.integers import least, most, quotient, remainder, stride_of
 from fastconv._numba.tasks import claim, run_phases
 from fastconv._numba.vector import (
     BIT,
@@ -194,8 +195,8 @@ def move(x, at, copy, to, before, count, after):
 @jit
 def copy_rows_under(x, copy, place, nhwc, p, n, first, count):
     """The rows of an image under some output rows, with their padding."""
-    low = min(p.width, p.pw)
-    inside = max(0, min(p.width - low, p.iw - max(0, low - p.pw)))
+    low = least(p.width, p.pw)
+    inside = most(0, least(p.width - low, p.iw - most(0, low - p.pw)))
     channels = p.groups * p.ins
     for row in range((count - 1) * p.sh + p.reach):
         r = first * p.sh - p.ph + row
@@ -214,7 +215,7 @@ def copy_rows_under(x, copy, place, nhwc, p, n, first, count):
                     value = copy.dtype.type(0)
                     if start <= q < start + some:
                         value = get(x, source + q - start)
-                    put(copy, target + q % p.sw * p.c_r + q // p.sw, value)
+                    put(copy, target + remainder(q, p.sw) * p.c_r + quotient(q, p.sw), value)
 
 
 @kernel("in5 out1 int")
@@ -223,27 +224,27 @@ def _pack(w, packed, nhwc):
     nr = panel_columns(packed)
     groups, outs, ins, kh, kw = w.shape
     to = 0
-    size = w.itemsize
+    s_o = stride_of(w, 1)
     for group in range(groups):
         for o in range(0, outs, nr if nhwc else 1):
-            at = (group * w.strides[0] + o * w.strides[1]) // size
-            count = min(nr, outs - o)
+            at = group * stride_of(w, 0) + o * s_o
+            count = least(nr, outs - o)
             for first in range(ins if nhwc == 0 else kh):
                 for second in range(kh if nhwc == 0 else kw):
                     for third in range(kw if nhwc == 0 else ins):
                         c, a, b = (third, first, second) if nhwc else (first, second, third)
-                        place = at + (c * w.strides[2] + a * w.strides[3] + b * w.strides[4]) // size
+                        place = at + c * stride_of(w, 2) + a * stride_of(w, 3) + b * stride_of(w, 4)
                         if nhwc == 0:
                             put(packed, to, get(w, place))
                             to += 1
                             continue
                         if count < nr:
                             zero_run(packed, to, nr)
-                        if w.strides[1] == size:
+                        if s_o == 1:
                             copy_run(w, place, packed, to, count)
                         else:
                             for m in range(count):
-                                put(packed, to + m, get(w, place + m * w.strides[1] // size))
+                                put(packed, to + m, get(w, place + m * s_o))
                         to += nr
 
 
@@ -255,14 +256,14 @@ def _forward(nhwc: int) -> Kernel:
     def forward(x, packed, bias, residual, y, scratch, table, shape, low, high, worker, tickets):
         p = direct_numbers(shape)
         nr = panel_columns(y)
-        blocks = (p.oh + p.rows - 1) // p.rows
+        blocks = quotient(p.oh + p.rows - 1, p.rows)
         place = p.copy + worker * p.own
         depth = p.taps * p.ins
-        panels = (p.outs + nr - 1) // nr
+        panels = quotient(p.outs + nr - 1, nr)
         biased, added = bias.size > 0, residual.size > 0
         for task in claim(tickets):
-            n, first = task // blocks, task % blocks * p.rows
-            count = min(p.rows, p.oh - first)
+            n, first = quotient(task, blocks), remainder(task, blocks) * p.rows
+            count = least(p.rows, p.oh - first)
             copy_rows_under(x, scratch, place, nhwc, p, n, first, count)
             for group in range(p.groups):
                 for i in range(count):
@@ -288,7 +289,7 @@ def _forward(nhwc: int) -> Kernel:
                         for first_column in range(0, p.ow, nr):
                             column = first_column
                             if column + nr > p.ow and not added:  # some columns twice; the residual may be y
-                                column = max(0, p.ow - nr)
+                                column = most(0, p.ow - nr)
                             at = out + o * p.d_c + column
                             direct_tile(
                                 1, packed, (group * p.outs + o) * depth, depth, scratch, row + column, table, 0, depth,

@@ -9,6 +9,7 @@ from llvmlite import ir
 from numba import types
 
 from fastconv._numba.compile import jit
+from fastconv._numba.integers import quotient
 from fastconv._numba.vector import (
     BIT,
     HALF_TILE_ROWS,
@@ -45,14 +46,14 @@ def columns(dtype: str) -> int:
 @jit
 def height(left):
     """Rows of the next tile of so many that are left: one of vector.TILE_HEIGHTS."""
-    return TILE_ROWS if left >= TILE_ROWS else left if left <= HALF_TILE_ROWS else (left + 1) // 2
+    return TILE_ROWS if left >= TILE_ROWS else left if left <= HALF_TILE_ROWS else quotient(left + 1, 2)
 
 
 @jit
 def odd_lines(depth, itemsize):
     """blocking.row_stride."""
-    per_line = 64 // itemsize
-    return (((depth if depth > 1 else 1) + per_line - 1) // per_line | 1) * per_line
+    per_line = quotient(64, itemsize)
+    return (quotient((depth if depth > 1 else 1) + per_line - 1, per_line) | 1) * per_line
 
 
 # What a tile adds to its sums before it clamps them: a row of its own, or one element for each row.

@@ -24,6 +24,7 @@ from fastconv._numba.arrays import carve, flat, limits, optional, optional_flat,
 from fastconv._numba.compile import jit, kernel
 from fastconv._numba.gemm import TILE_ROWS, columns, gemm_indirect, gemm_rows, odd_lines
 from fastconv._numba.im2col_weight import weight_gradient
+from fastconv._numba.integers import least, most, quotient, remainder, stride_of
 from fastconv._numba.moves import copy_halves
 from fastconv._numba.tasks import Phase, claim, run_phases
 from fastconv._numba.vector import (
@@ -92,7 +93,7 @@ def turn(w, at, s_row, s_column, packed, to, step, rows, columns):
     lanes = vector_lanes(packed)
     square_rows, square_columns = 0, 0
     if s_column == 1:
-        square_rows, square_columns = rows // lanes * lanes, columns // lanes * lanes
+        square_rows, square_columns = quotient(rows, lanes) * lanes, quotient(columns, lanes) * lanes
     for row in range(0, square_rows, lanes):
         for column in range(0, square_columns, lanes):
             place = to + column * step + row
@@ -117,18 +118,17 @@ def _pack_columns(w, packed, shape, taps, check, tickets):
     all are finite."""
     p = gather_numbers(shape)
     nr = panel_columns(packed)
-    panels = (p.outs + nr - 1) // nr
-    size = w.itemsize
-    s_g, s_o, s_c = w.strides[0] // size, w.strides[1] // size, w.strides[2] // size
+    panels = quotient(p.outs + nr - 1, nr)
+    s_g, s_o, s_c, s_a, s_b = stride_of(w, 0), stride_of(w, 1), stride_of(w, 2), stride_of(w, 3), stride_of(w, 4)
     found = True
     for task in claim(tickets):
-        group, o = task // panels, task % panels * nr
-        count = min(nr, p.outs - o)
+        group, o = quotient(task, panels), remainder(task, panels) * nr
+        count = least(nr, p.outs - o)
         to = task * p.taps * p.ins * nr
         for c0 in range(0, p.ins, p.channels):
-            channels = min(p.channels, p.ins - c0)
+            channels = least(p.channels, p.ins - c0)
             for t in range(p.taps):  # blocks of taps follow each other within a block of channels
-                tap = (taps[4 * t] * w.strides[3] + taps[4 * t + 1] * w.strides[4]) // size
+                tap = get(taps, 4 * t) * s_a + get(taps, 4 * t + 1) * s_b
                 at = group * s_g + o * s_o + c0 * s_c + tap
                 if count < nr:
                     zero_rows(packed, to, nr, channels, nr)
@@ -148,29 +148,28 @@ def _pack_rows(w, packed, shape, taps, check, tickets):
     p = gather_numbers(shape)
     nr = panel_columns(packed)
     stride = odd_lines(p.taps * p.ins, packed.itemsize)
-    size = w.itemsize
-    s_c, s_a, s_b = w.strides[2] // size, w.strides[3] // size, w.strides[4] // size
+    s_g, s_o, s_c, s_a, s_b = stride_of(w, 0), stride_of(w, 1), stride_of(w, 2), stride_of(w, 3), stride_of(w, 4)
     in_order = p.taps == 1 or s_c == p.taps  # as in memory: filters of OIHW one after the other
     for t in range(p.taps):
-        in_order &= p.taps == 1 or taps[4 * t] * s_a + taps[4 * t + 1] * s_b == t
-    turned = p.taps == 1 and s_c != 1 and w.strides[1] == size  # filters lie side by side
+        in_order &= p.taps == 1 or get(taps, 4 * t) * s_a + get(taps, 4 * t + 1) * s_b == t
+    turned = p.taps == 1 and s_c != 1 and s_o == 1  # filters lie side by side
     found = True
     for task in claim(tickets):
-        chunks = (p.outs + PACKED_ROWS - 1) // PACKED_ROWS
-        group, first = task // chunks, task % chunks * PACKED_ROWS
-        rows = min(PACKED_ROWS, p.outs - first)
+        chunks = quotient(p.outs + PACKED_ROWS - 1, PACKED_ROWS)
+        group, first = quotient(task, chunks), remainder(task, chunks) * PACKED_ROWS
+        rows = least(PACKED_ROWS, p.outs - first)
         to = (group * p.outs + first) * stride
-        at = (group * w.strides[0] + first * w.strides[1]) // size + taps[0] * s_a + taps[1] * s_b
+        at = group * s_g + first * s_o + get(taps, 0) * s_a + get(taps, 1) * s_b
         if turned:
             turn(w, at, s_c, 1, packed, to, stride, p.ins, rows)
         for row in range(0 if turned else rows):
-            from_, place = at + row * w.strides[1] // size, to + row * stride
+            from_, place = at + row * s_o, to + row * stride
             if in_order and (p.taps > 1 or s_c == 1):
                 for k in range(0, p.taps * p.ins, nr):
                     copy_run(w, from_ + k, packed, place + k, p.taps * p.ins - k)
                 continue
             for t in range(p.taps):
-                tap = from_ + (taps[4 * t] - taps[0]) * s_a + (taps[4 * t + 1] - taps[1]) * s_b
+                tap = from_ + (get(taps, 4 * t) - get(taps, 0)) * s_a + (get(taps, 4 * t + 1) - get(taps, 1)) * s_b
                 for c in range(p.ins):
                     put(packed, place + c * p.taps + t, get(w, tap + c * s_c))
         if check:
@@ -190,8 +189,8 @@ BASE, ROW, COLUMN, TARGET = 0, 1, 2, 3
 def locate(table, p, first, count):
     """For the output pixels first, ... (image, row, column): source image, row and column of tap 0, destination."""
     plane = p.oh * p.ow
-    n, rest = first // plane, first % plane
-    i, j = rest // p.ow, rest % p.ow
+    n, rest = quotient(first, plane), remainder(first, plane)
+    i, j = quotient(rest, p.ow), remainder(rest, p.ow)
     for q in range(count):
         put(table, 4 * q + BASE, n * p.s_n)
         put(table, 4 * q + ROW, i * p.sh)
@@ -222,14 +221,14 @@ def find_runs(x, panel, runs, table, p, taps, group, pixels):
     nr = panel_columns(panel)
     to_panel = distance(x, panel)
     length = p.together * p.ins
-    free = max(length, nr)
+    free = most(length, nr)
     for c in range(0, free, nr):
         zero_run(panel, c, free - c)
-    for run in range(p.taps // p.together):
-        th, tw = taps[4 * run * p.together + 2], taps[4 * run * p.together + 3]
+    for run in range(quotient(p.taps, p.together)):
+        th, tw = get(taps, 4 * run * p.together + 2), get(taps, 4 * run * p.together + 3)
         for q in range(pixels):
             row, column = get(table, 4 * q + ROW) + th, get(table, 4 * q + COLUMN) + tw
-            low, high = max(0, -column), min(p.together, p.iw - column)
+            low, high = most(0, -column), least(p.together, p.iw - column)
             if not 0 <= row < p.ih or low >= high:
                 put(runs, run * p.block + q, to_panel)
                 continue
@@ -252,22 +251,23 @@ def unroll_columns(x, panel, table, p, taps, t0, t1, channel, count_c, pixels):
     nr = panel_columns(panel)
     depth = (t1 - t0) * count_c
     step = (t1 - t0) * nr
-    for strip in range((pixels + nr - 1) // nr):
+    for strip in range(quotient(pixels + nr - 1, nr)):
         first = strip * nr
-        count = min(nr, pixels - first)
+        count = least(nr, pixels - first)
         for t in range(t0, t1):
             to = strip * depth * nr + (t - t0) * nr
             if count < nr:
                 zero_rows(panel, to + count, step, count_c, nr - count)
             q = 0
             while q < count:  # pixels of one row of the output: low of them in the padding, some inside, some not
-                row, column = get(table, 4 * (first + q) + ROW) + taps[4 * t + 2], get(table, 4 * (first + q) + COLUMN)
-                length = min(count - q, p.ow - column // p.sw)
+                row, column = get(table, 4 * (first + q) + ROW), get(table, 4 * (first + q) + COLUMN)
+                length = least(count - q, p.ow - quotient(column, p.sw))
                 low = high = length
-                column += taps[4 * t + 3]
+                row += get(taps, 4 * t + 2)
+                column += get(taps, 4 * t + 3)
                 if 0 <= row < p.ih:
-                    low = min(length, max(0, (p.sw - 1 - column) // p.sw))
-                    high = max(low, min(length, (p.iw - 1 - column) // p.sw + 1))
+                    low = least(length, most(0, quotient(p.sw - 1 - column, p.sw)))
+                    high = most(low, least(length, quotient(p.iw - 1 - column, p.sw) + 1))
                 if low > 0:
                     zero_rows(panel, to + q, step, count_c, low)
                 if high > low:
@@ -293,7 +293,7 @@ def unroll_columns(x, panel, table, p, taps, t0, t1, channel, count_c, pixels):
 def _gather_nhwc(x, packed, bias, residual, y, panel, sums, table, shape, taps, low, high, tickets):
     p = gather_numbers(shape)
     nr = panel_columns(panel)
-    panels = (p.outs + nr - 1) // nr
+    panels = quotient(p.outs + nr - 1, nr)
     pixels = p.mb * p.oh * p.ow
     depth = p.taps * p.ins
     one_pass = p.channels >= p.ins and p.taps_block >= p.taps
@@ -301,8 +301,8 @@ def _gather_nhwc(x, packed, bias, residual, y, panel, sums, table, shape, taps, 
     runs = table[4 * p.block :]
     its_bias = bias if bias.size > 0 else panel  # which begins with zeros
     for task in claim(tickets):
-        group, first = task % p.groups, task // p.groups * p.block
-        count = min(p.block, pixels - first)
+        group, first = remainder(task, p.groups), quotient(task, p.groups) * p.block
+        count = least(p.block, pixels - first)
         locate(table, p, first, count)
         find_runs(x, panel, runs, table, p, taps, group, count)
         # int64, not the literal 0: the helpers would be compiled for both.
@@ -310,19 +310,20 @@ def _gather_nhwc(x, packed, bias, residual, y, panel, sums, table, shape, taps, 
         t0: Any = np.int64(0)
         k0: Any = np.int64(0)
         while True:
-            count_c, t1 = min(p.channels, p.ins - c0), min(t0 + p.taps_block, p.taps)
+            count_c, t1 = least(p.channels, p.ins - c0), least(t0 + p.taps_block, p.taps)
             k = (t1 - t0) * count_c
             last = k0 + k >= depth
             for s in range(panels):
                 o = group * p.outs + s * nr
-                width = min(nr, p.outs - s * nr)
+                width = least(nr, p.outs - s * nr)
                 at = 0 if one_pass else s * p.block * nr
                 # whole panels of outputs that follow each other, pixel after pixel, are finished in registers
                 direct = last and p.dense and width == nr and residual.size == 0
                 target, to, step = (y, get(table, TARGET) + o, p.d_w) if direct else (sums, at, nr)
                 gemm_indirect(
-                    x, c0, runs, t0 // p.together * p.block, p.block, packed, ((group * panels + s) * depth + k0) * nr,
-                    sums, at, nr, count, (t1 - t0) // p.together, count_c * p.together, k0 > 0,
+                    x, c0, runs, quotient(t0, p.together) * p.block, p.block,
+                    packed, ((group * panels + s) * depth + k0) * nr,
+                    sums, at, nr, count, quotient(t1 - t0, p.together), count_c * p.together, k0 > 0,
                     target, to, step, direct, its_bias, o if bias.size > 0 else 0, low, high,
                 )  # fmt: skip
                 if last and not direct:
@@ -351,9 +352,9 @@ def _gather_nchw(x, packed, bias, residual, y, panel, sums, table, shape, taps, 
     zeros = sums[p.sums :]
     its_bias = bias if bias.size > 0 else zeros
     for task in claim(tickets):
-        group, first = task % p.groups, task // p.groups * p.block
-        count = min(p.block, pixels - first)
-        strips = (count + nr - 1) // nr
+        group, first = remainder(task, p.groups), quotient(task, p.groups) * p.block
+        count = least(p.block, pixels - first)
+        strips = quotient(count + nr - 1, nr)
         locate(table, p, first, count)
         for r in range(zeros.size):
             put(zeros, r, sums.dtype.type(0))
@@ -362,19 +363,19 @@ def _gather_nchw(x, packed, bias, residual, y, panel, sums, table, shape, taps, 
         t0: Any = np.int64(0)
         k0: Any = np.int64(0)
         while True:
-            count_c, t1 = min(p.channels, p.ins - c0), min(t0 + p.taps_block, p.taps)
+            count_c, t1 = least(p.channels, p.ins - c0), least(t0 + p.taps_block, p.taps)
             k = (t1 - t0) * count_c
             unroll_columns(x, panel, table, p, taps, t0, t1, group * p.ins + c0, count_c, count)
             last = k0 + k >= depth
             for strip in range(strips):
-                q, end = strip * nr, min(strip * nr + nr, count)
+                q, end = strip * nr, least(strip * nr + nr, count)
                 target_q, target_end = get(table, 4 * q + TARGET), get(table, 4 * (end - 1) + TARGET)
                 # whole strips of outputs that follow each other are finished in registers
                 follow = end - q == nr and target_end - target_q == nr - 1
                 direct = last and follow and p.d_w == 1 and residual.size == 0
                 height = p.outs if direct else TILE_ROWS
                 for o in range(0, p.outs, height):
-                    rows = min(height, p.outs - o)
+                    rows = least(height, p.outs - o)
                     at = (0 if one_pass else o * p.block) + q
                     target, to, step = (y, target_q + group * p.outs * p.d_c, p.d_c) if direct else (sums, at, p.block)
                     gemm_rows(

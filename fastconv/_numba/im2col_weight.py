@@ -23,6 +23,7 @@ from fastconv._numba.arrays import flat, layout_flags, strides
 from fastconv._numba.compile import jit, kernel
 from fastconv._numba.emit import Emitter
 from fastconv._numba.gemm import TILE_ROWS, columns, height
+from fastconv._numba.integers import least, most, quotient, remainder, stride_of
 from fastconv._numba.tasks import claim, run_phases
 from fastconv._numba.vector import (
     BIT,
@@ -159,7 +160,7 @@ gradient_numbers = numbers(Gradient)
 def list_rows(table, place, p, first, count):
     """The places of the runs of `count` output rows in the copy, in cells; and returns the rows of the copy."""
     rows = 0
-    i = first % p.oh
+    i = remainder(first, p.oh)
     for r in range(count):
         if r > 0 and i > 0:
             rows += p.row_step - p.image_rows  # the copies of neighbours overlap, or leave out rows
@@ -174,17 +175,17 @@ def copy_image(x, copy, place, table, at, nhwc, nchw, p, group, c0, channels, fi
     """The rows of x under `count` output rows, with zeros for the padding; neighbours share those under both."""
     nr = panel_columns(copy)
     columns = p.width
-    size, parts, apart = (p.panel, (channels + p.panel - 1) // p.panel, 1) if p.panel > 0 else (1, 1, cells)
-    low = min(columns, (p.pw + p.step - 1) // p.step)
+    size, parts, apart = (p.panel, quotient(channels + p.panel - 1, p.panel), 1) if p.panel > 0 else (1, 1, cells)
+    low = least(columns, quotient(p.pw + p.step - 1, p.step))
     done = 0
     for r in range(count):
-        n, i = (first + r) // p.oh, (first + r) % p.oh
-        begin = get(table, at + r) // columns
-        for k in range(max(0, done - begin), p.image_rows):
+        n, i = quotient(first + r, p.oh), remainder(first + r, p.oh)
+        begin = quotient(get(table, at + r), columns)
+        for k in range(most(0, done - begin), p.image_rows):
             row = i * p.sh - p.ph + k
             start = end = columns  # of the columns inside
             if 0 <= row < p.ih:
-                start, end = low, max(low, min(columns, (p.iw - 1 + p.pw) // p.step + 1))
+                start, end = low, most(low, least(columns, quotient(p.iw - 1 + p.pw, p.step) + 1))
             source = n * p.s_n + row * p.s_h + (start * p.step - p.pw) * p.s_w + (group * p.ins + c0) * p.s_c
             for part in range(parts):
                 to = place + part * size * cells + (begin + k) * columns * size
@@ -200,11 +201,11 @@ def copy_image(x, copy, place, table, at, nhwc, nchw, p, group, c0, channels, fi
                     clear(copy, to + end * size, size, columns - end, size)
                 c, inside = part * size, to + start * size
                 if nhwc is not None:
-                    width = min(size, channels - c)
+                    width = least(size, channels - c)
                     for m in range(0, width, nr):
                         copy_rows(x, source + c + m, p.step * p.s_w, copy, inside + m, size, end - start, width - m)
                 if nchw is not None:
-                    for m in range(min(size, channels - c) if p.panel > 0 else channels):
+                    for m in range(least(size, channels - c) if p.panel > 0 else channels):
                         for q in range(end - start):
                             value = get(x, source + (c + m) * p.s_c + q * p.step)
                             put(copy, inside + q * size + m * apart, value)
@@ -233,13 +234,13 @@ def copy_gradients(dy, panel, place, nhwc, nchw, p, o, outs, first, count):
         plane = p.oh * p.ow
         done = 0
         while done < pixels:
-            n, q = (first * p.ow + done) // plane, (first * p.ow + done) % plane
-            end = min(pixels, done + plane - q)
+            n, q = quotient(first * p.ow + done, plane), remainder(first * p.ow + done, plane)
+            end = least(pixels, done + plane - q)
             at = n * p.d_n + o * plane + q - done
             for pixel in range(done, end, lanes):
                 for c in range(0, nr, lanes):
                     transpose_run(
-                        dy, at + c * plane + pixel, plane, max(0, min(lanes, outs - c)), min(lanes, end - pixel),
+                        dy, at + c * plane + pixel, plane, most(0, least(lanes, outs - c)), least(lanes, end - pixel),
                         panel, place + pixel * nr + c, nr,
                     )  # fmt: skip
             done = end
@@ -251,13 +252,12 @@ def store_panel(sums, at, dw, p, o, outs):
     nr = panel_columns(sums)
     lanes = vector_lanes(sums)
     taps = p.kh * p.kw
-    size = dw.itemsize
-    s_o, s_c, s_a, s_b = dw.strides[0] // size, dw.strides[1] // size, dw.strides[2] // size, dw.strides[3] // size
+    s_o, s_c, s_a, s_b = stride_of(dw, 0), stride_of(dw, 1), stride_of(dw, 2), stride_of(dw, 3)
     per_tap, per_channel = (p.ins * nr, nr) if p.by_tap else (nr, taps * nr)
     if s_o == 1 or outs == 1:
         for t in range(taps):
             for c in range(p.ins):
-                to = o * s_o + c * s_c + t // p.kw * s_a + t % p.kw * s_b
+                to = o * s_o + c * s_c + quotient(t, p.kw) * s_a + remainder(t, p.kw) * s_b
                 copy_run(sums, at + t * per_tap + c * per_channel, dw, to, outs)
         return
     done = 0
@@ -269,7 +269,7 @@ def store_panel(sums, at, dw, p, o, outs):
     for c in range(p.ins):
         for t in range(taps):
             if c * taps + t >= done:
-                to = o * s_o + c * s_c + t // p.kw * s_a + t % p.kw * s_b
+                to = o * s_o + c * s_c + quotient(t, p.kw) * s_a + remainder(t, p.kw) * s_b
                 for m in range(outs):
                     put(dw, to + m * s_o, get(sums, at + t * per_tap + c * per_channel + m))
 
@@ -279,45 +279,44 @@ def _gradient(x, dy, dw, scratch, table, nhwc, nchw, shape, worker, parts, ticke
     """A task is one of so many parts of the panels of output channels: panels of a part share a copy of x."""
     p = gradient_numbers(shape)
     nr = panel_columns(scratch)
-    panels = (p.outs + nr - 1) // nr
+    panels = quotient(p.outs + nr - 1, nr)
     taps = p.kh * p.kw
     total = p.mb * p.oh
     copy = p.sums + worker * p.own
     packed = copy + p.copy
-    place = (copy + p.table) * scratch.itemsize // 8
+    place = quotient((copy + p.table) * scratch.itemsize, 8)
     thin = p.panel == p.ins and p.dw == 1 and p.step == 1  # the taps of a filter row follow each other
     together = p.kw if thin else 1
     size, per_tap, per_channel = (p.panel, p.ins * nr, nr) if p.panel > 0 else (1, nr, taps * nr)
     step = size if p.kw == 1 else size * p.sw
     # Sums are taken in dw itself where it is HWIO: rows of output channels, taps of a row next to each other.
-    element = dw.itemsize
-    s_c, s_a, s_b = dw.strides[1] // element, dw.strides[2] // element, dw.strides[3] // element
-    in_place = p.panel > 0 and dw.strides[0] == element and s_b == p.ins * s_c
+    s_c, s_a, s_b = stride_of(dw, 1), stride_of(dw, 2), stride_of(dw, 3)
+    in_place = p.panel > 0 and stride_of(dw, 0) == 1 and s_b == p.ins * s_c
     to_dw = distance(scratch, dw)
     for part in claim(tickets):
-        unit: Any = np.int64(panels * p.groups * part // parts)
-        stop: Any = np.int64(panels * p.groups * (part + 1) // parts)
+        unit: Any = np.int64(quotient(panels * p.groups * part, parts))
+        stop: Any = np.int64(quotient(panels * p.groups * (part + 1), parts))
         while unit < stop:
-            group, last = unit // panels, min(stop, (unit // panels + 1) * panels)
+            group, last = quotient(unit, panels), least(stop, (quotient(unit, panels) + 1) * panels)
             for first in range(0, total, p.rows):
-                count = min(p.rows, total - first)
+                count = least(p.rows, total - first)
                 cells = list_rows(table, place, p, first, count) * p.width
                 runs, depth = (count, p.ow) if taps > 1 else (1, count * p.ow)  # or one row follows the other
                 apart = 1 if p.panel > 0 else cells
                 for r in range(count):
                     put(table, place + p.rows + r, get(table, place + r) * size)
                 for c0 in range(0, p.ins, p.channels):
-                    channels = min(p.channels, p.ins - c0)
+                    channels = least(p.channels, p.ins - c0)
                     copy_image(x, scratch, copy, table, place, nhwc, nchw, p, group, c0, channels, first, count, cells)
                     for u in range(unit, last):
                         o = (u - group * panels) * nr
-                        outs = min(nr, p.outs - o)
+                        outs = least(nr, p.outs - o)
                         copy_gradients(dy, scratch, packed, nhwc, nchw, p, group * p.outs + o, outs, first, count)
                         to, row_step, a_step, b_step = u * taps * p.ins * nr, per_channel, p.kw * per_tap, per_tap
                         if in_place and outs == nr:
                             to, row_step, a_step, b_step = to_dw + group * p.outs + o, s_c, s_a, s_b
                         for c in range(0, channels, TILE_ROWS):
-                            rows = min(TILE_ROWS, channels - c) * together
+                            rows = least(TILE_ROWS, channels - c) * together
                             for a in range(p.kh):
                                 for b in range(0, p.kw, together):
                                     at = copy + c * cells + (a * p.dh * p.width + b * p.dw) * size
@@ -334,7 +333,7 @@ def _gradient(x, dy, dw, scratch, table, nhwc, nchw, shape, worker, parts, ticke
             for u in range(unit, last):
                 o = (u - group * panels) * nr
                 if not (in_place and p.outs - o >= nr):
-                    store_panel(scratch, u * taps * p.ins * nr, dw, p, group * p.outs + o, min(nr, p.outs - o))
+                    store_panel(scratch, u * taps * p.ins * nr, dw, p, group * p.outs + o, least(nr, p.outs - o))
             unit = last
 
 

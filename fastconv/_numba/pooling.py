@@ -15,6 +15,7 @@ import numpy as np
 from fastconv._numba.arrays import flat
 from fastconv._numba.blocking import ITEMSIZE
 from fastconv._numba.compile import Kernel, jit, kernel
+from fastconv._numba.integers import least, quotient, remainder
 from fastconv._numba.pooling_tiles import (
     AVERAGE,
     MAX,
@@ -177,7 +178,7 @@ def _max_forward(x, y, indices, rows, columns, row_step, column_step, tickets):
     channels, oh, ow = y.shape[1:]
     width = x.shape[3]
     for task in claim(tickets):
-        n, c = task // channels, task % channels
+        n, c = quotient(task, channels), remainder(task, channels)
         for i in range(oh):
             for j in range(ow):
                 best = x[n, c, rows[i, 0], columns[j, 0]]
@@ -199,7 +200,7 @@ def _max_backward(dy, indices, dx, tickets):
     channels, oh, ow = dy.shape[1:]
     height, width = dx.shape[2:]
     for task in claim(tickets):
-        n, c = task // channels, task % channels
+        n, c = quotient(task, channels), remainder(task, channels)
         for row in range(height):
             for column in range(width):
                 dx[n, c, row, column] = 0
@@ -207,14 +208,14 @@ def _max_backward(dy, indices, dx, tickets):
             for j in range(ow):
                 where = indices[n, c, i, j]
                 if 0 <= where < height * width:
-                    dx[n, c, where // width, where % width] += dy[n, c, i, j]
+                    dx[n, c, quotient(where, width), remainder(where, width)] += dy[n, c, i, j]
 
 
 @kernel("in4 out4 ints2 ints2 int tickets")
 def _avg_forward(x, y, rows, columns, divisor, tickets):
     channels, oh, ow = y.shape[1:]
     for task in claim(tickets):
-        n, c = task // channels, task % channels
+        n, c = quotient(task, channels), remainder(task, channels)
         for i in range(oh):
             for j in range(ow):
                 total = 0.0
@@ -229,7 +230,7 @@ def _avg_forward(x, y, rows, columns, divisor, tickets):
 def _avg_backward(dy, dx, rows, columns, row_windows, column_windows, divisor, tickets):
     channels, height, width = dx.shape[1:]
     for task in claim(tickets):
-        n, c = task // channels, task % channels
+        n, c = quotient(task, channels), remainder(task, channels)
         for row in range(height):
             for column in range(width):
                 total = 0.0
@@ -315,7 +316,7 @@ def _pixels(op: int, k: int) -> Kernel:
     def pixels(x, y, indices, row_counts, column_counts, rows, columns, shape, tickets):
         p = shape_numbers(shape)
         for task in claim(tickets):
-            n, i = task // p.oh, task % p.oh
+            n, i = quotient(task, p.oh), remainder(task, p.oh)
             to = task * p.ow * p.channels
             pool_pixels(
                 op, k, x, n * p.ih * p.iw * p.channels, y, to, indices, to, columns, 0, column_counts, 0,
@@ -337,7 +338,7 @@ def _rows_of_planes(op: int, k: int, s: int) -> Kernel:
                 to = (task * p.oh + i) * p.ow
                 pool_rows(
                     op, k, s, x, task * p.ih * p.iw - p.left, y, to, indices, to, rows, 2 * i, row_counts, i,
-                    column_counts, 0, min(p.block, p.oh - i), p.row_step, p.iw, p.left, p.left + p.iw, p.ow,
+                    column_counts, 0, least(p.block, p.oh - i), p.row_step, p.iw, p.left, p.left + p.iw, p.ow,
                 )  # fmt: skip
 
     return rows_of_planes
@@ -413,7 +414,7 @@ def _avg_gradient_nhwc(dy, dx, row_shares, column_shares, row_windows, column_wi
     """A task is a row of cells."""
     p = shape_numbers(shape)
     for task in claim(tickets):
-        n, i = task // p.ih, task % p.ih
+        n, i = quotient(task, p.ih), remainder(task, p.ih)
         spread_pixels(
             dy, n * p.oh * p.ow * p.channels, dx, task * p.iw * p.channels, column_windows, 0,
             row_shares, 0, column_shares, 0, row_windows[2 * i], row_windows[2 * i + 1], p.iw, p.ow, p.channels,
@@ -446,7 +447,7 @@ def _spread_planes(k: int, s: int, odd: int) -> Kernel:
             for i in range(0, p.ih, p.block):
                 spread_rows(
                     k, s, odd, dy, task * p.oh * p.ow, dx, (task * p.ih + i) * p.iw, row_windows, 2 * i,
-                    row_shares, 0, column_shares, 0, min(p.block, p.ih - i), p.iw, p.ow, p.left // s,
+                    row_shares, 0, column_shares, 0, least(p.block, p.ih - i), p.iw, p.ow, quotient(p.left, s),
                 )  # fmt: skip
 
     return spread_planes

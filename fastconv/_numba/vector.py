@@ -90,7 +90,11 @@ def scalar_type(array: types.Array) -> ir.Type:
 
 
 def address(context: Any, builder: ir.IRBuilder, array: types.Array, value: ir.Value, offset: ir.Value) -> ir.Value:
-    """Pointer to element `offset` of a 1-d array."""
+    """Pointer to element `offset` of an array.
+
+    Marks the function that it is used in: its loops are glue around emitted ones, not worth copies of vectors.
+    """
+    builder.function.attributes.add("optsize")
     return builder.gep(arrayobj.make_array(array)(context, builder, value).data, [offset])
 
 

@@ -19,6 +19,7 @@ from fastconv._numba import Conv, blocking
 from fastconv._numba.arrays import flat, layout_flags, limits, optional, optional_flat, strides
 from fastconv._numba.compile import CONTRACT, jit, kernel
 from fastconv._numba.gemm import TILE_ROWS, columns
+from fastconv._numba.integers import least, most, quotient, remainder
 from fastconv._numba.tasks import Run, claim, run_phases
 from fastconv._numba.vector import get, numbers, panel_columns, put, vector_lanes
 from fastconv._numba.winograd_adjoint import adjoint_input_gradient
@@ -95,8 +96,8 @@ shape_numbers = numbers(Shape)
 @jit
 def block_start(p, block):
     """The first tile of a block: blocks are whole register tiles, as many in each as in the others or one more."""
-    pieces = (p.tiles + TILE_ROWS - 1) // TILE_ROWS
-    return min(p.tiles, pieces * block // p.blocks * TILE_ROWS)
+    pieces = quotient(p.tiles + TILE_ROWS - 1, TILE_ROWS)
+    return least(p.tiles, quotient(pieces * block, p.blocks) * TILE_ROWS)
 
 
 @jit
@@ -114,12 +115,12 @@ def outputs_channels_last(
     lanes = vector_lanes(memory)
     bias = group * p.bias_row + o
     for t in range(start, end):
-        rest = t // source.tiles_w
-        i, j = rest % source.tiles_h * source.tile_h, t % source.tiles_w * source.tile_w
-        to = rest // source.tiles_h * p.d_n + i * p.d_h + j * p.d_w + group * p.outs + o
-        rows, cols = min(source.tile_h, p.oh - i), min(source.tile_w, p.ow - j)
+        rest = quotient(t, source.tiles_w)
+        i, j = remainder(rest, source.tiles_h) * source.tile_h, remainder(t, source.tiles_w) * source.tile_w
+        to = quotient(rest, source.tiles_h) * p.d_n + i * p.d_h + j * p.d_w + group * p.outs + o
+        rows, cols = least(source.tile_h, p.oh - i), least(source.tile_w, p.ow - j)
         from_ = products + (t - start) * CHANNELS
-        vectors = count // lanes * lanes if rows == source.tile_h and cols == source.tile_w else 0
+        vectors = quotient(count, lanes) * lanes if rows == source.tile_h and cols == source.tile_w else 0
         bad = 0
         if vectors > 0:
             bad = call_output(
@@ -128,7 +129,7 @@ def outputs_channels_last(
             )  # fmt: skip
         rest = count - vectors
         if rest > 0:
-            padded = (rest + lanes - 1) // lanes * lanes
+            padded = quotient(rest + lanes - 1, lanes) * lanes
             width = source.tile_w * padded
             bad |= call_output_plain(
                 p.output, memory, from_ + vectors, p.m_point, padded, memory, bias + vectors,
@@ -151,12 +152,13 @@ def outputs_planes(memory, products, strip, residual, y, suspects, p, source, gr
     t = start
     while t < end:
         lines = band_rows(source, t, end)
-        along = source.tiles_w if lines else min(source.tiles_w - t % source.tiles_w, end - t)  # tiles of a row
-        lines = max(lines, 1)
-        rest = t // source.tiles_w
-        i, j = rest % source.tiles_h * source.tile_h, t % source.tiles_w * source.tile_w
-        rows, width = min(lines * source.tile_h, p.oh - i), min(along * source.tile_w, p.ow - j)
-        to = rest // source.tiles_h * p.d_n + i * p.d_h + j
+        # tiles of a row
+        along = source.tiles_w if lines else least(source.tiles_w - remainder(t, source.tiles_w), end - t)
+        lines = most(lines, 1)
+        rest = quotient(t, source.tiles_w)
+        i, j = remainder(rest, source.tiles_h) * source.tile_h, remainder(t, source.tiles_w) * source.tile_w
+        rows, width = least(lines * source.tile_h, p.oh - i), least(along * source.tile_w, p.ow - j)
+        to = quotient(rest, source.tiles_h) * p.d_n + i * p.d_h + j
         row = lanes if p.along else width * lanes
         for k in range(0, count, lanes):
             for r in range(lines):
@@ -173,8 +175,8 @@ def outputs_planes(memory, products, strip, residual, y, suspects, p, source, gr
             pieces = 1 if width == p.ow else rows  # rows that follow each other go as one
             for r in range(pieces):
                 call_scatter(
-                    p.scatter, memory, strip + r * width * lanes, rows // pieces * width, min(lanes, count - k),
-                    residual, place + r * p.d_h, low, high, y, place + r * p.d_h, p.d_c,
+                    p.scatter, memory, strip + r * width * lanes, quotient(rows, pieces) * width,
+                    least(lanes, count - k), residual, place + r * p.d_h, low, high, y, place + r * p.d_h, p.d_c,
                 )  # fmt: skip
         t += lines * along
 
@@ -191,22 +193,23 @@ def _convolve_tiles(
     f = filters_numbers(filters)
     nr = panel_columns(memory)
     chunk = pack_chunk(memory)
-    panels = (p.outs + nr - 1) // nr
+    panels = quotient(p.outs + nr - 1, nr)
     depth = s.channels
     own = worker * p.private
     weights, v = p.weights_at + (own if p.shared else 0), p.inputs_at + (0 if p.shared else own)
     products, scratch = p.products_at + own, p.scratch_at + own
     for task in claim(tickets):
         if phase == WEIGHTS:  # some input channels of a panel
-            chunks = (depth + chunk - 1) // chunk
-            c, panel, group = task % chunks * chunk, task // chunks % panels, task // chunks // panels
+            chunks = quotient(depth + chunk - 1, chunk)
+            c, number = remainder(task, chunks) * chunk, quotient(task, chunks)
+            panel, group = remainder(number, panels), quotient(number, panels)
             u = weights + group * p.points * p.u_point + panel * depth * nr
-            pack_channels(w, f, memory, u, scratch, p, s.gather, group, panel * nr, c, min(depth, c + chunk))
+            pack_channels(w, f, memory, u, scratch, p, s.gather, group, panel * nr, c, least(depth, c + chunk))
             continue
         if phase == INPUTS:  # some tiles of a group
-            chunks = (p.tiles + INPUT_TILES - 1) // INPUT_TILES
-            group, first = task // chunks, task % chunks * INPUT_TILES
-            begin, last = v + group * p.inputs + first * s.row, min(p.tiles, first + INPUT_TILES)
+            chunks = quotient(p.tiles + INPUT_TILES - 1, INPUT_TILES)
+            group, first = quotient(task, chunks), remainder(task, chunks) * INPUT_TILES
+            begin, last = v + group * p.inputs + first * s.row, least(p.tiles, first + INPUT_TILES)
             if nhwc is not None:
                 transform_channels_last(x, memory, begin, scratch, s, group, first, last)
             if nchw is not None:
@@ -215,13 +218,13 @@ def _convolve_tiles(
         # FUSED: a block of tiles, all channels. OUTPUTS: a panel of channels, whose weights come first; all blocks.
         fused = phase == FUSED
         count = p.blocks if fused else panels
-        group, index = task // count, task % count
+        group, index = quotient(task, count), remainder(task, count)
         block, last_block = (index, index + 1) if fused else (0, p.blocks)
-        first_channel, last_channel = (0, p.outs) if fused else (index * nr, min(p.outs, index * nr + nr))
+        first_channel, last_channel = (0, p.outs) if fused else (index * nr, least(p.outs, index * nr + nr))
         u = weights + (group * p.points * p.u_point if fused else 0)
         c = depth if fused else 0
         while c < depth:
-            pack_channels(w, f, memory, u, scratch, p, s.gather, group, first_channel, c, min(depth, c + chunk))
+            pack_channels(w, f, memory, u, scratch, p, s.gather, group, first_channel, c, least(depth, c + chunk))
             c += chunk
         while block < last_block:
             start_tile, end_tile = block_start(p, block), block_start(p, block + 1)
@@ -233,7 +236,7 @@ def _convolve_tiles(
                     transform_planes(x, memory, begin, scratch, s, group, start_tile, end_tile)
             o = first_channel
             while o < last_channel:
-                channels = min(CHANNELS, last_channel - o)
+                channels = least(CHANNELS, last_channel - o)
                 call_products(
                     p.products, memory, begin, s.row, s.point, memory, u + (o - first_channel) * depth, p.u_point,
                     memory, products, p.m_point, p.points, channels, end_tile - start_tile, depth, p.terms,
@@ -263,11 +266,13 @@ def _repair(x, w, bias, residual, y, suspects, source, shape, padding_counts, lo
     for task in claim(tickets):
         if get(suspects, task) == 0:
             continue
-        group, t = task // p.tiles, task % p.tiles
-        n, ti, tj = t // s.tiles_w // s.tiles_h, t // s.tiles_w % s.tiles_h * s.tile_h, t % s.tiles_w * s.tile_w
+        group, t = quotient(task, p.tiles), remainder(task, p.tiles)
+        line = quotient(t, s.tiles_w)
+        n, ti = quotient(line, s.tiles_h), remainder(line, s.tiles_h) * s.tile_h
+        tj = remainder(t, s.tiles_w) * s.tile_w
         for o in range(p.outs):
-            for i in range(ti, min(ti + s.tile_h, p.oh)):
-                for j in range(tj, min(tj + s.tile_w, p.ow)):
+            for i in range(ti, least(ti + s.tile_h, p.oh)):
+                for j in range(tj, least(tj + s.tile_w, p.ow)):
                     total = 0.0
                     for c in range(s.channels):
                         base = n * s.s_n + (group * s.channels + c) * s.s_c

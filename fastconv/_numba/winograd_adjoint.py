@@ -20,6 +20,7 @@ from fastconv._numba.arrays import flat
 from fastconv._numba.compile import kernel
 from fastconv._numba.gemm import columns
 from fastconv._numba.im2col import conv2d_backward_input_im2col__numba
+from fastconv._numba.integers import least, most, quotient, remainder
 from fastconv._numba.tasks import Run, claim, run_phases
 from fastconv._numba.vector import numbers, panel_columns, put, vector_lanes, zero
 from fastconv._numba.winograd_calls import call_add, call_addition, call_products, functions
@@ -74,37 +75,37 @@ def _add_images(dy, dx, memory, bad, source, shape, worker, tickets):
     image = s.tiles_h * s.tiles_w
     row = p.iw * p.outs
     for task in claim(tickets):
-        first, last = task * p.images, min(p.mb, task * p.images + p.images)
+        first, last = task * p.images, least(p.mb, task * p.images + p.images)
         zero(dx, first * p.ih * row, (last - first) * p.ih * row)
         for start in range(first * image, last * image, p.tiles):
-            end = min(start + p.tiles, last * image)
+            end = least(start + p.tiles, last * image)
             transform_channels_last(dy, memory, v, scratch, s, p.group, start, end)
             for c in range(0, p.outs, CHANNELS):
-                count = min(CHANNELS, p.outs - c)
+                count = least(CHANNELS, p.outs - c)
                 call_products(
                     p.products, memory, v, s.row, s.point, memory, c * s.channels, p.u_point,
                     memory, products, p.m_point, p.alpha_h * p.alpha_w, count, end - start, s.channels, p.terms,
                 )  # fmt: skip
                 for t in range(start, end):
-                    i = t // s.tiles_w % s.tiles_h * s.tile_h - p.top
-                    j = t % s.tiles_w * s.tile_w - p.left
-                    to = (t // image * p.ih + i) * row + j * p.outs + c
+                    i = remainder(quotient(t, s.tiles_w), s.tiles_h) * s.tile_h - p.top
+                    j = remainder(t, s.tiles_w) * s.tile_w - p.left
+                    to = (quotient(t, image) * p.ih + i) * row + j * p.outs + c
                     from_ = products + (t - start) * CHANNELS
                     inside = i >= 0 and j >= 0 and i + p.alpha_h <= p.ih and j + p.alpha_w <= p.iw
-                    vectors = count // lanes * lanes if inside else 0
+                    vectors = quotient(count, lanes) * lanes if inside else 0
                     fault = 0
                     if vectors > 0:
                         fault = call_addition(p.addition, memory, from_, p.m_point, vectors, dx, to, row, p.outs)
                     rest = count - vectors
                     if rest > 0:
-                        padded = (rest + lanes - 1) // lanes * lanes
+                        padded = quotient(rest + lanes - 1, lanes) * lanes
                         width = p.alpha_w * padded
                         zero(memory, scratch, p.alpha_h * width)
                         fault |= call_addition(
                             p.addition, memory, from_ + vectors, p.m_point, padded, memory, scratch, width, padded
                         )
-                        for a in range(max(0, -i), min(p.alpha_h, p.ih - i)):
-                            for b in range(max(0, -j), min(p.alpha_w, p.iw - j)):
+                        for a in range(most(0, -i), least(p.alpha_h, p.ih - i)):
+                            for b in range(most(0, -j), least(p.alpha_w, p.iw - j)):
                                 place = to + a * row + b * p.outs + vectors
                                 call_add(p.add, memory, scratch + a * width + b * padded, rest, dx, place)
                     if fault:
@@ -118,11 +119,11 @@ def _pack(w, memory, source, shape, filters, worker, tickets):
     p = shape_numbers(shape)
     f = filters_numbers(filters)
     nr, chunk = panel_columns(memory), pack_chunk(memory)
-    chunks = (s.channels + chunk - 1) // chunk
+    chunks = quotient(s.channels + chunk - 1, chunk)
     scratch = p.scratch_at + worker * p.private
     for task in claim(tickets):
-        c, panel = task % chunks * chunk, task // chunks
-        end = min(s.channels, c + chunk)
+        c, panel = remainder(task, chunks) * chunk, quotient(task, chunks)
+        end = least(s.channels, c + chunk)
         pack_channels(w, f, memory, panel * s.channels * nr, scratch, p, s.gather, p.group, panel * nr, c, end)
 
 

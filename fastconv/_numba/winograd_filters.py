@@ -10,6 +10,7 @@ import numpy as np
 from fastconv._numba import blocking
 from fastconv._numba.compile import jit
 from fastconv._numba.gemm import columns
+from fastconv._numba.integers import least, most, quotient, remainder
 from fastconv._numba.vector import TILE_VECTORS, get, numbers, panel_columns, put, vector_lanes, zero
 from fastconv._numba.winograd_calls import call_gather, call_spread
 
@@ -51,7 +52,7 @@ def _filters(strides: tuple[int, ...], itemsize: int, kh: int, kw: int) -> Array
 @jit
 def pack_chunk(memory):
     """Input channels packed at a time: at least a vector, and few, so that their part of U stays in the L1."""
-    return max(PACK_CHANNELS, vector_lanes(memory))
+    return most(PACK_CHANNELS, vector_lanes(memory))
 
 
 @jit
@@ -63,27 +64,27 @@ def pack_channels(w, f, memory, to, taps, p, gather, group, first, c, end):
     """
     nr, lanes = panel_columns(memory), vector_lanes(memory)
     cells = p.kh * p.kw
-    filled = min(nr, p.outs - first)
+    filled = least(nr, p.outs - first)
     at = group * f.g + first * f.o
     if f.o == 1 and filled == nr:  # HWIO: vectors lie there
         for k in range(c, end):
             call_spread(p.weights, w, at + k * f.c, f.along, f.b, nr, memory, to + k * nr, p.u_point)
         return
     for j in range(0, nr, lanes):
-        some = max(0, min(lanes, filled - j))
+        some = most(0, least(lanes, filled - j))
         from_ = at + j * f.o + c * f.c
         cell, channel = lanes, cells * lanes  # strides of the copies
         if f.step != 0:  # OIHW: the cells of a filter follow each other, or those of several channels
-            low = from_ + min(f.step, 0) * (cells - 1)
+            low = from_ + least(f.step, 0) * (cells - 1)
             runs = 1 if f.c == cells else end - c
-            pixels = cells * (end - c) // runs
+            pixels = quotient(cells * (end - c), runs)
             for k in range(runs):
                 call_gather(gather, w, low + k * f.c, f.o, some, pixels, pixels, 0, memory, taps + k * channel)
             cell *= f.step
         else:
             cell, channel = pack_chunk(memory) * lanes, lanes
             for t in range(cells):
-                place, to_taps = from_ + t // p.kw * f.a + t % p.kw * f.b, taps + t * cell
+                place, to_taps = from_ + quotient(t, p.kw) * f.a + remainder(t, p.kw) * f.b, taps + t * cell
                 if f.c == 1:  # HWIO with its channels exchanged
                     call_gather(gather, w, place, f.o, some, end - c, end - c, 0, memory, to_taps)
                     continue

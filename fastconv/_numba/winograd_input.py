@@ -13,6 +13,7 @@ import numpy as np
 from fastconv._numba import Conv, blocking
 from fastconv._numba.arrays import strides
 from fastconv._numba.compile import jit
+from fastconv._numba.integers import least, most, quotient, remainder
 from fastconv._numba.vector import copy, numbers, vector_lanes, zero
 from fastconv._numba.winograd_calls import call_gather, call_spread
 
@@ -70,20 +71,20 @@ def transform_channels_last(x, memory, begin, patch, p, group, start, end):
     Scratch from `patch` on.
     """
     lanes = vector_lanes(memory)
-    vectors = p.channels // lanes * lanes
+    vectors = quotient(p.channels, lanes) * lanes
     for t in range(start, end):
-        rest = t // p.tiles_w
-        row = rest % p.tiles_h * p.tile_h - p.top
-        col = t % p.tiles_w * p.tile_w - p.left
-        image = rest // p.tiles_h * p.s_n + group * p.channels
+        rest = quotient(t, p.tiles_w)
+        row = remainder(rest, p.tiles_h) * p.tile_h - p.top
+        col = remainder(t, p.tiles_w) * p.tile_w - p.left
+        image = quotient(rest, p.tiles_h) * p.s_n + group * p.channels
         to = begin + (t - start) * p.row
         c = 0
         if row >= 0 and col >= 0 and row + p.patch_h <= p.height and col + p.patch_w <= p.width:
             call_spread(p.transform, x, image + row * p.s_h + col * p.s_w, p.along, p.s_w, vectors, memory, to, p.point)
             c = vectors
         while c < p.channels:
-            count = min(PATCH, p.channels - c)
-            padded = (count + lanes - 1) // lanes * lanes
+            count = least(PATCH, p.channels - c)
+            padded = quotient(count + lanes - 1, lanes) * lanes
             _fill_patch(x, memory, patch, p, image + c, row, col, count, padded)
             along = padded if p.patch_h == 1 else p.patch_w * padded
             call_spread(p.transform, memory, patch, along, padded, padded, memory, to + c, p.point)
@@ -93,8 +94,8 @@ def transform_channels_last(x, memory, begin, patch, p, group, start, end):
 @jit
 def _fill_patch(x, memory, patch, p, image, row, col, count, padded):
     """patch[r][q][channel] of one tile: `count` channels, zeros up to `padded` and around the image."""
-    first = min(max(-col, 0), p.patch_w)
-    last = max(min(p.patch_w, p.width - col), first)
+    first = least(most(-col, 0), p.patch_w)
+    last = most(least(p.patch_w, p.width - col), first)
     together = count == padded and count == p.s_w  # the cells of a row follow each other as in the patch
     for r in range(p.patch_h):
         to = patch + r * p.patch_w * padded
@@ -115,9 +116,10 @@ def _fill_patch(x, memory, patch, p, image, row, col, count, padded):
 @jit
 def band_rows(p, t, end):
     """Whole rows of tiles from tile t on that lie in one image: those taken at once; 0 if not even one does."""
-    if t % p.tiles_w != 0:
+    if remainder(t, p.tiles_w) != 0:
         return 0
-    return min(p.band_rows, (end - t) // p.tiles_w, p.tiles_h - t // p.tiles_w % p.tiles_h)
+    rows = least(quotient(end - t, p.tiles_w), p.tiles_h - remainder(quotient(t, p.tiles_w), p.tiles_h))
+    return least(p.band_rows, rows)
 
 
 @jit
@@ -127,21 +129,21 @@ def transform_planes(x, memory, begin, strip, p, group, start, end):
     t = start
     while t < end:
         rows = band_rows(p, t, end)
-        count = p.tiles_w if rows else min(p.tiles_w - t % p.tiles_w, end - t)  # tiles of a row
-        rows = max(rows, 1)
-        rest = t // p.tiles_w
-        row = rest % p.tiles_h * p.tile_h - p.top
-        col = t % p.tiles_w * p.tile_w - p.left
+        count = p.tiles_w if rows else least(p.tiles_w - remainder(t, p.tiles_w), end - t)  # tiles of a row
+        rows = most(rows, 1)
+        rest = quotient(t, p.tiles_w)
+        row = remainder(rest, p.tiles_h) * p.tile_h - p.top
+        col = remainder(t, p.tiles_w) * p.tile_w - p.left
         height, width = (rows - 1) * p.tile_h + p.patch_h, (count - 1) * p.tile_w + p.patch_w
-        top, left = min(max(-row, 0), height), min(max(-col, 0), width)
-        bottom, right = max(top, min(height, p.height - row)), max(left, min(width, p.width - col))
+        top, left = least(most(-row, 0), height), least(most(-col, 0), width)
+        bottom, right = most(top, least(height, p.height - row)), most(left, least(width, p.width - col))
         if top > 0 or bottom < height or left > 0 or right < width:
             zero(memory, strip, height * width * lanes)
         whole = right - left == p.width  # the rows follow each other in memory
         along = lanes if p.patch_h == 1 else width * lanes
         for c in range(0, p.channels, lanes):
-            channels = min(lanes, p.channels - c)
-            at = rest // p.tiles_h * p.s_n + (group * p.channels + c) * p.s_c + (row + top) * p.s_h + col + left
+            channels = least(lanes, p.channels - c)
+            at = quotient(rest, p.tiles_h) * p.s_n + (group * p.channels + c) * p.s_c + (row + top) * p.s_h + col + left
             to = strip + (top * width + left) * lanes
             if left < right and whole:
                 pixels = (bottom - top) * p.width
@@ -153,7 +155,7 @@ def transform_planes(x, memory, begin, strip, p, group, start, end):
                         memory, to + r * width * lanes,
                     )  # fmt: skip
             for q in range(rows * count):
-                from_ = strip + (q // count * p.tile_h * width + q % count * p.tile_w) * lanes
+                from_ = strip + (quotient(q, count) * p.tile_h * width + remainder(q, count) * p.tile_w) * lanes
                 place = begin + (t - start + q) * p.row + c
                 call_spread(p.transform, memory, from_, along, lanes, lanes, memory, place, p.point)
         t += rows * count

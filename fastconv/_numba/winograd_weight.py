@@ -19,6 +19,7 @@ from fastconv._numba import Conv, blocking
 from fastconv._numba.arrays import flat, layout_flags
 from fastconv._numba.compile import kernel
 from fastconv._numba.im2col import conv2d_backward_weight_im2col__numba
+from fastconv._numba.integers import least, quotient, remainder
 from fastconv._numba.tasks import Run, claim, run_phases
 from fastconv._numba.vector import copy, get, numbers, put, vector_lanes
 from fastconv._numba.winograd_calls import call_outer, call_scatter, call_taps, functions
@@ -67,7 +68,7 @@ def _transform(x, dy, memory, nhwc, nchw, inputs, outputs, shape, group, start, 
     scratch = p.scratch_at + worker * p.scratch
     for task in claim(tickets):
         first = start + task * TILES
-        last = min(end, first + TILES)
+        last = least(end, first + TILES)
         to_v, to_m = (first - start) * s.row, p.m_at + (first - start) * d.row
         if nhwc is not None:
             transform_channels_last(x, memory, to_v, scratch, s, group, first, last)
@@ -83,13 +84,13 @@ def _multiply(memory, inputs, outputs, shape, tiles, accumulate, tickets):
     s = source_numbers(inputs)
     d = source_numbers(outputs)
     p = shape_numbers(shape)
-    blocks = (p.outs + CHANNELS - 1) // CHANNELS
+    blocks = quotient(p.outs + CHANNELS - 1, CHANNELS)
     for task in claim(tickets):
-        point, k = task // blocks, task % blocks * CHANNELS
+        point, k = quotient(task, blocks), remainder(task, blocks) * CHANNELS
         call_outer(
             p.outer, memory, point * s.point, s.row, memory, p.m_at + point * d.point + k, d.row,
             memory, p.u_at + point * p.u_point + k, p.u_row,
-            s.channels, min(CHANNELS, p.outs - k), tiles, TERMS, accumulate,
+            s.channels, least(CHANNELS, p.outs - k), tiles, TERMS, accumulate,
         )  # fmt: skip
 
 
@@ -103,7 +104,7 @@ def _transform_back(memory, dw, bad, shape, filters, nothing, group, worker, tic
     cells = p.kh * p.kw
     for c in claim(tickets):
         for k in range(0, p.outs, lanes):
-            count = min(lanes, p.outs - k)
+            count = least(lanes, p.outs - k)
             if call_taps(p.weights, memory, p.u_at + c * p.u_row + k, p.u_point, lanes, memory, taps):
                 put(bad, 0, 1)
             to = group * f.g + k * f.o + c * f.c
@@ -111,7 +112,7 @@ def _transform_back(memory, dw, bad, shape, filters, nothing, group, worker, tic
                 call_scatter(p.scatter, memory, taps, cells, count, nothing, 0, -np.inf, np.inf, dw, to, f.o)
                 continue
             for t in range(cells):
-                place = to + t // p.kw * f.a + t % p.kw * f.b
+                place = to + quotient(t, p.kw) * f.a + remainder(t, p.kw) * f.b
                 if f.o == 1:  # HWIO
                     copy(memory, taps + t * lanes, dw, place, count)
                     continue
