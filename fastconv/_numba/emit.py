@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from llvmlite import ir
+from numba import types
 from numba.core import cgutils
 
 from fastconv._numba import vector
@@ -17,6 +18,75 @@ from fastconv._numba.vector import BIT, I32, I64
 
 # Without AVX-512 a store with a mask takes some 20 cycles (Zen 3): bench/results/tried.md.
 SLOW_MASKS = vector.VECTOR_BYTES < 64
+
+
+class Whole:
+    """An int64 while code is generated: arithmetic and comparisons emit instructions, which read as they would run.
+
+    // and % are of what is not negative.
+    """
+
+    def __init__(self, at: ir.IRBuilder, value: ir.Value) -> None:
+        self.at = at
+        self.value = value
+
+    def __add__(self, other: Whole | int) -> Whole:
+        return Whole(self.at, self.at.add(self.value, plain(other)))
+
+    def __sub__(self, other: Whole | int) -> Whole:
+        return Whole(self.at, self.at.sub(self.value, plain(other)))
+
+    def __rsub__(self, other: int) -> Whole:
+        return Whole(self.at, self.at.sub(I64(other), self.value))
+
+    def __mul__(self, other: Whole | int) -> Whole:
+        return Whole(self.at, self.at.mul(self.value, plain(other)))
+
+    def __floordiv__(self, other: Whole | int) -> Whole:
+        return Whole(self.at, self.at.sdiv(self.value, plain(other)))
+
+    def __mod__(self, other: Whole | int) -> Whole:
+        return Whole(self.at, self.at.srem(self.value, plain(other)))
+
+    def __lt__(self, other: Whole | int) -> ir.Value:
+        return self.at.icmp_signed("<", self.value, plain(other))
+
+    def __le__(self, other: Whole | int) -> ir.Value:
+        return self.at.icmp_signed("<=", self.value, plain(other))
+
+    def __gt__(self, other: Whole | int) -> ir.Value:
+        return self.at.icmp_signed(">", self.value, plain(other))
+
+    def __ge__(self, other: Whole | int) -> ir.Value:
+        return self.at.icmp_signed(">=", self.value, plain(other))
+
+    def equals(self, other: Whole | int) -> ir.Value:
+        return self.at.icmp_signed("==", self.value, plain(other))
+
+    def least(self, other: Whole | int) -> Whole:
+        return self.where(self < other, other)
+
+    def most(self, other: Whole | int) -> Whole:
+        return self.where(self > other, other)
+
+    def where(self, condition: ir.Value, otherwise: Whole | int) -> Whole:
+        return Whole(self.at, self.at.select(condition, self.value, plain(otherwise)))
+
+
+def plain(value: Whole | ir.Value | int) -> ir.Value:
+    return value.value if isinstance(value, Whole) else I64(value) if isinstance(value, int) else value
+
+
+class Fields:
+    """The fields of a record of int64, as `vector.numbers` gives it, each a Whole."""
+
+    def __init__(self, at: ir.IRBuilder, kind: types.Record, pointer: ir.Value) -> None:
+        self._at, self._kind = at, kind
+        self._pointer = at.bitcast(pointer, I64.as_pointer())
+
+    def __getattr__(self, name: str) -> Whole:
+        place = self._at.gep(self._pointer, [I64(self._kind.offset(name) // 8)])
+        return Whole(self._at, self._at.load(place))
 
 
 class Emitter:
@@ -34,6 +104,12 @@ class Emitter:
     def loop(self, count: ir.Value) -> Any:
         """A context whose `.index` runs from 0 to `count`."""
         return cgutils.for_range(self.at, count, intp=I64)
+
+    @contextmanager
+    def each(self, count: Whole | int, step: int = 1) -> Iterator[Whole]:
+        """for i in range(0, count, step)."""
+        with cgutils.for_range_slice(self.at, I64(0), plain(count), I64(step), intp=I64) as (index, _):
+            yield Whole(self.at, index)
 
     @contextmanager
     def during(self, condition: Callable[[], ir.Value]) -> Iterator[None]:
@@ -93,13 +169,21 @@ class Emitter:
         """first <= value < end."""
         return self.at.and_(self.less(first, value + 1), self.less(value, end))
 
+    def whole(self, value: ir.Value | int) -> Whole:
+        return Whole(self.at, plain(value))
+
     # ---- places
 
-    def place(self, pointer: ir.Value, offset: ir.Value | int) -> ir.Value:
-        return self.at.gep(pointer, [I64(offset) if isinstance(offset, int) else offset])
+    def place(self, pointer: ir.Value, offset: Whole | ir.Value | int) -> ir.Value:
+        return self.at.gep(pointer, [plain(offset)])
 
-    def number(self, pointer: ir.Value, offset: ir.Value | int) -> ir.Value:
+    def number(self, pointer: ir.Value, offset: Whole | ir.Value | int) -> ir.Value:
         return self.at.load(self.place(pointer, offset))
+
+    def distance(self, a: ir.Value, b: ir.Value) -> Whole:
+        """Elements from pointer a to pointer b."""
+        first, second = (self.whole(self.at.ptrtoint(pointer, I64)) for pointer in (a, b))
+        return (second - first) // vector.itemsize(self.scalar)
 
     def variable(self, value: ir.Value) -> ir.Value:
         slot = cgutils.alloca_once(self.at, value.type)
@@ -204,6 +288,19 @@ class Emitter:
     def only(self, value: ir.Value, lanes: ir.Value) -> ir.Value:
         """`value` in those lanes, 0 in the others."""
         return self.at.select(lanes, value, self.zeros())
+
+    # ---- blocks of rows of up to TILE_VECTORS vectors
+
+    def copy_block(
+        self, source: ir.Value, source_step: Whole | int, target: ir.Value, target_step: Whole | int,
+        rows: Whole | int, width: Whole | int,
+    ) -> None:  # fmt: skip
+        """target[r * target_step + i] = source[r * source_step + i] for r < rows, i < width."""
+        steps, sizes = (plain(source_step), plain(target_step)), (plain(rows), plain(width))
+        vector.copy_block(self.at, source, steps[0], target, steps[1], *sizes)
+
+    def zero_block(self, target: ir.Value, step: Whole | int, rows: Whole | int, width: Whole | int) -> None:
+        vector.zero_block(self.at, target, plain(step), plain(rows), plain(width))
 
     def _function(self, name: str, result: ir.Type, arguments: list[ir.Type]) -> ir.Function:
         return cgutils.get_or_insert_function(self.at.module, ir.FunctionType(result, arguments), name)

@@ -23,14 +23,13 @@ from fastconv._numba import Conv, blocking, naive
 from fastconv._numba.arrays import carve, flat, limits, optional, optional_flat, strides
 from fastconv._numba.compile import jit, kernel
 from fastconv._numba.gemm import TILE_ROWS, columns, gemm_indirect, gemm_rows, odd_lines
+from fastconv._numba.im2col_pixels import TARGET, find_runs, locate, unroll_columns
 from fastconv._numba.im2col_weight import weight_gradient
-from fastconv._numba.integers import least, most, quotient, remainder, stride_of
-from fastconv._numba.moves import copy_halves
+from fastconv._numba.integers import least, quotient, remainder, stride_of
 from fastconv._numba.tasks import Phase, claim, run_phases
 from fastconv._numba.vector import (
     copy_rows,
     copy_run,
-    distance,
     finish_run,
     get,
     numbers,
@@ -39,7 +38,6 @@ from fastconv._numba.vector import (
     transpose_run,
     vector_lanes,
     zero_rows,
-    zero_run,
 )
 
 Array = np.ndarray
@@ -179,113 +177,6 @@ def _pack_rows(w, packed, shape, taps, check, tickets):
 
 
 # --------------------------------------------------------------------------------------------------------
-# Unrolling pixels
-
-# Columns of the table of pixels.
-BASE, ROW, COLUMN, TARGET = 0, 1, 2, 3
-
-
-@jit
-def locate(table, p, first, count):
-    """For the output pixels first, ... (image, row, column): source image, row and column of tap 0, destination."""
-    plane = p.oh * p.ow
-    n, rest = quotient(first, plane), remainder(first, plane)
-    i, j = quotient(rest, p.ow), remainder(rest, p.ow)
-    for q in range(count):
-        put(table, 4 * q + BASE, n * p.s_n)
-        put(table, 4 * q + ROW, i * p.sh)
-        put(table, 4 * q + COLUMN, j * p.sw)
-        put(table, 4 * q + TARGET, p.first + n * p.d_n + i * p.d_h + j * p.d_w)
-        j += 1
-        if j == p.ow:
-            i, j = i + 1, 0
-            if i == p.oh:
-                n, i = n + 1, 0
-
-
-@jit
-def source(table, p, q, th, tw):
-    """Where pixel q finds its input under a tap, channel 0; -1 in the padding."""
-    row, column = get(table, 4 * q + ROW) + th, get(table, 4 * q + COLUMN) + tw
-    if 0 <= row < p.ih and 0 <= column < p.iw:
-        return get(table, 4 * q + BASE) + row * p.s_h + column * p.s_w
-    return -1
-
-
-@jit
-def find_runs(x, panel, runs, table, p, taps, group, pixels):
-    """NHWC: runs[run][pixel] = where that pixel's run of input begins, in elements from x on.
-
-    A run that reaches into the padding is copied to the panel, whose first elements are a run (or vectors) of zeros.
-    """
-    nr = panel_columns(panel)
-    to_panel = distance(x, panel)
-    length = p.together * p.ins
-    free = most(length, nr)
-    for c in range(0, free, nr):
-        zero_run(panel, c, free - c)
-    for run in range(quotient(p.taps, p.together)):
-        th, tw = get(taps, 4 * run * p.together + 2), get(taps, 4 * run * p.together + 3)
-        for q in range(pixels):
-            row, column = get(table, 4 * q + ROW) + th, get(table, 4 * q + COLUMN) + tw
-            low, high = most(0, -column), least(p.together, p.iw - column)
-            if not 0 <= row < p.ih or low >= high:
-                put(runs, run * p.block + q, to_panel)
-                continue
-            at = get(table, 4 * q + BASE) + row * p.s_h + column * p.s_w + group * p.ins
-            if high - low == p.together:
-                put(runs, run * p.block + q, at)
-                continue
-            put(runs, run * p.block + q, to_panel + free)
-            for c in range(0, length, nr):
-                zero_run(panel, free + c, length - c)
-            first, count = low * p.ins, (high - low) * p.ins
-            for c in range(0, count, nr):
-                copy_run(x, at + first + c, panel, free + first + c, count - c)
-            free += length
-
-
-@jit
-def unroll_columns(x, panel, table, p, taps, t0, t1, channel, count_c, pixels):
-    """NCHW: panel[strip][channel][tap][pixel], strips of panel_columns pixels, zeros beyond the last."""
-    nr = panel_columns(panel)
-    depth = (t1 - t0) * count_c
-    step = (t1 - t0) * nr
-    for strip in range(quotient(pixels + nr - 1, nr)):
-        first = strip * nr
-        count = least(nr, pixels - first)
-        for t in range(t0, t1):
-            to = strip * depth * nr + (t - t0) * nr
-            if count < nr:
-                zero_rows(panel, to + count, step, count_c, nr - count)
-            q = 0
-            while q < count:  # pixels of one row of the output: low of them in the padding, some inside, some not
-                row, column = get(table, 4 * (first + q) + ROW), get(table, 4 * (first + q) + COLUMN)
-                length = least(count - q, p.ow - quotient(column, p.sw))
-                low = high = length
-                row += get(taps, 4 * t + 2)
-                column += get(taps, 4 * t + 3)
-                if 0 <= row < p.ih:
-                    low = least(length, most(0, quotient(p.sw - 1 - column, p.sw)))
-                    high = most(low, least(length, quotient(p.iw - 1 - column, p.sw) + 1))
-                if low > 0:
-                    zero_rows(panel, to + q, step, count_c, low)
-                if high > low:
-                    at = get(table, 4 * (first + q) + BASE) + row * p.s_h + column + low * p.sw + channel * p.s_c
-                    if p.sw == 1:
-                        copy_rows(x, at, p.s_c, panel, to + q + low, step, count_c, high - low)
-                    elif p.sw == 2:
-                        copy_halves(x, at, p.s_c, panel, to + q + low, step, count_c, high - low)
-                    else:
-                        for c in range(count_c):
-                            for i in range(high - low):
-                                put(panel, to + c * step + q + low + i, get(x, at + c * p.s_c + i * p.sw))
-                if length > high:
-                    zero_rows(panel, to + q + high, step, count_c, length - high)
-                q += length
-
-
-# --------------------------------------------------------------------------------------------------------
 # The gather convolution
 
 
@@ -303,8 +194,8 @@ def _gather_nhwc(x, packed, bias, residual, y, panel, sums, table, shape, taps, 
     for task in claim(tickets):
         group, first = remainder(task, p.groups), quotient(task, p.groups) * p.block
         count = least(p.block, pixels - first)
-        locate(table, p, first, count)
-        find_runs(x, panel, runs, table, p, taps, group, count)
+        locate(table, 0, p, first, count)
+        find_runs(x, 0, panel, 0, runs, 0, table, 0, taps, 0, p, group, count)
         # int64, not the literal 0: the helpers would be compiled for both.
         c0: Any = np.int64(0)
         t0: Any = np.int64(0)
@@ -355,7 +246,7 @@ def _gather_nchw(x, packed, bias, residual, y, panel, sums, table, shape, taps, 
         group, first = remainder(task, p.groups), quotient(task, p.groups) * p.block
         count = least(p.block, pixels - first)
         strips = quotient(count + nr - 1, nr)
-        locate(table, p, first, count)
+        locate(table, 0, p, first, count)
         for r in range(zeros.size):
             put(zeros, r, sums.dtype.type(0))
         # int64, not the literal 0: the helpers would be compiled for both.
@@ -365,7 +256,7 @@ def _gather_nchw(x, packed, bias, residual, y, panel, sums, table, shape, taps, 
         while True:
             count_c, t1 = least(p.channels, p.ins - c0), least(t0 + p.taps_block, p.taps)
             k = (t1 - t0) * count_c
-            unroll_columns(x, panel, table, p, taps, t0, t1, group * p.ins + c0, count_c, count)
+            unroll_columns(x, 0, panel, 0, table, 0, taps, 0, p, t0, t1, group * p.ins + c0, count_c, count)
             last = k0 + k >= depth
             for strip in range(strips):
                 q, end = strip * nr, least(strip * nr + nr, count)

@@ -21,7 +21,7 @@ from numba import types
 from fastconv._numba import Conv, blocking
 from fastconv._numba.arrays import flat, layout_flags, strides
 from fastconv._numba.compile import jit, kernel
-from fastconv._numba.emit import Emitter
+from fastconv._numba.emit import Emitter, Fields, Whole, plain
 from fastconv._numba.gemm import TILE_ROWS, columns, height
 from fastconv._numba.integers import least, most, quotient, remainder, stride_of
 from fastconv._numba.tasks import claim, run_phases
@@ -31,7 +31,6 @@ from fastconv._numba.vector import (
     TILE_HEIGHTS,
     TILE_VECTORS,
     copy_rows,
-    copy_run,
     distance,
     get,
     intrinsic,
@@ -41,6 +40,7 @@ from fastconv._numba.vector import (
     put,
     scalar_type,
     transpose_run,
+    transposed,
     vector_lanes,
     zero_rows,
 )
@@ -170,53 +170,89 @@ def list_rows(table, place, p, first, count):
     return rows
 
 
-@jit
-def copy_image(x, copy, place, table, at, nhwc, nchw, p, group, c0, channels, first, count, cells):
-    """The rows of x under `count` output rows, with zeros for the padding; neighbours share those under both."""
-    nr = panel_columns(copy)
-    columns = p.width
-    size, parts, apart = (p.panel, quotient(channels + p.panel - 1, p.panel), 1) if p.panel > 0 else (1, 1, cells)
-    low = least(columns, quotient(p.pw + p.step - 1, p.step))
-    done = 0
-    for r in range(count):
-        n, i = quotient(first + r, p.oh), remainder(first + r, p.oh)
-        begin = quotient(get(table, at + r), columns)
-        for k in range(most(0, done - begin), p.image_rows):
-            row = i * p.sh - p.ph + k
-            start = end = columns  # of the columns inside
-            if 0 <= row < p.ih:
-                start, end = low, most(low, least(columns, quotient(p.iw - 1 + p.pw, p.step) + 1))
-            source = n * p.s_n + row * p.s_h + (start * p.step - p.pw) * p.s_w + (group * p.ins + c0) * p.s_c
-            for part in range(parts):
-                to = place + part * size * cells + (begin + k) * columns * size
-                if p.panel == 0:
-                    clear(copy, to, cells, channels, start)
-                    clear(copy, to + end, cells, channels, columns - end)
-                    if p.step == 1:
-                        for q in range(start, end, nr):
-                            copy_rows(x, source + q - start, p.s_c, copy, to + q, cells, channels, end - q)
-                        continue
-                else:
-                    clear(copy, to, size, start, size)
-                    clear(copy, to + end * size, size, columns - end, size)
-                c, inside = part * size, to + start * size
-                if nhwc is not None:
-                    width = least(size, channels - c)
-                    for m in range(0, width, nr):
-                        copy_rows(x, source + c + m, p.step * p.s_w, copy, inside + m, size, end - start, width - m)
-                if nchw is not None:
-                    for m in range(least(size, channels - c) if p.panel > 0 else channels):
-                        for q in range(end - start):
-                            value = get(x, source + (c + m) * p.s_c + q * p.step)
-                            put(copy, inside + q * size + m * apart, value)
-        done = begin + p.image_rows
+@intrinsic
+def copy_image(
+    typingctx, x, xs, copy, place, table, at, nhwc, nchw, p, group, c0, channels, first, count, cells
+):  # fmt: skip
+    """The rows of x under `count` output rows, with zeros for the padding; neighbours share those under both.
+
+    p : a Gradient; table : the places of the runs of these output rows, as list_rows gives them.
+    """
+    i8 = types.int64
+    signature = types.void(x, i8, copy, i8, table, i8, nhwc, nchw, p, i8, i8, i8, i8, i8, i8)
+
+    def body(builder, kinds, x, copy, table, _, p, *wholes):
+        e = Emitter(builder, scalar_type(kinds[0]))
+        p = Fields(builder, kinds[4], p)
+        group, c0, channels, first, count, cells = map(e.whole, wholes)
+        copy_line = _line_of_pixels if nhwc != types.none else _line_of_channels
+        columns, step = p.width, p.step
+        low = columns.least((p.pw + step - 1) // step)
+        high = columns.least((p.iw + p.pw - 1) // step + 1).most(low)
+        done = e.variable(I64(0))
+        with e.each(count) as r:
+            n, i = (first + r) // p.oh, (first + r) % p.oh
+            begin = e.whole(e.number(table, r)) // columns
+            known = (e.whole(e.get(done)) - begin).most(0)
+            with e.each(p.image_rows - known) as later:
+                k = known + later
+                row = i * p.sh - p.ph + k
+                inside = e.both(row >= 0, row < p.ih)
+                start, end = low.where(inside, columns), high.where(inside, columns)
+                source = n * p.s_n + row * p.s_h + (start * step - p.pw) * p.s_w + (group * p.ins + c0) * p.s_c
+                copy_line(e, p, e.place(x, source), copy, (begin + k) * columns, start, end, channels, cells)
+            e.set(done, plain(begin + p.image_rows))
+
+    return signature, outlined(f"copy_image_{'nchw' if nhwc == types.none else 'nhwc'}", body)
 
 
-@jit
-def clear(copy, to, step, rows, width):
-    """zero_rows of any width."""
-    for q in range(0, width, panel_columns(copy)):
-        zero_rows(copy, to + q, step, rows, width - q)
+def _line_of_pixels(
+    e: Emitter, p: Fields, x: ir.Value, copy: ir.Value, cell: Whole, start: Whole, end: Whole, channels: Whole,
+    cells: Whole,
+) -> None:  # fmt: skip
+    """NHWC: columns start..end of a line, pixel after pixel, of each panel of channels."""
+    size = p.panel
+    with e.each((channels + size - 1) // size) as part:
+        c = part * size
+        to = e.place(copy, c * cells + cell * size)
+        _clear_around(e, to, size, start, end, p.width)
+        inside = e.place(to, start * size)
+        e.copy_block(e.place(x, c), p.step * p.s_w, inside, size, end - start, size.least(channels - c))
+
+
+def _line_of_channels(
+    e: Emitter, p: Fields, x: ir.Value, copy: ir.Value, cell: Whole, start: Whole, end: Whole, channels: Whole,
+    cells: Whole,
+) -> None:  # fmt: skip
+    """NCHW: channel after channel, or, of few channels, pixel after pixel."""
+    few = p.panel > 0
+    size, apart = p.panel.most(1), e.whole(1).where(few, cells)  # from pixel to pixel, from channel to channel
+    to = e.place(copy, cell * size)
+
+    def clear(from_: Whole, stop: Whole) -> None:
+        panel = TILE_VECTORS * e.lanes
+        with e.each(stop - from_, panel) as q:
+            e.zero_block(e.place(to, from_ + q), cells, channels, stop - from_ - q)
+
+    with e.either(few) as (thin, planar):
+        with thin:
+            _clear_around(e, to, size, start, end, p.width)
+        with planar:
+            clear(e.whole(0), start)
+            clear(end, p.width)
+    together = e.both(p.step.equals(1), e.at.not_(few))
+    with e.either(together) as (rows, elements):
+        with rows, e.each(end - start, TILE_VECTORS * e.lanes) as q:
+            e.copy_block(e.place(x, q), p.s_c, e.place(to, start + q), cells, channels, end - start - q)
+        with elements, e.each(channels) as m, e.each(end - start) as q:
+            value = e.number(x, m * p.s_c + q * p.step)
+            e.at.store(value, e.place(to, (start + q) * size + m * apart))
+
+
+def _clear_around(e: Emitter, to: ir.Value, size: Whole, start: Whole, end: Whole, columns: Whole) -> None:
+    """Zeros before pixel `start` and from `end` on, each of `size` channels."""
+    for from_, stop in ((e.whole(0), start), (end, columns)):
+        e.zero_block(e.place(to, from_ * size), size, stop - from_, size)
 
 
 @jit
@@ -246,32 +282,39 @@ def copy_gradients(dy, panel, place, nhwc, nchw, p, o, outs, first, count):
             done = end
 
 
-@jit
-def store_panel(sums, at, dw, p, o, outs):
-    """A panel of finished sums to dw."""
-    nr = panel_columns(sums)
-    lanes = vector_lanes(sums)
-    taps = p.kh * p.kw
-    s_o, s_c, s_a, s_b = stride_of(dw, 0), stride_of(dw, 1), stride_of(dw, 2), stride_of(dw, 3)
-    per_tap, per_channel = (p.ins * nr, nr) if p.by_tap else (nr, taps * nr)
-    if s_o == 1 or outs == 1:
-        for t in range(taps):
-            for c in range(p.ins):
-                to = o * s_o + c * s_c + quotient(t, p.kw) * s_a + remainder(t, p.kw) * s_b
-                copy_run(sums, at + t * per_tap + c * per_channel, dw, to, outs)
-        return
-    done = 0
-    if p.by_tap == 0 and outs == nr and s_b == 1 and s_a == p.kw and s_c == taps:
-        for row in range(0, p.ins * taps - lanes + 1, lanes):  # a filter after the other: turned in squares
-            for c in range(0, nr, lanes):
-                transpose_run(sums, at + row * nr + c, nr, lanes, lanes, dw, (o + c) * s_o + row, s_o)
-            done = row + lanes
-    for c in range(p.ins):
-        for t in range(taps):
-            if c * taps + t >= done:
-                to = o * s_o + c * s_c + quotient(t, p.kw) * s_a + remainder(t, p.kw) * s_b
-                for m in range(outs):
-                    put(dw, to + m * s_o, get(sums, at + t * per_tap + c * per_channel + m))
+@intrinsic
+def store_panel(typingctx, sums, at, dw, to, s_o, s_c, s_a, s_b, p, outs):
+    """A panel of finished sums of `outs` output channels to dw, whose strides are given. p : a Gradient."""
+    i8 = types.int64
+    signature = types.void(sums, i8, dw, i8, i8, i8, i8, i8, p, i8)
+
+    def body(builder, kinds, sums, dw, s_o, s_c, s_a, s_b, p, outs):
+        e = Emitter(builder, scalar_type(kinds[0]))
+        p = Fields(builder, kinds[6], p)
+        s_o, s_c, s_a, s_b, outs = map(e.whole, (s_o, s_c, s_a, s_b, outs))
+        lanes, nr = e.lanes, TILE_VECTORS * e.lanes
+        taps, ins, by_tap = p.kh * p.kw, p.ins, p.by_tap > 0
+        per_tap = (ins * nr).where(by_tap, nr)
+        per_channel = e.whole(nr).where(by_tap, taps * nr)
+        follow = e.both(s_b.equals(1), e.both(s_a.equals(p.kw), s_c.equals(taps)))  # the cells of a filter
+        whole = e.both(outs.equals(nr), e.at.not_(by_tap))
+        rows = (ins * taps // lanes * lanes).where(e.both(follow, whole), 0)  # of sums, turned in squares
+        with e.each(rows, lanes) as row:
+            for first in range(0, nr, lanes):
+                from_ = e.place(sums, row * nr + first)
+                turned = transposed(builder, [e.load(from_, i * nr) for i in range(lanes)])
+                for o, value in enumerate(turned, first):
+                    e.store(value, e.place(dw, s_o * o + row))
+        with e.each(ins) as c, e.each(taps) as t, e.when(c * taps + t >= rows):
+            from_ = e.place(sums, t * per_tap + c * per_channel)
+            cell = e.place(dw, c * s_c + t // p.kw * s_a + t % p.kw * s_b)
+            with e.either(e.at.or_(s_o.equals(1), outs.equals(1))) as (run, apart):
+                with run:
+                    e.copy_block(from_, 0, cell, 0, 1, outs)
+                with apart, e.each(outs) as column:
+                    builder.store(e.number(from_, column), e.place(cell, column * s_o))
+
+    return signature, outlined("store_panel", body)
 
 
 @kernel("in1 in1 out4 out1 outints1 nhwc nchw ints1 int int tickets")
@@ -290,8 +333,8 @@ def _gradient(x, dy, dw, scratch, table, nhwc, nchw, shape, worker, parts, ticke
     size, per_tap, per_channel = (p.panel, p.ins * nr, nr) if p.panel > 0 else (1, nr, taps * nr)
     step = size if p.kw == 1 else size * p.sw
     # Sums are taken in dw itself where it is HWIO: rows of output channels, taps of a row next to each other.
-    s_c, s_a, s_b = stride_of(dw, 1), stride_of(dw, 2), stride_of(dw, 3)
-    in_place = p.panel > 0 and stride_of(dw, 0) == 1 and s_b == p.ins * s_c
+    s_o, s_c, s_a, s_b = stride_of(dw, 0), stride_of(dw, 1), stride_of(dw, 2), stride_of(dw, 3)
+    in_place = p.panel > 0 and s_o == 1 and s_b == p.ins * s_c
     to_dw = distance(scratch, dw)
     for part in claim(tickets):
         unit: Any = np.int64(quotient(panels * p.groups * part, parts))
@@ -307,7 +350,9 @@ def _gradient(x, dy, dw, scratch, table, nhwc, nchw, shape, worker, parts, ticke
                     put(table, place + p.rows + r, get(table, place + r) * size)
                 for c0 in range(0, p.ins, p.channels):
                     channels = least(p.channels, p.ins - c0)
-                    copy_image(x, scratch, copy, table, place, nhwc, nchw, p, group, c0, channels, first, count, cells)
+                    copy_image(
+                        x, 0, scratch, copy, table, place, nhwc, nchw, p, group, c0, channels, first, count, cells
+                    )  # fmt: skip
                     for u in range(unit, last):
                         o = (u - group * panels) * nr
                         outs = least(nr, p.outs - o)
@@ -333,7 +378,10 @@ def _gradient(x, dy, dw, scratch, table, nhwc, nchw, shape, worker, parts, ticke
             for u in range(unit, last):
                 o = (u - group * panels) * nr
                 if not (in_place and p.outs - o >= nr):
-                    store_panel(scratch, u * taps * p.ins * nr, dw, p, group * p.outs + o, least(nr, p.outs - o))
+                    to = (group * p.outs + o) * s_o
+                    store_panel(
+                        scratch, u * taps * p.ins * nr, dw, to, s_o, s_c, s_a, s_b, p, least(nr, p.outs - o)
+                    )  # fmt: skip
             unit = last
 
 

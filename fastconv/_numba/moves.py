@@ -5,44 +5,63 @@ from __future__ import annotations
 from llvmlite import ir
 from numba import types
 
-from fastconv._numba.emit import Emitter
-from fastconv._numba.vector import I64, TILE_VECTORS, intrinsic, outlined, scalar_type
+from fastconv._numba.emit import Emitter, Whole, plain
+from fastconv._numba.vector import I64, TILE_VECTORS, intrinsic, outlined, scalar_type, standing
+
+
+def halve_block(
+    e: Emitter, source: ir.Value, source_step: Whole, target: ir.Value, target_step: Whole, rows: Whole, width: Whole
+) -> None:
+    """Code for target[r * target_step + i] = source[r * source_step + 2 * i], r < rows, i < width <= TILE_VECTORS
+    vectors. Nothing behind the last of these elements is read."""
+    pointer = target.type
+    halving = standing(
+        e.at.module, f"halve_block_{pointer.pointee}__numba", ir.VoidType(), [pointer, I64, pointer, I64, I64, I64],
+        _halve,
+    )  # fmt: skip
+    e.at.call(halving, [source, plain(source_step), target, plain(target_step), plain(rows), plain(width)])
+
+
+def _halve(
+    builder: ir.IRBuilder, source: ir.Value, source_step: ir.Value, target: ir.Value, target_step: ir.Value,
+    rows: ir.Value, width: ir.Value,
+) -> None:  # fmt: skip
+    e = Emitter(builder, target.type.pointee)
+    lanes = e.lanes
+    width = e.least(width, TILE_VECTORS * lanes)
+    # of a vector from 0 on and one from lanes - 1 on
+    order = [2 * n if 2 * n < lanes else 2 * n + 1 for n in range(lanes)]
+
+    def move(from_: ir.Value, to: ir.Value, start: int, whole: bool) -> None:
+        if whole:
+            low, high = (e.load(from_, 2 * start + n) for n in (0, lanes - 1))
+            e.store(e.shuffle(low, high, order), to, start)
+            return
+        with e.loop(e.sub(width, start)) as left:
+            at = e.add(left.index, start)
+            builder.store(e.number(from_, e.mul(at, 2)), e.place(to, at))
+
+    # the vectors of a row that are whole, then what is left
+    for whole in range(TILE_VECTORS, -1, -1):
+        fits = builder.icmp_signed("==", builder.sdiv(width, I64(lanes)), I64(whole))
+        with e.when(fits), e.loop(rows) as row:
+            from_ = e.place(source, e.mul(row.index, source_step))
+            to = e.place(target, e.mul(row.index, target_step))
+            for v in range(whole):
+                move(from_, to, v * lanes, True)
+            if whole < TILE_VECTORS:
+                move(from_, to, whole * lanes, False)
 
 
 @intrinsic
 def copy_halves(typingctx, source, s, source_step, target, t, target_step, rows, width):
-    """target[r * target_step + i] = source[r * source_step + 2 * i] for r < rows, i < width <= TILE_VECTORS vectors.
-
-    Nothing behind the last of these elements is read.
-    """
+    """halve_block."""
     i8 = types.int64
     signature = types.void(source, i8, i8, target, i8, i8, i8, i8)
 
-    def body(builder, kinds, source, source_step, target, target_step, rows, width):
+    def body(builder, kinds, source, source_step, target, *sizes):
         e = Emitter(builder, scalar_type(kinds[0]))
-        lanes = e.lanes
-        width = e.least(width, TILE_VECTORS * lanes)
-        # of a vector from 0 on and one from lanes - 1 on
-        order = [2 * n if 2 * n < lanes else 2 * n + 1 for n in range(lanes)]
-
-        def move(from_: ir.Value, to: ir.Value, start: int, whole: bool) -> None:
-            if whole:
-                low, high = (e.load(from_, 2 * start + n) for n in (0, lanes - 1))
-                e.store(e.shuffle(low, high, order), to, start)
-                return
-            with e.loop(e.sub(width, start)) as left:
-                at = e.add(left.index, start)
-                builder.store(e.number(from_, e.mul(at, 2)), e.place(to, at))
-
-        # the vectors of a row that are whole, then what is left
-        for whole in range(TILE_VECTORS, -1, -1):
-            fits = builder.icmp_signed("==", builder.sdiv(width, I64(lanes)), I64(whole))
-            with e.when(fits), e.loop(rows) as row:
-                from_ = e.place(source, e.mul(row.index, source_step))
-                to = e.place(target, e.mul(row.index, target_step))
-                for v in range(whole):
-                    move(from_, to, v * lanes, True)
-                if whole < TILE_VECTORS:
-                    move(from_, to, whole * lanes, False)
+        step, *rest = map(e.whole, sizes)
+        halve_block(e, source, e.whole(source_step), target, step, *rest)
 
     return signature, outlined("copy_halves", body)

@@ -244,12 +244,31 @@ def distance(typingctx, a, b):
 # Data movement
 
 
+def standing(
+    module: ir.Module, name: str, result: ir.Type, kinds: list[ir.Type], emit: Callable[..., ir.Value | None]
+) -> ir.Function:
+    """The function of this name in a module, made on first use: `emit(builder, *arguments)` gives its result, if any.
+
+    Called, not inlined: the compiler would unroll and clone large straight code in every loop around it, for seconds.
+    """
+    function = module.globals.get(name)
+    if function is None:
+        function = ir.Function(module, ir.FunctionType(result, kinds), name)
+        stand_alone(function)
+        inside = ir.IRBuilder(function.append_basic_block("entry"))
+        outcome = emit(inside, *function.args)
+        if outcome is None:
+            inside.ret_void()
+        else:
+            inside.ret(outcome)
+    return function
+
+
 def outlined(name: str, body: Callable[..., ir.Value | None]) -> Callable[..., Any]:
     """A codegen whose code goes into a function of its own: `body(builder, kinds, *values)` emits it.
 
     Arrays and their offsets become pointers: `kinds` are the Numba types of the arguments, in which a pointer stands
-    for an array and the offset after it. Called, not inlined: the compiler would unroll and clone large straight code
-    in every loop around it, for seconds.
+    for an array and the offset after it. None is left out of the values.
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
@@ -261,24 +280,17 @@ def outlined(name: str, body: Callable[..., ir.Value | None]) -> Callable[..., A
             if isinstance(kind, types.Array):
                 position += 1
                 value = address(context, builder, kind, value, args[position])
-            values.append(value)
-            kinds.append(kind)
             position += 1
+            if kind != types.none:
+                values.append(value)
+                kinds.append(kind)
         arrays = [kind for kind in kinds if isinstance(kind, types.Array)]
         full_name = f"{name}_{'_'.join(str(kind.dtype) for kind in arrays)}__numba"
         result = context.get_value_type(sig.return_type) if sig.return_type != types.void else ir.VoidType()
-        function = builder.module.globals.get(full_name)
-        if function is None:
-            function = ir.Function(
-                builder.module, ir.FunctionType(result, [value.type for value in values]), full_name
-            )
-            stand_alone(function)
-            inside = ir.IRBuilder(function.append_basic_block("entry"))
-            outcome = body(inside, kinds, *function.args)
-            if outcome is None:
-                inside.ret_void()
-            else:
-                inside.ret(outcome)
+        function = standing(
+            builder.module, full_name, result, [value.type for value in values],
+            lambda inside, *arguments: body(inside, kinds, *arguments),
+        )  # fmt: skip
         outcome = builder.call(function, values)
         return context.get_dummy_value() if sig.return_type == types.void else outcome
 
@@ -380,50 +392,75 @@ def _move(builder: ir.IRBuilder, scalar: ir.Type, rows: ir.Value, width: ir.Valu
     builder.position_at_end(end)
 
 
+def copy_block(
+    builder: ir.IRBuilder, source: ir.Value, source_step: ir.Value, target: ir.Value, target_step: ir.Value,
+    rows: ir.Value, width: ir.Value,
+) -> None:  # fmt: skip
+    """Code that copies `rows` rows of `width` <= TILE_VECTORS vectors, the first rows at these pointers."""
+    pointer = target.type
+    copying = standing(
+        builder.module, f"copy_block_{pointer.pointee}__numba", ir.VoidType(), [pointer, I64, pointer, I64, I64, I64],
+        lambda at, x, x_step, y, y_step, rows, width: _move(at, pointer.pointee, rows, width, (x, x_step), (y, y_step)),
+    )  # fmt: skip
+    builder.call(copying, [source, source_step, target, target_step, rows, width])
+
+
+def zero_block(builder: ir.IRBuilder, target: ir.Value, step: ir.Value, rows: ir.Value, width: ir.Value) -> None:
+    """Code that clears `rows` rows of `width` <= TILE_VECTORS vectors, the first at this pointer."""
+    pointer = target.type
+    clearing = standing(
+        builder.module, f"zero_block_{pointer.pointee}__numba", ir.VoidType(), [pointer, I64, I64, I64],
+        lambda at, y, step, rows, width: _move(at, pointer.pointee, rows, width, None, (y, step)),
+    )  # fmt: skip
+    builder.call(clearing, [target, step, rows, width])
+
+
 @intrinsic
 def copy_rows(typingctx, source, s, source_step, target, t, target_step, rows, width):
     """target[r * target_step + i] = source[r * source_step + i] for r < rows, i < width <= TILE_VECTORS vectors."""
     i8 = types.int64
-    signature = types.void(source, i8, i8, target, i8, i8, i8, i8)
 
-    def body(builder, kinds, source, source_step, target, target_step, rows, width):
-        _move(builder, scalar_type(kinds[0]), rows, width, (source, source_step), (target, target_step))
+    def codegen(context, builder, sig, args):
+        from_, to = (address(context, builder, sig.args[i], args[i], args[i + 1]) for i in (0, 3))
+        copy_block(builder, from_, args[2], to, *args[5:])
+        return context.get_dummy_value()
 
-    return signature, outlined("copy_rows", body)
+    return types.void(source, i8, i8, target, i8, i8, i8, i8), codegen
 
 
 @intrinsic
 def zero_rows(typingctx, target, t, target_step, rows, width):
     """target[r * target_step + i] = 0 for r < rows, i < width <= TILE_VECTORS vectors."""
     i8 = types.int64
-    signature = types.void(target, i8, i8, i8, i8)
 
-    def body(builder, kinds, target, target_step, rows, width):
-        _move(builder, scalar_type(kinds[0]), rows, width, None, (target, target_step))
+    def codegen(context, builder, sig, args):
+        zero_block(builder, address(context, builder, sig.args[0], args[0], args[1]), *args[2:])
+        return context.get_dummy_value()
 
-    return signature, outlined("zero_rows", body)
+    return types.void(target, i8, i8, i8, i8), codegen
 
 
 @intrinsic
 def copy_run(typingctx, source, source_start, target, target_start, count):
     """target[i] = source[i] for i < count <= TILE_VECTORS vectors."""
-    signature = types.void(source, types.int64, target, types.int64, types.int64)
 
-    def body(builder, kinds, source, target, count):
-        _move(builder, scalar_type(kinds[0]), I64(1), count, (source, I64(0)), (target, I64(0)))
+    def codegen(context, builder, sig, args):
+        from_, to = (address(context, builder, sig.args[i], args[i], args[i + 1]) for i in (0, 2))
+        copy_block(builder, from_, I64(0), to, I64(0), I64(1), args[4])
+        return context.get_dummy_value()
 
-    return signature, outlined("copy_run", body)
+    return types.void(source, types.int64, target, types.int64, types.int64), codegen
 
 
 @intrinsic
 def zero_run(typingctx, target, target_start, count):
     """target[i] = 0 for i < count <= TILE_VECTORS vectors."""
-    signature = types.void(target, types.int64, types.int64)
 
-    def body(builder, kinds, target, count):
-        _move(builder, scalar_type(kinds[0]), I64(1), count, None, (target, I64(0)))
+    def codegen(context, builder, sig, args):
+        zero_block(builder, address(context, builder, sig.args[0], args[0], args[1]), I64(0), I64(1), args[2])
+        return context.get_dummy_value()
 
-    return signature, outlined("zero_run", body)
+    return types.void(target, types.int64, types.int64), codegen
 
 
 @intrinsic
