@@ -289,6 +289,14 @@ class Emitter:
         """`value` in those lanes, 0 in the others."""
         return self.at.select(lanes, value, self.zeros())
 
+    # ---- runs of any length
+
+    def copy(self, source: ir.Value, target: ir.Value, count: Whole) -> None:
+        cgutils.raw_memcpy(self.at, target, source, count.value, vector.itemsize(self.scalar))
+
+    def zero(self, target: ir.Value, count: Whole) -> None:
+        cgutils.memset(self.at, target, (count * vector.itemsize(self.scalar)).value, 0)
+
     # ---- blocks of rows of up to TILE_VECTORS vectors
 
     def copy_block(

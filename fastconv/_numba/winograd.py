@@ -19,26 +19,22 @@ from fastconv._numba import Conv, blocking
 from fastconv._numba.arrays import flat, layout_flags, limits, optional, optional_flat, strides
 from fastconv._numba.compile import CONTRACT, jit, kernel
 from fastconv._numba.gemm import TILE_ROWS, columns
-from fastconv._numba.integers import least, most, quotient, remainder
+from fastconv._numba.integers import least, quotient, remainder
 from fastconv._numba.tasks import Run, claim, run_phases
-from fastconv._numba.vector import get, numbers, panel_columns, put, vector_lanes
+from fastconv._numba.vector import get, numbers, panel_columns, put
 from fastconv._numba.winograd_adjoint import adjoint_input_gradient
 from fastconv._numba.winograd_calls import (
-    call_finish,
-    call_output,
-    call_output_plain,
     call_products,
-    call_scatter,
     functions,
 )
 from fastconv._numba.winograd_filters import filters_numbers, filters_of, pack_channels, pack_chunk, pack_tasks
 from fastconv._numba.winograd_input import (
-    band_rows,
     source_numbers,
     source_of,
     transform_channels_last,
     transform_planes,
 )
+from fastconv._numba.winograd_output import outputs_channels_last, outputs_planes
 from fastconv._numba.winograd_weight import weight_gradient
 
 Array = np.ndarray
@@ -98,87 +94,6 @@ def block_start(p, block):
     """The first tile of a block: blocks are whole register tiles, as many in each as in the others or one more."""
     pieces = quotient(p.tiles + TILE_ROWS - 1, TILE_ROWS)
     return least(p.tiles, quotient(pieces * block, p.blocks) * TILE_ROWS)
-
-
-@jit
-def suspect(suspects, p, group, tile):
-    """Mark a tile, and that there is one."""
-    put(suspects, group * p.tiles + tile, 1)
-    put(suspects, suspects.size - 1, 1)
-
-
-@jit
-def outputs_channels_last(
-    memory, products, scratch, residual, y, suspects, p, source, group, o, count, start, end, low, high
-):  # fmt: skip
-    """Channels o..o + count of tiles start..end, whose products and scratch begin at these places of the workspace."""
-    lanes = vector_lanes(memory)
-    bias = group * p.bias_row + o
-    for t in range(start, end):
-        rest = quotient(t, source.tiles_w)
-        i, j = remainder(rest, source.tiles_h) * source.tile_h, remainder(t, source.tiles_w) * source.tile_w
-        to = quotient(rest, source.tiles_h) * p.d_n + i * p.d_h + j * p.d_w + group * p.outs + o
-        rows, cols = least(source.tile_h, p.oh - i), least(source.tile_w, p.ow - j)
-        from_ = products + (t - start) * CHANNELS
-        vectors = quotient(count, lanes) * lanes if rows == source.tile_h and cols == source.tile_w else 0
-        bad = 0
-        if vectors > 0:
-            bad = call_output(
-                p.output, memory, from_, p.m_point, vectors, memory, bias, residual, to, low, high, y, to,
-                p.d_w if p.along else p.d_h, p.d_w,
-            )  # fmt: skip
-        rest = count - vectors
-        if rest > 0:
-            padded = quotient(rest + lanes - 1, lanes) * lanes
-            width = source.tile_w * padded
-            bad |= call_output_plain(
-                p.output, memory, from_ + vectors, p.m_point, padded, memory, bias + vectors,
-                memory, scratch, padded if p.along else width, padded,
-            )  # fmt: skip
-            for r in range(rows):
-                for q in range(cols):
-                    place = to + r * p.d_h + q * p.d_w + vectors
-                    cell = scratch + r * width + q * padded
-                    call_finish(p.finish, memory, cell, rest, residual, place, low, high, y, place)
-        if bad:
-            suspect(suspects, p, group, t)
-
-
-@jit
-def outputs_planes(memory, products, strip, residual, y, suspects, p, source, group, o, count, start, end, low, high):
-    """One vector of channels of some tiles at a time, in rows as wide as the image's: each tile overwrites what its
-    right neighbour has left beyond the edge."""
-    lanes = vector_lanes(memory)
-    t = start
-    while t < end:
-        lines = band_rows(source, t, end)
-        # tiles of a row
-        along = source.tiles_w if lines else least(source.tiles_w - remainder(t, source.tiles_w), end - t)
-        lines = most(lines, 1)
-        rest = quotient(t, source.tiles_w)
-        i, j = remainder(rest, source.tiles_h) * source.tile_h, remainder(t, source.tiles_w) * source.tile_w
-        rows, width = least(lines * source.tile_h, p.oh - i), least(along * source.tile_w, p.ow - j)
-        to = quotient(rest, source.tiles_h) * p.d_n + i * p.d_h + j
-        row = lanes if p.along else width * lanes
-        for k in range(0, count, lanes):
-            for r in range(lines):
-                for q in range(along - 1, -1, -1):
-                    tile = t + r * along + q
-                    bad = call_output_plain(
-                        p.output, memory, products + (tile - start) * CHANNELS + k, p.m_point, lanes,
-                        memory, group * p.bias_row + o + k,
-                        memory, strip + (r * source.tile_h * width + q * source.tile_w) * lanes, row, lanes,
-                    )  # fmt: skip
-                    if bad:
-                        suspect(suspects, p, group, tile)
-            place = to + (group * p.outs + o + k) * p.d_c
-            pieces = 1 if width == p.ow else rows  # rows that follow each other go as one
-            for r in range(pieces):
-                call_scatter(
-                    p.scatter, memory, strip + r * width * lanes, quotient(rows, pieces) * width,
-                    least(lanes, count - k), residual, place + r * p.d_h, low, high, y, place + r * p.d_h, p.d_c,
-                )  # fmt: skip
-        t += lines * along
 
 
 @kernel(

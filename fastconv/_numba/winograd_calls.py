@@ -16,6 +16,7 @@ from numba.np import arrayobj
 from fastconv import winograd
 from fastconv._numba import vector
 from fastconv._numba.compile import CONTRACT, Kernel
+from fastconv._numba.emit import Emitter, Whole, plain
 from fastconv._numba.vector import I64, address, intrinsic, scalar_type
 from fastconv._numba.winograd_emit import POINTER
 from fastconv._numba.winograd_moves import ADD, FINISH, GATHER, SCATTER, add, finish, gather, scatter
@@ -132,22 +133,13 @@ def functions(tile: str, dtype: str, which: str, moves: str = "moves") -> dict[s
     return addresses(tile, dtype, which) | addresses(TILES[0], dtype, moves)
 
 
-# What a transform of outputs without an epilogue does without.
-PLAIN = {"residual": None, "low": -np.inf, "high": np.inf}
-
-
-def _call(what: str, *kinds: types.Type, left_out: dict[str, Any] | None = None) -> Any:
+def _call(what: str, *kinds: types.Type) -> Any:
     """Typing and code of a call: the address, then the arguments, each array with an offset."""
-    left_out = left_out or {}
-
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
         given = list(zip(sig.args[1:], args[1:]))
         scalar = next(scalar_type(kind) for kind, _ in given if isinstance(kind, types.Array))
         values = []
         for name in ARGUMENTS[what].split():
-            if name in left_out:
-                values.append(ir.Constant(POINTER, None) if name == "residual" else ir.Constant(scalar, left_out[name]))
-                continue
             kind, value = given.pop(0)
             if name in POINTERS:
                 some = builder.icmp_signed(">", arrayobj.make_array(kind)(context, builder, value).nitems, I64(0))
@@ -161,24 +153,22 @@ def _call(what: str, *kinds: types.Type, left_out: dict[str, Any] | None = None)
     return (types.int64 if what in WITH_RESULT else types.void)(types.int64, *kinds), codegen
 
 
-@intrinsic
-def call_spread(typingctx, function, source, s, row, column, count, target, t, point):
-    """spread by address; an array comes with the offset of its first element."""
-    return _call("input", source, s, row, column, count, target, t, point)
-
-
-@intrinsic
-def call_output(typingctx, function, source, s, point, count, bias, b, residual, r, low, high, target, t, row, column):
-    """output by address, of an empty residual without it."""
-    return _call(
-        "output", source, s, point, count, bias, b, residual, r, source.dtype, source.dtype, target, t, row, column
-    )
-
-
-@intrinsic
-def call_output_plain(typingctx, function, source, s, point, count, bias, b, target, t, row, column):
-    """The same without residual and clamp."""
-    return _call("output", source, s, point, count, bias, b, target, t, row, column, left_out=PLAIN)
+def emit_call(e: Emitter, what: str, function: Whole, **values: ir.Value | Whole | int | float | None) -> ir.Value:
+    """The call of a function by address, in emitted code; a residual may be None."""
+    arguments = []
+    for name in ARGUMENTS[what].split():
+        value = values.pop(name)
+        if name in POINTERS:
+            value = ir.Constant(POINTER, None) if value is None else e.at.bitcast(value, POINTER)
+        elif name in NUMBERS:
+            value = ir.Constant(e.scalar, value) if isinstance(value, float) else value
+        else:
+            value = plain(value)
+        arguments.append(value)
+    if values:
+        raise TypeError(f"{what} takes no {', '.join(values)}")
+    pointer = e.at.inttoptr(function.value, _type_of(what, e.scalar).as_pointer())
+    return e.at.call(pointer, arguments)
 
 
 @intrinsic
@@ -194,21 +184,9 @@ def call_addition(typingctx, function, source, s, point, count, target, t, row, 
 
 
 @intrinsic
-def call_gather(typingctx, function, source, s, stride, channels, pixels, width, skip, target, t):
-    """gather by address."""
-    return _call("gather", source, s, stride, channels, pixels, width, skip, target, t)
-
-
-@intrinsic
 def call_scatter(typingctx, function, source, s, pixels, channels, residual, r, low, high, target, t, stride):
     """scatter by address, of an empty residual without it."""
     return _call("scatter", source, s, pixels, channels, residual, r, source.dtype, source.dtype, target, t, stride)
-
-
-@intrinsic
-def call_finish(typingctx, function, source, s, count, residual, r, low, high, target, t):
-    """finish by address, of an empty residual without it."""
-    return _call("finish", source, s, count, residual, r, source.dtype, source.dtype, target, t)
 
 
 @intrinsic

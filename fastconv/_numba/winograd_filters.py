@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from llvmlite import ir
+from numba import types
 
 from fastconv._numba import blocking
-from fastconv._numba.compile import jit
+from fastconv._numba.emit import Emitter, Fields, Whole
 from fastconv._numba.gemm import columns
-from fastconv._numba.integers import least, most, quotient, remainder
-from fastconv._numba.vector import TILE_VECTORS, get, numbers, panel_columns, put, vector_lanes, zero
-from fastconv._numba.winograd_calls import call_gather, call_spread
+from fastconv._numba.vector import I64, TILE_VECTORS, intrinsic, itemsize, lanes, numbers, outlined, scalar_type
+from fastconv._numba.winograd_calls import emit_call
 
 Array = np.ndarray
 
@@ -49,58 +50,93 @@ def _filters(strides: tuple[int, ...], itemsize: int, kh: int, kw: int) -> Array
     )
 
 
-@jit
-def pack_chunk(memory):
+def _chunk(lanes: int) -> int:
     """Input channels packed at a time: at least a vector, and few, so that their part of U stays in the L1."""
-    return most(PACK_CHANNELS, vector_lanes(memory))
+    return max(PACK_CHANNELS, lanes)
 
 
-@jit
-def pack_channels(w, f, memory, to, taps, p, gather, group, first, c, end):
+@intrinsic
+def pack_chunk(typingctx, memory):
+    """Input channels of a task of packing."""
+    return types.int64(memory), lambda context, builder, sig, args: I64(_chunk(lanes(itemsize(scalar_type(memory)))))
+
+
+@intrinsic
+def pack_channels(typingctx, w, f, memory, to, taps, p, gather, group, first, c, end):
     """memory[to + point * u_point + channel * nr + column]: channels c..end of the panel from output channel `first`.
 
     Columns beyond the last output channel are zeros. The weights may have any strides: those of the usual orders move
-    as vectors. Scratch from `taps` on.
+    as vectors. f : Filters; p : a Shape; scratch from memory[taps] on.
     """
-    nr, lanes = panel_columns(memory), vector_lanes(memory)
-    cells = p.kh * p.kw
-    filled = least(nr, p.outs - first)
-    at = group * f.g + first * f.o
-    if f.o == 1 and filled == nr:  # HWIO: vectors lie there
-        for k in range(c, end):
-            call_spread(p.weights, w, at + k * f.c, f.along, f.b, nr, memory, to + k * nr, p.u_point)
-        return
-    for j in range(0, nr, lanes):
-        some = most(0, least(lanes, filled - j))
-        from_ = at + j * f.o + c * f.c
-        cell, channel = lanes, cells * lanes  # strides of the copies
-        if f.step != 0:  # OIHW: the cells of a filter follow each other, or those of several channels
-            low = from_ + least(f.step, 0) * (cells - 1)
-            runs = 1 if f.c == cells else end - c
-            pixels = quotient(cells * (end - c), runs)
-            for k in range(runs):
-                call_gather(gather, w, low + k * f.c, f.o, some, pixels, pixels, 0, memory, taps + k * channel)
-            cell *= f.step
-        else:
-            cell, channel = pack_chunk(memory) * lanes, lanes
-            for t in range(cells):
-                place, to_taps = from_ + quotient(t, p.kw) * f.a + remainder(t, p.kw) * f.b, taps + t * cell
-                if f.c == 1:  # HWIO with its channels exchanged
-                    call_gather(gather, w, place, f.o, some, end - c, end - c, 0, memory, to_taps)
-                    continue
-                zero(memory, to_taps, (end - c) * lanes)
-                for k in range(end - c):
-                    for o in range(some):
-                        put(memory, to_taps + k * lanes + o, get(w, place + k * f.c + o * f.o))
-        begin = taps if cell > 0 else taps - cell * (cells - 1)
-        row = cell * f.row_cells
-        for k in range(c, end):
-            source = begin + (k - c) * channel
-            call_spread(p.weights, memory, source, row, cell, lanes, memory, to + k * nr + j, p.u_point)
+    i8 = types.int64
+    kinds = (w, i8, f, memory, i8, memory, i8, p, i8, i8, i8, i8, i8)
+    code = outlined("pack_channels", _pack_channels)
+
+    def codegen(context, builder, sig, args):
+        weights, filters, place, start, scratch, *rest = args
+        values = (weights, I64(0), filters, place, start, place, scratch, *rest)
+        return code(context, builder, types.void(*kinds), values)
+
+    return types.void(w, f, memory, i8, i8, p, i8, i8, i8, i8, i8), codegen
+
+
+def _pack_channels(builder: ir.IRBuilder, kinds: Any, w: ir.Value, f: Any, to: ir.Value, taps: ir.Value, p: Any,
+                   *wholes: ir.Value) -> None:  # fmt: skip
+    e = Emitter(builder, scalar_type(kinds[0]))
+    f, p = Fields(builder, kinds[1], f), Fields(builder, kinds[4], p)
+    gather, group, first, c, end = map(e.whole, wholes)
+    n, nr = e.lanes, TILE_VECTORS * e.lanes
+    cells, channels = p.kh * p.kw, end - c
+    filled = (p.outs - first).least(nr)
+    weights, to = e.place(w, group * f.g + first * f.o + c * f.c), e.place(to, c * nr)
+
+    def spread(source: ir.Value, row: Whole, column: Whole, count: int, target: ir.Value) -> None:
+        emit_call(
+            e, "weights", p.weights, source=source, row=row, column=column, count=e.whole(count),
+            target=target, point=p.u_point,
+        )  # fmt: skip
+
+    def move(source: ir.Value, some: Whole, pixels: Whole, target: ir.Value) -> None:
+        emit_call(
+            e, "gather", gather, source=source, stride=f.o, channels=some, pixels=pixels, width=pixels,
+            skip=e.whole(0), target=target,
+        )  # fmt: skip
+
+    with e.either(e.both(f.o.equals(1), filled.equals(nr))) as (vectors, other):
+        with vectors, e.each(channels) as k:  # HWIO: they lie there
+            spread(e.place(weights, k * f.c), f.along, f.b, nr, e.place(to, k * nr))
+        with other, e.each(e.whole(nr), n) as j:
+            some = (filled - j).least(n).most(0)
+            from_ = e.place(weights, j * f.o)
+            apart = f.step.equals(0)
+            # strides of the copies
+            cell = e.whole(_chunk(n) * n).where(apart, f.step * n)
+            channel = e.whole(n).where(apart, cells * n)
+            with e.either(apart) as (cell_by_cell, filters):
+                with filters:  # OIHW: the cells of a filter follow each other, or those of several channels
+                    low = e.place(from_, f.step.least(0) * (cells - 1))
+                    runs = e.whole(1).where(f.c.equals(cells), channels)
+                    with e.each(runs) as k:
+                        move(e.place(low, k * f.c), some, cells * channels // runs, e.place(taps, k * channel))
+                with cell_by_cell, e.each(cells) as t:
+                    place = e.place(from_, t // p.kw * f.a + t % p.kw * f.b)
+                    copies = e.place(taps, t * cell)
+                    with e.either(f.c.equals(1)) as (side_by_side, scattered):
+                        with side_by_side:  # HWIO with its channels exchanged
+                            move(place, some, channels, copies)
+                        with scattered:
+                            e.zero(copies, channels * n)
+                            with e.each(channels) as k, e.each(some) as o:
+                                value = e.number(place, k * f.c + o * f.o)
+                                builder.store(value, e.place(copies, k * n + o))
+            begin = (0 - cell * (cells - 1)).most(0)
+            with e.each(channels) as k:
+                source, target = e.place(taps, begin + k * channel), e.place(to, k * nr + j)
+                spread(source, cell * f.row_cells, cell, n, target)
 
 
 def pack_tasks(groups: int, outs: int, ins: int, dtype: str) -> int:
     """Tasks that pack all weights: some input channels of a panel each."""
     nr = columns(dtype)
-    chunk = max(PACK_CHANNELS, nr // TILE_VECTORS)
+    chunk = _chunk(nr // TILE_VECTORS)
     return groups * blocking.ceil_div(outs, nr) * blocking.ceil_div(ins, chunk)
