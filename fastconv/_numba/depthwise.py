@@ -40,8 +40,9 @@ from fastconv._numba.depthwise_tiles import (
     weight_plane,
     weight_rows,
 )
-from fastconv._numba.im2col import all_finite, empty_class, fill_empty
+from fastconv._numba.im2col import empty_class, fill_empty
 from fastconv._numba.integers import least, most, quotient, remainder, stride_of
+from fastconv._numba.moves import all_finite
 from fastconv._numba.tasks import Phase, claim, run_phases
 from fastconv._numba.vector import (
     copy_run,

@@ -16,8 +16,8 @@ from numba import types
 
 from fastconv._numba import Conv, blocking
 from fastconv._numba.arrays import flat, limits, optional, optional_flat, strides
-from fastconv._numba.compile import Kernel, jit, kernel
-from fastconv._numba.emit import Emitter
+from fastconv._numba.compile import Kernel, kernel
+from fastconv._numba.emit import Emitter, Fields, Whole
 from fastconv._numba.gemm import columns, height
 from fastconv._numba.integers import least, most, quotient, remainder, stride_of
 from fastconv._numba.tasks import claim, run_phases
@@ -180,42 +180,53 @@ class Direct(NamedTuple):
 direct_numbers = numbers(Direct)
 
 
-@jit
-def move(x, at, copy, to, before, count, after):
+@intrinsic
+def copy_rows_under(typingctx, x, xs, copy, place, nhwc, p, n, first, count):
+    """The rows of an image under some output rows, with their padding. p : a Direct."""
+    i8 = types.int64
+    signature = types.void(x, i8, copy, i8, i8, p, i8, i8, i8)
+
+    def body(builder, kinds, x, copy, nhwc, p, *wholes):
+        e = Emitter(builder, scalar_type(kinds[0]))
+        p = Fields(builder, kinds[3], p)
+        n, first, count = map(e.whole, wholes)
+        before = p.pw.least(p.width)
+        inside = (p.width - before).least(p.iw).most(0)
+        channels = p.groups * p.ins
+        with e.each((count - 1) * p.sh + p.reach) as line:
+            row = first * p.sh - p.ph + line
+            real = e.both(row >= 0, row < p.ih)
+            start, some = before.where(real, p.width), inside.where(real, 0)
+            rest = p.width - start - some
+            source, target = e.place(x, n * p.s_n + row * p.s_h), e.place(copy, line * p.c_h)
+            with e.either(e.whole(nhwc) > 0) as (pixels, planes):
+                with pixels:
+                    _run(e, source, target, start * channels, some * channels, rest * channels)
+                with planes, e.each(channels) as c:
+                    from_, to = e.place(source, c * p.s_c), e.place(target, c * p.c_c)
+                    with e.either(p.sw.equals(1)) as (dense, strided):
+                        with dense:
+                            _run(e, from_, to, start, some, rest)
+                        with strided:
+                            _columns(e, p, from_, to, start, some)
+
+    return signature, outlined("copy_rows_under", body)
+
+
+def _run(e: Emitter, x: ir.Value, target: ir.Value, before: Whole, count: Whole, after: Whole) -> None:
     """Zeros, a run of x, zeros."""
-    nr = panel_columns(copy)
-    for q in range(0, before, nr):
-        zero_run(copy, to + q, before - q)
-    for q in range(0, count, nr):
-        copy_run(x, at + q, copy, to + before + q, count - q)
-    for q in range(0, after, nr):
-        zero_run(copy, to + before + count + q, after - q)
+    e.zero(target, before)
+    e.copy(x, e.place(target, before), count)
+    e.zero(e.place(target, before + count), after)
 
 
-@jit
-def copy_rows_under(x, copy, place, nhwc, p, n, first, count):
-    """The rows of an image under some output rows, with their padding."""
-    low = least(p.width, p.pw)
-    inside = most(0, least(p.width - low, p.iw - most(0, low - p.pw)))
-    channels = p.groups * p.ins
-    for row in range((count - 1) * p.sh + p.reach):
-        r = first * p.sh - p.ph + row
-        start, some = (low, inside) if 0 <= r < p.ih else (p.width, 0)
-        at = n * p.s_n + r * p.s_h
-        to = place + row * p.c_h
-        if nhwc:
-            move(x, at, copy, to, start * channels, some * channels, (p.width - start - some) * channels)
-            continue
-        for c in range(channels):
-            source, target = at + c * p.s_c, to + c * p.c_c
-            if p.sw == 1:
-                move(x, source, copy, target, start, some, p.width - start - some)
-            else:
-                for q in range(p.width):
-                    value = copy.dtype.type(0)
-                    if start <= q < start + some:
-                        value = get(x, source + q - start)
-                    put(copy, target + remainder(q, p.sw) * p.c_r + quotient(q, p.sw), value)
+def _columns(e: Emitter, p: Fields, x: ir.Value, target: ir.Value, start: Whole, some: Whole) -> None:
+    """The same of `some` columns from `start` on, those of each residue of the stride together."""
+    with e.each(p.width) as q:
+        value = e.variable(ir.Constant(e.scalar, 0.0))
+        with e.when(e.both(q >= start, q < start + some)):
+            e.set(value, e.number(x, q - start))
+        e.at.store(e.get(value), e.place(target, q % p.sw * p.c_r + q // p.sw))
 
 
 @kernel("in5 out1 int")
@@ -264,7 +275,7 @@ def _forward(nhwc: int) -> Kernel:
         for task in claim(tickets):
             n, first = quotient(task, blocks), remainder(task, blocks) * p.rows
             count = least(p.rows, p.oh - first)
-            copy_rows_under(x, scratch, place, nhwc, p, n, first, count)
+            copy_rows_under(x, 0, scratch, place, nhwc, p, n, first, count)
             for group in range(p.groups):
                 for i in range(count):
                     out = n * p.d_n + (first + i) * p.d_h + group * p.outs * p.d_c

@@ -214,7 +214,7 @@ class Emitter:
         return self.at.and_(self.at.icmp_signed(">=", self.iota, low), below)
 
     def load(
-        self, pointer: ir.Value, offset: ir.Value | int = 0, only: ir.Value | None = None, kind: Any = None
+        self, pointer: ir.Value, offset: Whole | ir.Value | int = 0, only: ir.Value | None = None, kind: Any = None
     ) -> ir.Value:
         """A vector from `offset` elements after `pointer` on; of the lanes `only`, the others 0 and not read."""
         place, kind = self.place(pointer, offset), kind or self.vector
@@ -225,7 +225,7 @@ class Emitter:
         arguments = [self.at.bitcast(place, kinds[0]), I32(vector.itemsize(kind)), only, ir.Constant(kind, None)]
         return self.at.call(function, arguments)
 
-    def store(self, value: ir.Value, pointer: ir.Value, offset: ir.Value | int = 0) -> None:
+    def store(self, value: ir.Value, pointer: ir.Value, offset: Whole | ir.Value | int = 0) -> None:
         vector.store(self.at, value, self.place(pointer, offset))
 
     def store_mask(self, only: ir.Value, pointer: ir.Value) -> None:

@@ -26,6 +26,7 @@ from fastconv._numba.gemm import TILE_ROWS, columns, gemm_indirect, gemm_rows, o
 from fastconv._numba.im2col_pixels import TARGET, find_runs, locate, unroll_columns
 from fastconv._numba.im2col_weight import weight_gradient
 from fastconv._numba.integers import least, quotient, remainder, stride_of
+from fastconv._numba.moves import all_finite, turn
 from fastconv._numba.tasks import Phase, claim, run_phases
 from fastconv._numba.vector import (
     copy_rows,
@@ -35,8 +36,6 @@ from fastconv._numba.vector import (
     numbers,
     panel_columns,
     put,
-    transpose_run,
-    vector_lanes,
     zero_rows,
 )
 
@@ -83,31 +82,6 @@ gather_numbers = numbers(Gather)
 # --------------------------------------------------------------------------------------------------------
 # Packing the weights. The reduction runs over blocks of channels, blocks of taps; in these over taps and channels in
 # NHWC, over channels and taps in NCHW.
-
-
-@jit
-def turn(w, at, s_row, s_column, packed, to, step, rows, columns):
-    """packed[column * step + row] = w[at + row * s_row + column * s_column]; whole squares of neighbours by vectors."""
-    lanes = vector_lanes(packed)
-    square_rows, square_columns = 0, 0
-    if s_column == 1:
-        square_rows, square_columns = quotient(rows, lanes) * lanes, quotient(columns, lanes) * lanes
-    for row in range(0, square_rows, lanes):
-        for column in range(0, square_columns, lanes):
-            place = to + column * step + row
-            transpose_run(w, at + row * s_row + column, s_row, lanes, lanes, packed, place, step)
-    for column in range(columns):
-        for row in range(square_rows if column < square_columns else 0, rows):
-            put(packed, to + column * step + row, get(w, at + row * s_row + column * s_column))
-
-
-@jit
-def all_finite(values, start, end):
-    found = True
-    for n in range(start, end):
-        value = get(values, n)
-        found &= value - value == 0
-    return found
 
 
 @kernel("in5 out1 ints1 ints1 int tickets")

@@ -1,4 +1,4 @@
-"""Moves of data for strides: every other element of rows."""
+"""Moves of data: every other element of rows, weights turned, and whether they are finite."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from llvmlite import ir
 from numba import types
 
 from fastconv._numba.emit import Emitter, Whole, plain
-from fastconv._numba.vector import I64, TILE_VECTORS, intrinsic, outlined, scalar_type, standing
+from fastconv._numba.vector import I32, I64, TILE_VECTORS, intrinsic, outlined, scalar_type, standing, transposed
 
 
 def halve_block(
@@ -65,3 +65,61 @@ def copy_halves(typingctx, source, s, source_step, target, t, target_step, rows,
         halve_block(e, source, e.whole(source_step), target, step, *rest)
 
     return signature, outlined("copy_halves", body)
+
+
+@intrinsic
+def turn(typingctx, w, at, s_row, s_column, packed, to, step, rows, columns):
+    """packed[column * step + row] = w[at + row * s_row + column * s_column]; whole squares of neighbours by vectors."""
+    i8 = types.int64
+    signature = types.void(w, i8, i8, i8, packed, i8, i8, i8, i8)
+
+    def body(builder, kinds, w, s_row, s_column, packed, *sizes):
+        e = Emitter(builder, scalar_type(kinds[0]))
+        s_row, s_column = e.whole(s_row), e.whole(s_column)
+        step, rows, columns = map(e.whole, sizes)
+        n = e.lanes
+        near = s_column.equals(1)
+        square_rows, square_columns = (rows // n * n).where(near, 0), (columns // n * n).where(near, 0)
+        with e.each(square_rows, n) as row, e.each(square_columns, n) as column:
+            from_, target = e.place(w, row * s_row + column), e.place(packed, column * step + row)
+            square = [e.load(from_, s_row * i) for i in range(n)]
+            for j, value in enumerate(transposed(builder, square)):
+                e.store(value, target, step * j)
+        with e.each(columns) as column:
+            first = square_rows.where(column < square_columns, 0)
+            with e.each(rows - first) as left:
+                row = first + left
+                value = e.number(w, row * s_row + column * s_column)
+                builder.store(value, e.place(packed, column * step + row))
+
+    return signature, outlined("turn", body)
+
+
+@intrinsic
+def all_finite(typingctx, values, start, end):
+    """Whether values[start:end] are."""
+
+    def body(builder, kinds, values, count):
+        e = Emitter(builder, scalar_type(kinds[0]))
+        count, nothing = e.whole(count), ir.Constant(e.scalar, 0.0)
+        vectors = count // e.lanes * e.lanes
+        # v - v is 0, or NaN for ever
+        zeros, zero = e.variable(e.zeros()), e.variable(nothing)
+        with e.each(vectors, e.lanes) as n:
+            value = e.load(values, n)
+            e.set(zeros, builder.fadd(e.get(zeros), builder.fsub(value, value)))
+        with e.each(count - vectors) as n:
+            value = e.number(values, vectors + n)
+            e.set(zero, builder.fadd(e.get(zero), builder.fsub(value, value)))
+        for lane in range(e.lanes):
+            e.set(zero, builder.fadd(e.get(zero), builder.extract_element(e.get(zeros), I32(lane))))
+        return builder.fcmp_ordered("==", e.get(zero), nothing)
+
+    code = outlined("all_finite", body)
+
+    def codegen(context, builder, sig, args):
+        found, start, end = args
+        kinds = types.boolean(values, types.int64, types.int64)
+        return code(context, builder, kinds, (found, start, builder.sub(end, start)))
+
+    return types.boolean(values, types.int64, types.int64), codegen
