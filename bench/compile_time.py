@@ -18,7 +18,7 @@ import time
 from typing import Any
 
 from bench.harness import save
-from fastconv.registry import KERNELS
+from fastconv.functional.warming import _everything
 
 KERNEL = """
 import sys, time
@@ -80,11 +80,12 @@ def main() -> None:
         return not args.only or any(part in name for part in args.only)
 
     rows: dict[str, Any] = {}
-    for kernel in (k for k in KERNELS if k.backend == "numba" and wanted(k.name)):
-        for layout in ("NCHW", "NHWC"):
-            row = cold_and_cached(KERNEL, kernel.name, layout, "float32", repeats=args.repeats, printed=True)
-            rows[f"{kernel.name} {layout}"] = row
-            print(f"{kernel.name} {layout}: {row['cold']:.2f} s, from the cache {row['cached']:.2f} s", flush=True)
+    for layout in ("NCHW", "NHWC"):
+        for name in dict.fromkeys(kernel.name for kernel, _ in _everything([layout], ["float32"])):
+            if wanted(name):
+                row = cold_and_cached(KERNEL, name, layout, "float32", repeats=args.repeats, printed=True)
+                rows[f"{name} {layout}"] = row
+                print(f"{name} {layout}: {row['cold']:.2f} s, from the cache {row['cached']:.2f} s", flush=True)
     if wanted("network"):
         row = rows["network"] = cold_and_cached(NETWORK, repeats=args.repeats, printed=False)
         print(f"network, a step from the start of Python: {row['cold']:.1f} s, from the cache {row['cached']:.2f} s")
