@@ -297,6 +297,11 @@ def device_arrays() -> Any:
     return _cuda_module("copying")
 
 
+def device_session() -> Any:
+    """The module of a training run on a GPU; NoKernelError where none can be."""
+    return _cuda_module("session")
+
+
 @functools.cache
 def _entry() -> Any:
     """The module of compiled calls, or None without the extension."""

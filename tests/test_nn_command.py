@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import fastconv
+from fastconv import host
 from fastconv.cli import main
 from fastconv.nn import data, load_model, train
 from tests.training import same
@@ -107,3 +108,11 @@ def test_until_ends_at_the_accuracy_or_fails(folder, tmp_path, capsys):
     captured = capsys.readouterr()
     assert "100.00% was not reached in 2 epochs" in captured.err
     assert "3 updates per epoch (1.64 passes over 100 samples in batches of 64), 6 in 2 epochs" in captured.out
+
+
+def test_a_gpu_that_is_missing_is_told_in_one_sentence(folder, monkeypatch, capsys):
+    monkeypatch.setattr(host, "backend_fault", lambda backend: "no CUDA driver on this machine")
+    assert main(["train", "--data", str(folder), "--backend", "cuda"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == 'fastconv: backend="cuda" cannot train here: no CUDA driver on this machine\n'
+    assert not captured.out

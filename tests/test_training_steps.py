@@ -115,7 +115,11 @@ def test_updates(rule, slots, options, size, dtype):
             fastconv.set_num_threads(threads)
             new, new_slots = w.copy(), [s.copy() for s in kept]
             given = [*new_slots, *[None] * ((2 if rule == "rmsprop" else 1 if rule == "sgd" else 2) - slots)]
-            getattr(training, rule)(new, g, *given, *options)
+            if rule == "adam":
+                rate, b1, b2, epsilon, step = options
+                training.adam(new, g, *given, training.adam_rate(rate, b1, b2, step), b1, b2, epsilon)
+            else:
+                getattr(training, rule)(new, g, *given, *options)
             results.append((new, new_slots))
     finally:
         fastconv.set_num_threads(before)

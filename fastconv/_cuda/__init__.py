@@ -7,6 +7,7 @@
     sizes.py      tiles, splits, bytes of scratch memory: plain numbers
     gemm.py       a tile of a product of matrices: shared memory, register tiles
     winograd_passes.py   F(4x4,3x3) for winograd.py; transforms.py: their 1-D transforms
+    training.py  what a training step does between convolutions; session.py: a network's place on a GPU, whole steps
     naive.py im2col.py direct.py winograd.py depthwise.py pooling.py   the kernels
 
 Importing this package, or sizes.py, does not import Numba; importing any other module does.

@@ -6,6 +6,7 @@ place. Work is queued on the stream that their maker uses now, so nothing waits;
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -48,14 +49,15 @@ class DeviceArray:
 
     @property
     def size(self) -> int:
-        total = 1
-        for n in self.shape:
-            total *= n
-        return total
+        return math.prod(self.shape)
 
     @property
     def itemsize(self) -> int:
         return self.dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.itemsize
 
     @property
     def contiguous(self) -> bool:
@@ -91,9 +93,24 @@ class DeviceArray:
         return self._as(tuple(self.shape[a] for a in axes), tuple(self.strides[a] for a in axes))
 
     def reshape(self, *shape: int) -> DeviceArray:
-        """With a batch axis of one image in front."""
-        assert shape == (1, *self.shape), "only a batch axis can be added"
-        return self._as(shape, (self.itemsize * max(self.size, 1), *self.strides))
+        """The same elements in another shape; an array with gaps can only be given axes of one in front."""
+        if self.contiguous:
+            assert math.prod(shape) == self.size, (shape, self.shape)
+            return self._as(shape, c_strides(shape, self.itemsize))
+        front = len(shape) - self.ndim
+        assert shape == (1,) * front + self.shape, "only a batch axis can be added"
+        return self._as(shape, (self.itemsize * max(self.size, 1),) * front + self.strides)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> DeviceArray:
+        """Neighbouring rows of the first axis."""
+        start, stop, step = rows.indices(self.shape[0])
+        assert step == 1, rows
+        found = self._as((max(0, stop - start), *self.shape[1:]), self.strides)
+        found.address += start * self.strides[0]
+        return found
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         """A new array of its maker's kind, on its device."""

@@ -16,8 +16,8 @@ from numba import cuda as _cuda
 from numba.core import config as _config
 
 __all__ = [
-    "SIMULATED", "afresh", "cuda", "device", "float32", "float64", "kernel", "load4", "memory", "quotient",
-    "select", "store4", "tf32",
+    "SIMULATED", "afresh", "capture", "cuda", "device", "download", "float32", "float64", "kernel", "load4", "memory",
+    "quotient", "select", "store4", "tf32", "upload",
 ]  # fmt: skip
 
 cuda: Any = _cuda  # the simulator puts its own in the place of a global of this value
@@ -207,3 +207,35 @@ def memory(address: int, count: int, dtype: np.dtype, owner: Any) -> Any:
         "stream": None,
     }  # fmt: skip
     return cuda.from_cuda_array_interface(interface, owner=owner, sync=False)
+
+
+def upload(values: np.ndarray, target: Any, stream: Any) -> None:
+    """Queue a copy of a host array of one axis into such memory; `values` must stay as they are until it is done."""
+    if SIMULATED:
+        target.values[...] = values
+    else:
+        target.copy_to_device(values, stream=stream)
+
+
+def download(source: Any, target: np.ndarray, stream: Any) -> None:
+    """Fill a host array of one axis from such memory, and wait for it."""
+    if SIMULATED:
+        target[...] = source.values
+    else:
+        source.copy_to_host(target, stream=stream)
+        stream.synchronize()
+
+
+def capture(stream: Any, work: Callable[[], None]) -> Callable[[], None]:
+    """What `work` would queue on a stream, as a CUDA graph: a function that queues all of it at once. By cuda.core,
+    on which numba-cuda stands; memory that the graph names is not kept by it."""
+    from cuda.core import Stream
+
+    found = Stream.from_handle(int(stream))
+    builder = found.create_graph_builder().begin_building()
+    try:
+        work()
+    finally:
+        builder.end_building()
+    graph = builder.complete()
+    return lambda: graph.launch(found)

@@ -6,12 +6,13 @@ import contextlib
 import functools
 import threading
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from fastconv._cuda.arrays import DeviceArray, current_device, intake
-from fastconv._cuda.compiler import SIMULATED, cuda, memory
+from fastconv._cuda.compiler import SIMULATED, capture, cuda, memory
 from fastconv._cuda.sizes import round_up
 
 # Threads of a block of the kernels that are one loop over cells.
@@ -117,6 +118,11 @@ def run(kernel: Any, grid: Any, threads: int, of: Any, *arguments: Any, shared: 
 
 def queue(kernel: Any, grid: Any, threads: int, of: DeviceArray, shared: int, arguments: tuple[Any, ...]) -> None:
     """What `run` does, once it knows its array; tests put a compiler in its place."""
+    launches = _recording.launches
+    if launches is not None:
+        launches.append((kernel, grid, threads, of, shared, arguments))
+        if SIMULATED:  # as on a GPU: what is recorded does not run
+            return
     with on_device(of):
         if SIMULATED:
             kernel[grid, threads, 0, shared](*arguments)
@@ -130,3 +136,38 @@ def _configured(kernel: Any, grid: Any, threads: int, stream: int, shared: int) 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return kernel[grid, threads, _stream(stream) if stream else 0, shared]
+
+
+class _Recording(threading.local):
+    """The launches of this thread that are being recorded."""
+
+    launches: list[Any] | None = None
+
+
+_recording = _Recording()
+
+
+class Graph:
+    """What a function queues on a stream, recorded once without running it, then queued as one thing.
+
+    The arguments of its launches are kept, and with them the memory whose addresses they name.
+    """
+
+    def __init__(self, stream: Any, work: Callable[[], None]) -> None:
+        self.launches: list[Any] = []
+        _recording.launches = self.launches
+        try:
+            if SIMULATED:
+                work()
+            else:
+                self._replay = capture(stream, work)
+        finally:
+            _recording.launches = None
+
+    def replay(self) -> None:
+        """Queue all of it."""
+        if not SIMULATED:
+            self._replay()
+            return
+        for launch in self.launches:
+            queue(*launch)

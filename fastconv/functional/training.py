@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import host, threads
+from fastconv import dispatch, host, threads
 
 
 @functools.cache
@@ -20,6 +20,11 @@ def _compiled() -> Any:
     """The module of compiled steps, or None."""
     fault = host.backend_fault("cython")
     return None if fault else importlib.import_module("fastconv._cython.training")
+
+
+def device_session() -> Any:
+    """A place on a GPU for the arrays of one network (_cuda/session.py); NoKernelError where none can be."""
+    return dispatch.device_session().Session()
 
 
 def relu_backward(grad: np.ndarray, y: np.ndarray | None, out_bias: np.ndarray | None) -> None:
@@ -84,13 +89,16 @@ def rmsprop(
     w -= step
 
 
+def adam_rate(rate: float, beta_1: float, beta_2: float, step: int) -> float:
+    """rate sqrt(1 - b2^step) / (1 - b1^step): means that began at 0 are too small by these factors."""
+    return rate * math.sqrt(1 - beta_2**step) / (1 - beta_1**step)
+
+
 def adam(
-    w: np.ndarray, g: np.ndarray, m: np.ndarray, v: np.ndarray, rate: float, beta_1: float, beta_2: float,
-    epsilon: float, step: int,
+    w: np.ndarray, g: np.ndarray, m: np.ndarray, v: np.ndarray, alpha: float, beta_1: float, beta_2: float,
+    epsilon: float,
 ) -> None:  # fmt: skip
-    """m += (1 - b1)(g - m); v += (1 - b2)(g^2 - v); w -= alpha m / (sqrt(v) + epsilon),
-    alpha = rate sqrt(1 - b2^step) / (1 - b1^step)."""
-    alpha = rate * math.sqrt(1 - beta_2**step) / (1 - beta_1**step)
+    """m += (1 - b1)(g - m); v += (1 - b2)(g^2 - v); w -= alpha m / (sqrt(v) + epsilon), alpha: see adam_rate."""
     compiled = _compiled()
     if compiled is not None:
         compiled.update("adam", w, g, m, v, alpha, beta_1, beta_2, epsilon, False, threads.get_num_threads())

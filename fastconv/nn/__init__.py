@@ -1,6 +1,7 @@
 """fastconv.nn: a thin training loop over fastconv's convolutions, NHWC, with the names of Keras.
 
 layers.py        the layers: shapes, weights, forward and backward
+device.py        where the arrays are: NumPy, or one GPU    activations.py  those that no kernel has fused
 initializers.py  initial weights            seeding.py    random streams fixed by one seed
 losses.py        losses on logits           optimizers.py updates and learning-rate schedules
 models.py        Sequential                 training.py   the loops of fit, evaluate, predict

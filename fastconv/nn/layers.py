@@ -1,25 +1,24 @@
 """The layers of a `Sequential` network: shapes, weights, forward and backward in NHWC over fastconv's functions.
 
 Arguments, defaults and weight orders are those of Keras. A layer keeps what its backward pass needs, and its
-outputs in buffers that the next call overwrites; `Sequential` hands out copies.
+outputs in buffers that the next call overwrites; `Sequential` hands out copies. Arrays live where `device` says, and
+what is not one of fastconv's functions is asked of it.
 """
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 import fastconv
-from fastconv.functional import training
 
-from . import initializers
+from . import activations, initializers
+from .device import HOST
 from .kernels import KernelChoice
 from .seeding import DROPOUT, INIT, Stream
-
-ALIGNMENT = 64  # bytes: a cache line and an AVX-512 vector
 
 _taken: dict[str, int] = {}
 
@@ -35,14 +34,6 @@ def unique_name(class_name: str) -> str:
 def reset_names() -> None:
     """Start the numbering of automatic names again (Keras: `clear_session`)."""
     _taken.clear()
-
-
-def aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """An uninitialised C-contiguous array whose data start on an ALIGNMENT boundary."""
-    nbytes = math.prod(shape) * np.dtype(dtype).itemsize
-    block = np.empty(nbytes + ALIGNMENT, np.uint8)
-    start = -block.ctypes.data % ALIGNMENT
-    return block[start:start + nbytes].view(dtype).reshape(shape)
 
 
 def _pair(value: Any, what: str, least: int = 1) -> tuple[int, int]:
@@ -61,68 +52,6 @@ def positive(value: Any, what: str) -> int:
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Activations that are not fused into a kernel work in place: forward on z, backward on dy given the output y.
-
-def _relu(z: np.ndarray) -> None:
-    np.maximum(z, 0, out=z)
-
-
-def _relu_backward(y: np.ndarray, dy: np.ndarray) -> None:
-    training.relu_backward(dy, y, None)
-
-
-def _dense(dy: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """`dy` as the compiled steps take it: layers of others may return views, or another dtype."""
-    return dy if dy.flags.c_contiguous and dy.dtype == dtype else np.ascontiguousarray(dy, dtype)
-
-
-def _sigmoid(z: np.ndarray) -> None:
-    # 1/(1+exp(-z)) = (1+tanh(z/2))/2, which cannot overflow
-    np.multiply(z, 0.5, out=z)
-    np.tanh(z, out=z)
-    np.add(z, 1, out=z)
-    np.multiply(z, 0.5, out=z)
-
-
-def _sigmoid_backward(y: np.ndarray, dy: np.ndarray) -> None:
-    np.multiply(dy, y * (1 - y), out=dy)
-
-
-def _tanh(z: np.ndarray) -> None:
-    np.tanh(z, out=z)
-
-
-def _tanh_backward(y: np.ndarray, dy: np.ndarray) -> None:
-    np.multiply(dy, 1 - y * y, out=dy)
-
-
-def softmax(z: np.ndarray) -> None:
-    """Softmax over the last axis, in place; shifted by the maximum so that exp cannot overflow."""
-    z -= z.max(axis=-1, keepdims=True)
-    np.exp(z, out=z)
-    z /= z.sum(axis=-1, keepdims=True)
-
-
-def _softmax_backward(y: np.ndarray, dy: np.ndarray) -> None:
-    dy -= (dy * y).sum(axis=-1, keepdims=True)
-    dy *= y
-
-
-_Pass = Callable[..., None]
-ACTIVATIONS: dict[str, tuple[_Pass, _Pass] | None] = {
-    "linear": None, "relu": (_relu, _relu_backward), "sigmoid": (_sigmoid, _sigmoid_backward),
-    "tanh": (_tanh, _tanh_backward), "softmax": (softmax, _softmax_backward),
-}
-
-
-def _activation(name: str | None) -> str:
-    name = "linear" if name is None else name
-    if name not in ACTIVATIONS:
-        raise ValueError(f"unknown activation {name!r}: None or one of {', '.join(ACTIVATIONS)}")
-    return name
-
-
-# ---------------------------------------------------------------------------------------------------------------
 
 class Layer:
     """One step of a network: `build` fixes shapes and weights, `forward` and `backward` compute.
@@ -133,6 +62,8 @@ class Layer:
     """
 
     activation = "linear"
+    on_gpu = False  # whether it computes on what `device` makes only, so that this may be a GPU
+    replayable = True  # whether each step on a GPU does the same, so that it may be recorded
     settings: tuple[str, ...] = ()  # constructor arguments beside name, trainable and input_shape
 
     def __init__(self, *, input_shape: Iterable[int] | None = None, name: str | None = None,
@@ -143,15 +74,16 @@ class Layer:
         self.built = False
         self.input_shape: tuple[int, ...] = ()
         self.output_shape: tuple[int, ...] = ()
-        self.weights: dict[str, np.ndarray] = {}
-        self.grads: dict[str, np.ndarray] = {}
+        self.device: Any = HOST
+        self.weights: dict[str, Any] = {}
+        self.grads: dict[str, Any] = {}
         self.dtype = np.dtype(np.float32)
         self.kernels = KernelChoice()
-        # A following max pooling applies this layer's ReLU mask to its own, smaller gradient, and leaves that here:
-        # it has the same sums over the image, for the bias.
+        # A following max pooling applies this layer's ReLU mask to its own, smaller gradient, and sums that for the
+        # bias: the sums over the image are the same.
         self.masked_by_next = False
-        self.pooled_dy: np.ndarray | None = None
-        self._buffers: dict[str, np.ndarray] = {}
+        self.bias_summed = False
+        self._buffers: dict[str, Any] = {}
 
     @staticmethod
     def _checked_shape(shape: Iterable[int]) -> tuple[int, ...]:
@@ -186,7 +118,7 @@ class Layer:
         return 0
 
     def get_weights(self) -> list[np.ndarray]:
-        return [weight.copy() for weight in self.weights.values()]
+        return [self.device.get(weight) for weight in self.weights.values()]
 
     def set_weights(self, values: Iterable[Any]) -> None:
         values = [np.asarray(value) for value in values]
@@ -195,7 +127,25 @@ class Layer:
             raise ValueError(f"{self.name}: expects weights of shapes {shapes}, "
                              f"got {[value.shape for value in values]}")
         for weight, value in zip(self.weights.values(), values):
-            weight[...] = value
+            self.device.put(weight, value)
+
+    def check_device(self, device: Any) -> None:
+        """ValueError if the layer cannot compute there."""
+        if device is not HOST and not self.on_gpu:
+            raise self._error('this layer computes on the host only; leave out backend="cuda"')
+
+    def move(self, device: Any) -> None:
+        """Take the weights to another device (see device.py)."""
+        if device is self.device:
+            return
+        self.check_device(device)
+        values = self.get_weights()
+        self.device = device
+        self.release_buffers()
+        for name, value in zip(self.weights, values):
+            self.weights[name] = device.empty(value.shape, value.dtype)
+            self.grads[name] = device.zeros(value.shape, value.dtype)
+        self.set_weights(values)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, JSON-ready."""
@@ -204,19 +154,19 @@ class Layer:
 
     # -- computing
 
-    def forward(self, x: np.ndarray, training: bool, logits: bool = False) -> np.ndarray:
+    def forward(self, x: Any, training: bool, logits: bool = False) -> Any:
         """Outputs of a batch; `logits` leaves out the final activation (the loss applies it, more exactly)."""
         raise NotImplementedError
 
-    def backward(self, dy: np.ndarray, need_dx: bool, logits: bool = False) -> np.ndarray | None:
-        """Gradients of the last forward batch; `logits`: dy is the gradient before the activation."""
+    def backward(self, dy: Any, need_dx: bool, logits: bool = False) -> Any:
+        """Gradients of the last forward batch, None without need_dx; `logits`: dy is that before the activation."""
         raise NotImplementedError
 
-    def buffer(self, key: str, shape: tuple[int, ...], dtype: Any = None) -> np.ndarray:
+    def buffer(self, key: str, shape: tuple[int, ...], dtype: Any = None) -> Any:
         """An array of this shape that is kept between steps: no allocation, no page faults in the loop."""
         kept = self._buffers.get(key)
         if kept is None or kept.shape[1:] != shape[1:] or kept.shape[0] < shape[0]:
-            kept = self._buffers[key] = aligned_empty(shape, self.dtype if dtype is None else dtype)
+            kept = self._buffers[key] = self.device.empty(shape, self.dtype if dtype is None else dtype)
         return kept[:shape[0]]
 
     @property
@@ -234,10 +184,12 @@ class Layer:
 class _Weighted(Layer):
     """A layer with a kernel, an optional bias and an activation: ReLU is fused into the kernel's store."""
 
+    on_gpu = True
+
     def __init__(self, activation: str | None, use_bias: bool, kernel_initializer: str, bias_initializer: str,
                  **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.activation = _activation(activation)
+        self.activation = activations.checked(activation)
         self.use_bias = bool(use_bias)
         self.kernel_initializer = initializers.checked(kernel_initializer)
         self.bias_initializer = initializers.checked(bias_initializer)
@@ -253,25 +205,22 @@ class _Weighted(Layer):
             self.weights["bias"] = makers[self.bias_initializer](shape[-1:], stream).astype(self.dtype)
         self.grads = {name: np.zeros_like(weight) for name, weight in self.weights.items()}
 
-    def _activate(self, z: np.ndarray, logits: bool) -> np.ndarray:
-        passes = ACTIVATIONS[self.activation]
-        if passes is not None and self.activation != "relu" and not logits:
-            passes[0](z)
+    def _activate(self, z: Any, logits: bool) -> Any:
+        if self.activation not in ("linear", "relu") and not logits:
+            self.device.activate(self.activation, z, z)
         return z
 
-    def _gradient_of_sum(self, y: np.ndarray, dy: np.ndarray, logits: bool) -> np.ndarray:
+    def _gradient_of_sum(self, y: Any, dy: Any, logits: bool) -> Any:
         """dy brought back through the activation, in place where it is dense; and the gradient of the bias from it."""
-        dy = _dense(dy, self.dtype)
-        passes = ACTIVATIONS[self.activation]
+        device = self.device
+        dy = device.dense(dy, self.dtype)
         masked = y if self.activation == "relu" and not logits and not self.masked_by_next else None
-        if passes is not None and self.activation != "relu" and not logits:
-            passes[1](y, dy)
-        bias = self.grads.get("bias")
-        if self.pooled_dy is not None and bias is not None:
-            training.relu_backward(self.pooled_dy, None, bias)
-            bias = None
+        if self.activation not in ("linear", "relu") and not logits:
+            device.activate_backward(self.activation, y, dy)
+        bias = None if self.bias_summed else self.grads.get("bias")
+        self.bias_summed = False
         if masked is not None or bias is not None:
-            training.relu_backward(dy, masked, bias)
+            device.relu_backward(dy, masked, bias)
         return dy
 
 
@@ -324,14 +273,14 @@ class Conv2D(_Weighted):
         return {"stride": self.strides, "padding": self.padding, "dilation": self.dilation_rate,
                 "groups": self.groups, "layout": "NHWC"}
 
-    def forward(self, x: np.ndarray, training: bool, logits: bool = False) -> np.ndarray:
+    def forward(self, x: Any, training: bool, logits: bool = False) -> Any:
         y = self.buffer("y", (len(x), *self.output_shape))
         self.kernels.run("forward", len(x), fastconv.conv2d, x, self.weights["kernel"], self.weights.get("bias"),
                          activation="relu" if self.activation == "relu" else None, out=y, **self.geometry)
         self._x, self._y = x, y
         return self._activate(y, logits)
 
-    def backward(self, dy: np.ndarray, need_dx: bool, logits: bool = False) -> np.ndarray | None:
+    def backward(self, dy: Any, need_dx: bool, logits: bool = False) -> Any:
         dy = self._gradient_of_sum(self._y, dy, logits)
         kernel = self.weights["kernel"]
         self.kernels.run("backward_weight", len(dy), fastconv.conv2d_weight, self._x, kernel.shape, dy,
@@ -372,30 +321,36 @@ class Dense(_Weighted):
     def multiply_adds(self) -> int:
         return self.input_shape[0] * self.units
 
-    def forward(self, x: np.ndarray, training: bool, logits: bool = False) -> np.ndarray:
+    def forward(self, x: Any, training: bool, logits: bool = False) -> Any:
         y = self.buffer("y", (len(x), self.units))
-        self.kernels.run("forward", len(x), fastconv.conv2d, x[None, None], self.weights["kernel"][None, None],
+        self.kernels.run("forward", len(x), fastconv.conv2d, _row(x), _row(self.weights["kernel"]),
                          self.weights.get("bias"), activation="relu" if self.activation == "relu" else None,
-                         layout="NHWC", out=y[None, None])
+                         layout="NHWC", out=_row(y))
         self._x, self._y = x, y
         return self._activate(y, logits)
 
-    def backward(self, dy: np.ndarray, need_dx: bool, logits: bool = False) -> np.ndarray | None:
+    def backward(self, dy: Any, need_dx: bool, logits: bool = False) -> Any:
         dy = self._gradient_of_sum(self._y, dy, logits)
-        x, kernel, row = self._x[None, None], self.weights["kernel"][None, None], dy[None, None]
-        self.kernels.run("backward_weight", len(dy), fastconv.conv2d_weight, x, kernel.shape, row, layout="NHWC",
-                         out=self.grads["kernel"][None, None])
+        x, kernel = _row(self._x), _row(self.weights["kernel"])
+        self.kernels.run("backward_weight", len(dy), fastconv.conv2d_weight, x, kernel.shape, _row(dy), layout="NHWC",
+                         out=_row(self.grads["kernel"]))
         if not need_dx:
             return None
         dx = self.buffer("dx", self._x.shape)
-        self.kernels.run("backward_input", len(dy), fastconv.conv2d_input, x.shape, kernel, row, layout="NHWC",
-                         out=dx[None, None])
+        self.kernels.run("backward_input", len(dy), fastconv.conv2d_input, x.shape, kernel, _row(dy), layout="NHWC",
+                         out=_row(dx))
         return dx
+
+
+def _row(matrix: Any) -> Any:
+    """A matrix as an image of one row."""
+    return matrix.reshape(1, 1, *matrix.shape)
 
 
 class _Pooling(Layer):
     """Windows over height and width; every channel on its own."""
 
+    on_gpu = True
     settings = ("pool_size", "strides", "padding")
 
     def __init__(self, pool_size: Any = (2, 2), strides: Any = None, padding: str = "valid",
@@ -413,13 +368,13 @@ class _Pooling(Layer):
 class MaxPooling2D(_Pooling):
     """Largest value of each window; the first one takes the gradient when several are equal.
 
-    After a layer with ReLU it also applies that layer's gradient mask: the maximum of a window is positive exactly
-    when the element that receives the gradient is, and there are fewer maxima than elements.
+    After a layer with ReLU it also applies that layer's gradient mask and sums the gradient of its bias: the maximum
+    of a window is positive exactly when the element that receives the gradient is, and there are fewer of them.
     """
 
     masked_layer: Layer | None = None
 
-    def forward(self, x: np.ndarray, training: bool, logits: bool = False) -> np.ndarray:
+    def forward(self, x: Any, training: bool, logits: bool = False) -> Any:
         shape = (len(x), *self.output_shape)
         y = self.buffer("y", shape)
         if training:
@@ -432,13 +387,13 @@ class MaxPooling2D(_Pooling):
         self._x, self._y = x, y
         return y
 
-    def backward(self, dy: np.ndarray, need_dx: bool, logits: bool = False) -> np.ndarray | None:
+    def backward(self, dy: Any, need_dx: bool, logits: bool = False) -> Any:
         if not need_dx:
             return None
         if self.masked_layer is not None:
-            dy = _dense(dy, self.dtype)
-            _relu_backward(self._y, dy)
-            self.masked_layer.pooled_dy = dy
+            dy = self.device.dense(dy, self.dtype)
+            self.device.relu_backward(dy, self._y, self.masked_layer.grads.get("bias"))
+            self.masked_layer.bias_summed = True
         dx = self.buffer("dx", self._x.shape)
         self.kernels.run("backward", len(dy), fastconv.max_pool2d_backward, dy, dx.shape, self._indices,
                          self.pool_size, self.strides, self.padding, layout="NHWC", out=dx)
@@ -448,14 +403,14 @@ class MaxPooling2D(_Pooling):
 class AveragePooling2D(_Pooling):
     """Mean of each window over the cells inside the image (padding is not counted, as in Keras)."""
 
-    def forward(self, x: np.ndarray, training: bool, logits: bool = False) -> np.ndarray:
+    def forward(self, x: Any, training: bool, logits: bool = False) -> Any:
         y = self.buffer("y", (len(x), *self.output_shape))
         self._x = x
         self.kernels.run("forward", len(x), fastconv.avg_pool2d, x, self.pool_size, self.strides, self.padding,
                          count_include_pad=False, layout="NHWC", out=y)
         return y
 
-    def backward(self, dy: np.ndarray, need_dx: bool, logits: bool = False) -> np.ndarray | None:
+    def backward(self, dy: Any, need_dx: bool, logits: bool = False) -> Any:
         if not need_dx:
             return None
         dx = self.buffer("dx", self._x.shape)
@@ -467,19 +422,22 @@ class AveragePooling2D(_Pooling):
 class Flatten(Layer):
     """(n, h, w, c) to (n, h*w*c), without a copy."""
 
+    on_gpu = True
+
     def compute_output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         return (math.prod(input_shape),)
 
-    def forward(self, x: np.ndarray, training: bool, logits: bool = False) -> np.ndarray:
+    def forward(self, x: Any, training: bool, logits: bool = False) -> Any:
         return x.reshape(len(x), *self.output_shape)
 
-    def backward(self, dy: np.ndarray, need_dx: bool, logits: bool = False) -> np.ndarray | None:
+    def backward(self, dy: Any, need_dx: bool, logits: bool = False) -> Any:
         return dy.reshape(len(dy), *self.input_shape)
 
 
 class Dropout(Layer):
     """In training, zero each value with probability `rate` and scale the others by 1 / (1 - rate)."""
 
+    on_gpu = True
     settings = ("rate",)
 
     def __init__(self, rate: float, **kwargs: Any) -> None:
@@ -487,46 +445,48 @@ class Dropout(Layer):
         if not 0 <= rate < 1:
             raise ValueError(f"Dropout: rate is the share that is zeroed, 0 <= rate < 1, got {rate!r}")
         self.rate = float(rate)
+        self.replayable = not self.rate  # what is kept is drawn on the host
 
     def reseed(self, seed: int, index: int) -> None:
         self.stream = Stream(seed, DROPOUT, index)
 
-    def forward(self, x: np.ndarray, training: bool, logits: bool = False) -> np.ndarray:
+    def forward(self, x: Any, training: bool, logits: bool = False) -> Any:
         self._scale = None
         if not training or self.rate == 0:
             return x
-        self._scale = self.buffer("scale", x.shape)
+        self._scale, y = self.buffer("scale", x.shape), self.buffer("y", x.shape)
         keep = self.stream.keep(x.size, self.rate).reshape(x.shape)
-        np.multiply(keep, self.dtype.type(1 / (1 - self.rate)), out=self._scale)
-        return np.multiply(x, self._scale, out=self.buffer("y", x.shape))
+        self.device.send(self._scale, keep * self.dtype.type(1 / (1 - self.rate)))
+        self.device.multiply(x, self._scale, y)
+        return y
 
-    def backward(self, dy: np.ndarray, need_dx: bool, logits: bool = False) -> np.ndarray | None:
-        return dy if self._scale is None else np.multiply(dy, self._scale, out=dy)
+    def backward(self, dy: Any, need_dx: bool, logits: bool = False) -> Any:
+        if self._scale is not None:
+            self.device.multiply(dy, self._scale, dy)
+        return dy
 
 
 class Activation(Layer):
     """An activation as a layer of its own."""
 
+    on_gpu = True
     settings: tuple[str, ...] = ("activation",)
 
     def __init__(self, activation: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.activation = _activation(activation)
+        self.activation = activations.checked(activation)
 
-    def forward(self, x: np.ndarray, training: bool, logits: bool = False) -> np.ndarray:
-        passes = ACTIVATIONS[self.activation]
-        if passes is None or logits:
+    def forward(self, x: Any, training: bool, logits: bool = False) -> Any:
+        if self.activation == "linear" or logits:
             return x
         self._y = self.buffer("y", x.shape)
-        np.copyto(self._y, x)
-        passes[0](self._y)
+        self.device.activate(self.activation, x, self._y)
         return self._y
 
-    def backward(self, dy: np.ndarray, need_dx: bool, logits: bool = False) -> np.ndarray | None:
-        passes = ACTIVATIONS[self.activation]
-        if passes is not None and not logits and not self.masked_by_next:
-            dy = _dense(dy, self.dtype)
-            passes[1](self._y, dy)
+    def backward(self, dy: Any, need_dx: bool, logits: bool = False) -> Any:
+        if self.activation != "linear" and not logits and not self.masked_by_next:
+            dy = self.device.dense(dy, self.dtype)
+            self.device.activate_backward(self.activation, self._y, dy)
         return dy
 
 

@@ -5,6 +5,7 @@ import math
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterable
 from time import perf_counter
 from typing import Any
@@ -12,12 +13,14 @@ from typing import Any
 import numpy as np
 
 import fastconv
-from fastconv import settings
+from fastconv import host, settings
 
+from . import device as devices
 from . import fusion, losses, optimizers, saving, summary, training
 from . import layers as layers_module
 from .augment import Augment
 from .callbacks import Callback, History
+from .device import ALIGNMENT, HOST
 from .kernels import KernelChoice
 from .layers import Layer, MaxPooling2D
 from .memory import Memory
@@ -68,13 +71,16 @@ class Sequential:
         self.metrics: tuple[str, ...] = ()
         self.algorithm = self.backend = "auto"
         self.fuse = True
+        self._device: Any = HOST
+        self._tallies: dict[str, Any] = {}
         self._steps: list[tuple[Any, int]] = []
         self._steps_under: Any = None  # the settings that the choice of fused layers was made under
         self.stop_training = False
         self.epochs_done = 0
         self.history: History | None = None
         self._shuffle, self._augment = Stream(self.seed, SHUFFLE), Stream(self.seed, AUGMENT)
-        self._parameters = self._gradients = np.empty(0, self.dtype)
+        self._parameters: Any = np.empty(0, self.dtype)
+        self._gradients: Any = self._parameters
         self._clock = Clock(0)
         self._lock = threading.RLock()
         for layer in layers or ():
@@ -90,6 +96,7 @@ class Sequential:
             raise ValueError(f"the model already has a layer named {layer.name!r}; names are unique")
         if layer.built:
             raise ValueError(f"{layer.name} already belongs to a model; make a new layer")
+        layer.check_device(self._device)
         shape: tuple[int, ...] | None
         if not self.layers:
             shape = layer.given_input_shape
@@ -210,14 +217,14 @@ class Sequential:
         with self._lock, np.errstate(all="ignore"):
             for layer in self.layers:
                 layer.kernels = KernelChoice(self.algorithm, self.backend)
-            x = np.zeros((batch_size, *self.layers[0].input_shape), self.dtype)
+            x = self._device.zeros((batch_size, *self.layers[0].input_shape), self.dtype)
             logits = training and self._fused_ending
             try:
                 y = self._forward(x, training, logits)
                 if training:
                     last, first = len(self.layers) - 1, self._first_trained
                     dy: Any = self.layers[last].buffer("dy", y.shape)
-                    dy[:] = 0
+                    self._device.put(dy, 0)
                     for step, index in reversed([step for step in self._steps if step[1] >= first]):
                         dy = step.backward(dy, index > first, logits and index == last)
             finally:
@@ -242,26 +249,26 @@ class Sequential:
                 del values[:len(layer.weights)]
 
     def _flatten(self) -> None:
-        """Move the trainable weights and their gradients into two flat arrays; the layers keep views of them."""
-        item = layers_module.ALIGNMENT // self.dtype.itemsize
+        """Move all weights to the device; the trainable ones and their gradients into two flat arrays, of which the
+        layers keep views."""
+        device, item = self._device, ALIGNMENT // self.dtype.itemsize
         places, size = [], 0
         for layer in self.layers:
+            layer.move(device)
             for name, weight in layer.weights.items():
                 if layer.trainable:
                     places.append((layer, name, weight, size))
                     size += -(-weight.size // item) * item
-        parameters = layers_module.aligned_empty((size,), self.dtype)
-        gradients = layers_module.aligned_empty((size,), self.dtype)
-        parameters[:] = gradients[:] = 0
+        parameters, gradients = (device.zeros((size,), self.dtype) for _ in range(2))
         for layer, name, weight, start in places:
-            view = parameters[start:start + weight.size].reshape(weight.shape)
-            view[...] = weight
+            view = parameters[start:start + weight.size].reshape(*weight.shape)
+            device.put(view, device.get(weight))
             layer.weights[name] = view
-            layer.grads[name] = gradients[start:start + weight.size].reshape(weight.shape)
+            layer.grads[name] = gradients[start:start + weight.size].reshape(*weight.shape)
         self._parameters, self._gradients = parameters, gradients
         self._first_trained = min((self.layers.index(layer) for layer, *_ in places), default=len(self.layers))
         if self.optimizer is not None:
-            self.optimizer.build(size, self.dtype)
+            self.optimizer.build(size, self.dtype, device)
         self._steps_under = None
 
     def _line_up(self) -> None:
@@ -269,8 +276,10 @@ class Sequential:
         now = settings.current()
         if self._steps_under is not now:
             compiled = self.optimizer is not None
-            self._steps = fusion.steps(self.layers, self._first_trained if compiled else 0, self.fuse and compiled)
+            fuse = self.fuse and compiled and self._device is HOST
+            self._steps = fusion.steps(self.layers, self._first_trained if compiled else 0, fuse)
             self._steps_under = now
+            self._device.forget()
 
     # -- training
 
@@ -286,14 +295,16 @@ class Sequential:
         metrics : ["accuracy"] or nothing
         kernels, backend : force an algorithm ("im2col", "winograd", ...) and a backend ("cython", "numba", ...) in
             every pass that has such a kernel; the others keep their default, and a warning names the convolutions
-            among them
+            among them. "cuda" is more than a wish: weights, their gradients and what the optimiser remembers stay on
+            the GPU, batches go up in one copy each, and nothing waits before a loss is shown or asked for
         fuse : run a Conv2D with ReLU and the 2x2 MaxPooling2D after it as one where a compiled kernel does that; the
             numbers stay the same within rounding
 
         Raises
         ------
         ValueError
-            An unknown name; a cross-entropy over a last layer that does not end in its activation.
+            An unknown name; a cross-entropy over a last layer that does not end in its activation; a GPU that is
+            missing, or a layer, loss or optimiser that computes on the host only.
         """
         self.optimizer = optimizers.get(optimizer)
         if loss is None:
@@ -310,12 +321,29 @@ class Sequential:
             fastconv.explain((1, 4, 4, 1), (3, 3, 1, 1), layout="NHWC", algorithm=kernels, backend=backend)
         except ValueError as error:
             raise ValueError(str(error).replace("explain: ", "compile: ", 1)) from None
+        device = self._device_for(backend)
+        if device is not self._device:
+            self._device, self._tallies = device, {}
         self.algorithm, self.backend, self.fuse = kernels, backend, bool(fuse)
         for layer in self.layers:
             layer.kernels = KernelChoice(kernels, backend)
         self._refusals_told = False
         if self.built:
             self._flatten()
+
+    def _device_for(self, backend: str) -> Any:
+        """Where to compute; ValueError in one sentence if that cannot be."""
+        if backend != "cuda":
+            return HOST
+        known: tuple[Any, ...] = (*losses.LOSSES.values(), *optimizers.OPTIMIZERS.values())
+        for kind, thing in (("loss", self.loss), ("optimizer", self.optimizer)):
+            if type(thing) not in known:
+                raise ValueError(f'compile: the {kind} {type(thing).__name__} computes on the host only; leave out '
+                                 'backend="cuda"')
+        device = self._device if self._device is not HOST else devices.gpu()
+        for layer in self.layers:
+            layer.check_device(device)
+        return device
 
     def _check_ending(self) -> None:
         assert self.loss is not None
@@ -352,13 +380,36 @@ class Sequential:
             x = step.forward(x, training, logits and index == last)
         return x
 
-    def _train_step(self, x: np.ndarray, y: np.ndarray) -> tuple[float, int]:
-        """One update; (sum of the losses, number of right predictions) before it."""
-        loss, optimizer, clock = self.loss, self.optimizer, self._clock
-        assert loss is not None and optimizer is not None
+    def _train_step(self, x: np.ndarray, y: np.ndarray, tally: str = "fit") -> None:
+        """One update; the losses and right predictions before it are added to the tally of this name."""
+        optimizer, device, clock = self.optimizer, self._device, self._clock
+        assert optimizer is not None
         self._line_up()
+        sums = self._tally(tally)
+        sums.room(len(x))
+        batch, began = len(x), perf_counter()
+        x, y, rate = device.upload(x, y, optimizer.advance())
+        device.step(self._key(tally, batch), lambda: self._work(x, y, rate, sums))
+        clock.queued += perf_counter() - began
+        clock.steps += 1
+        clock.samples += batch
+
+    def _tally(self, name: str) -> Any:
+        """The sums of this name, which begin with their `start`."""
+        if name not in self._tallies:
+            self._tallies[name] = self._device.tally()
+        return self._tallies[name]
+
+    def _key(self, tally: str, batch: int) -> Any:
+        """What tells a step from others; None where none is like it, or each launch is to be told."""
+        replayable = all(layer.replayable for layer in self.layers) and not settings.current().verbose
+        return (tally, batch) if replayable else None
+
+    def _work(self, x: Any, y: Any, rate: Any, sums: Any) -> None:
+        loss, optimizer, device, clock = self.loss, self.optimizer, self._device, self._clock
+        assert loss is not None and optimizer is not None
         fused, last, first = self._fused_ending, len(self.layers) - 1, self._first_trained
-        batch, now = len(x), perf_counter()
+        now = perf_counter()
         for step, index in self._steps:
             x = step.forward(x, True, fused and index == last)
             before, now = now, perf_counter()
@@ -366,7 +417,7 @@ class Sequential:
         # diverging runs are reported by their loss, not by NumPy's warnings
         with np.errstate(over="ignore", invalid="ignore"):
             dy: Any = self.layers[last].buffer("dy", x.shape)
-            total, correct = loss.value_and_correct(x, y, dy) if self.metrics else (loss.value(x, y, dy), 0)
+            device.loss(loss, x, y, dy, sums, bool(self.metrics))
             before, now = now, perf_counter()
             clock.loss += now - before
             for step, index in reversed(self._steps):
@@ -375,17 +426,23 @@ class Sequential:
                 dy = step.backward(dy, index > first, fused and index == last)
                 before, now = now, perf_counter()
                 clock.backward[index] += now - before
-            optimizer.apply(self._parameters, self._gradients)
+            optimizer.update(rate, self._parameters, self._gradients)
         clock.update += perf_counter() - now
-        clock.steps += 1
-        clock.samples += batch
-        return total, correct
 
-    def _test_step(self, x: np.ndarray, y: np.ndarray) -> tuple[float, int]:
-        loss = self._need_compiled()
+    def _test_step(self, x: np.ndarray, y: np.ndarray) -> None:
+        """Add the losses and right predictions of a batch to the tally "evaluate"."""
+        loss, device = self._need_compiled(), self._device
+        self._line_up()
+        sums = self._tally("evaluate")
+        sums.room(len(x))
+        key = self._key("evaluate", len(x))
+        x, y, _ = device.upload(x, y, 0.0)
+
+        def work() -> None:
+            device.loss(loss, self._forward(x, False, self._fused_ending), y, None, sums, bool(self.metrics))
+
         with np.errstate(over="ignore", invalid="ignore"):
-            z = self._forward(x, False, self._fused_ending)
-            return loss.value_and_correct(z, y, None) if self.metrics else (loss.value(z, y, None), 0)
+            device.step(key, work)
 
     def fit(self, x: Any, y: Any = None, batch_size: int | None = None, epochs: int = 1, verbose: int | str = "auto",
             callbacks: Iterable[Callback] | None = None, validation_split: float = 0.0, validation_data: Any = None,
@@ -436,8 +493,10 @@ class Sequential:
         """One update on one batch; its loss and metrics, before the update."""
         with self._lock:
             batch = training.prepared(self, x, y, "train_on_batch")
-            total, correct = self._train_step(batch.x, batch.y)
-            return training.logs_of(self, total, correct, batch.size)
+            tally = self._tally("train_on_batch")
+            tally.start()
+            self._train_step(batch.x, batch.y, "train_on_batch")
+            return training.logs_of(self, tally.read(), batch.size)
 
     def evaluate(self, x: Any, y: Any = None, batch_size: int | None = None, steps: int | None = None,
                  return_dict: bool = False) -> Any:
@@ -459,7 +518,7 @@ class Sequential:
 
     def profile(self) -> Profile:
         """Time per layer, forward and backward, and kernels, of the training steps of the last `fit`."""
-        return profile(self._clock, self.layers)
+        return profile(self._clock, self.layers, self._device.name)
 
     # -- files
 
@@ -477,7 +536,7 @@ class Sequential:
         """
         self._need_built()
         with self._lock:
-            arrays = {f"weights/{layer.name}/{name}": weight for layer in self.layers
+            arrays = {f"weights/{layer.name}/{name}": self._device.get(weight) for layer in self.layers
                       for name, weight in layer.weights.items()}
             header: dict[str, Any] = {"model": self.get_config(), "epochs_done": self.epochs_done,
                                       "version": fastconv.__version__, "streams": self._streams_state()}
@@ -486,7 +545,7 @@ class Sequential:
                     "loss": self.loss.get_config(), "metrics": self.metrics, "kernels": self.algorithm,
                     "backend": self.backend, "fuse": self.fuse, "optimizer": self.optimizer.get_config(),
                     "iterations": self.optimizer.iterations}
-                arrays |= {f"optimizer/{name}": slot for name, slot in self.optimizer.slots.items()}
+                arrays |= {f"optimizer/{name}": self._device.get(slot) for name, slot in self.optimizer.slots.items()}
             saving.write(path, header, arrays)
 
     def _streams_state(self) -> dict[str, Any]:
@@ -533,12 +592,16 @@ class Sequential:
         model.epochs_done = int(header["epochs_done"])
         if "training" in header:
             run = header["training"]
-            model.compile(run["optimizer"], run["loss"], run["metrics"], run["kernels"], run["backend"],
+            backend, fault = run["backend"], host.backend_fault(run["backend"])
+            if backend == "cuda" and fault is not None:
+                warnings.warn(f'the model was trained with backend="cuda"; it goes on with "auto": {fault}')
+                backend = "auto"
+            model.compile(run["optimizer"], run["loss"], run["metrics"], run["kernels"], backend,
                           run.get("fuse", True))
             assert model.optimizer is not None
             model.optimizer.iterations = int(run["iterations"])
             for name, slot in model.optimizer.slots.items():
-                slot[:] = arrays[f"optimizer/{name}"]
+                model._device.put(slot, arrays[f"optimizer/{name}"])
         model._shuffle.state = header["streams"]["shuffle"]
         if "augment" in header["streams"]:
             model._augment.state = header["streams"]["augment"]

@@ -11,6 +11,8 @@ import numpy as np
 
 from fastconv.functional import training
 
+from .device import HOST
+
 
 class Schedule:
     """A learning rate as a function of the number of updates made so far."""
@@ -90,7 +92,8 @@ class Optimizer:
                 raise ValueError(f"{self.name}: the learning rate is a finite number >= 0, got {learning_rate}")
         self.learning_rate = learning_rate
         self.iterations = 0
-        self.slots: dict[str, np.ndarray] = {}
+        self.slots: dict[str, Any] = {}
+        self.device: Any = HOST
         self._built_for: tuple[int, np.dtype] | None = None
 
     @property
@@ -99,21 +102,34 @@ class Optimizer:
         rate = self.learning_rate
         return rate(self.iterations) if isinstance(rate, Schedule) else rate
 
-    def build(self, size: int, dtype: np.dtype) -> None:
-        """Allocate the slots for a model of `size` weights."""
+    def build(self, size: int, dtype: np.dtype, device: Any = HOST) -> None:
+        """Allocate the slots for a model of `size` weights, where its weights are."""
         if (size, dtype) == self._built_for:
-            return
-        self._built_for = size, dtype
-        self.iterations = 0
-        self.slots = {name: np.zeros(size, dtype) for name in self.slot_names}
+            values = {name: self.device.get(slot) for name, slot in self.slots.items()} if device != self.device else {}
+        else:
+            self._built_for = size, dtype
+            self.iterations = 0
+            values = {name: np.zeros(size, dtype) for name in self.slot_names}
+        self.device = device
+        for name, value in values.items():
+            self.slots[name] = device.empty(value.shape, dtype)
+            device.put(self.slots[name], value)
 
-    def apply(self, weights: np.ndarray, grads: np.ndarray) -> None:
-        """One update of all weights, in place. Both arrays are flat."""
+    def advance(self) -> float:
+        """The rate that `update` takes, of the next update, which counts as made."""
         rate = self.current_learning_rate
         self.iterations += 1
+        return rate
+
+    def update(self, rate: Any, weights: Any, grads: Any) -> None:
+        """One update of all weights, in place; the arrays are flat. `rate` as the device has it."""
         self._update(rate, weights, grads, *self.slots.values())
 
-    def _update(self, rate: float, w: np.ndarray, g: np.ndarray, *slots: np.ndarray) -> None:
+    def apply(self, weights: np.ndarray, grads: np.ndarray) -> None:
+        """Both."""
+        self.update(self.advance(), weights, grads)
+
+    def _update(self, rate: Any, w: Any, g: Any, *slots: Any) -> None:
         raise NotImplementedError
 
     def settings(self) -> dict[str, Any]:
@@ -143,8 +159,8 @@ class SGD(Optimizer):
     def settings(self) -> dict[str, Any]:
         return {"momentum": self.momentum, "nesterov": self.nesterov}
 
-    def _update(self, rate: float, w: np.ndarray, g: np.ndarray, *slots: np.ndarray) -> None:
-        training.sgd(w, g, slots[0] if slots else None, rate, self.momentum, self.nesterov)
+    def _update(self, rate: Any, w: Any, g: Any, *slots: Any) -> None:
+        self.device.sgd(w, g, slots[0] if slots else None, rate, self.momentum, self.nesterov)
 
 
 class RMSprop(Optimizer):
@@ -164,9 +180,9 @@ class RMSprop(Optimizer):
     def settings(self) -> dict[str, Any]:
         return {"rho": self.rho, "momentum": self.momentum, "epsilon": self.epsilon}
 
-    def _update(self, rate: float, w: np.ndarray, g: np.ndarray, *slots: np.ndarray) -> None:
-        training.rmsprop(w, g, slots[0], slots[1] if len(slots) > 1 else None, rate, self.rho, self.momentum,
-                         self.epsilon)
+    def _update(self, rate: Any, w: Any, g: Any, *slots: Any) -> None:
+        self.device.rmsprop(w, g, slots[0], slots[1] if len(slots) > 1 else None, rate, self.rho, self.momentum,
+                            self.epsilon)
 
 
 class Adam(Optimizer):
@@ -184,8 +200,11 @@ class Adam(Optimizer):
     def settings(self) -> dict[str, Any]:
         return {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
 
-    def _update(self, rate: float, w: np.ndarray, g: np.ndarray, *slots: np.ndarray) -> None:
-        training.adam(w, g, slots[0], slots[1], rate, self.beta_1, self.beta_2, self.epsilon, self.iterations)
+    def advance(self) -> float:
+        return training.adam_rate(super().advance(), self.beta_1, self.beta_2, self.iterations)
+
+    def _update(self, rate: Any, w: Any, g: Any, *slots: Any) -> None:
+        self.device.adam(w, g, slots[0], slots[1], rate, self.beta_1, self.beta_2, self.epsilon)
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {cls.name: cls for cls in (SGD, RMSprop, Adam)}

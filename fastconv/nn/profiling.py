@@ -17,6 +17,7 @@ class Clock:
     batches: float = 0.0  # drawing them
     loss: float = 0.0
     update: float = 0.0
+    queued: float = 0.0  # whole steps, as the host sees them
 
     def __post_init__(self) -> None:
         self.forward, self.backward = [0.0] * self.layers, [0.0] * self.layers
@@ -41,6 +42,7 @@ class Profile:
     layers: list[LayerTime]
     other_ms: dict[str, float]
     refused: dict[str, dict[str, str]]
+    device: str = "cpu"
 
     @property
     def step_ms(self) -> float:
@@ -68,15 +70,20 @@ class Profile:
             lines.append(f"{name:<{width}}  {ms:8.3f}  {'':8}  {ms / total:6.1%}")
         lines.append(f"{'total':<{width}}  {self.step_ms:8.3f}  {'':8}          "
                      f"{self.samples / self.steps:.1f} samples per step, {self.steps:,} steps")
+        if self.device != "cpu":
+            lines.append("the GPU works by itself: queued is what the host takes to ask for a step")
         return "\n".join(lines)
 
 
-def profile(clock: Clock, layers: list[Any]) -> Profile:
+def profile(clock: Clock, layers: list[Any], device: str = "cpu") -> Profile:
     """The clock's figures with the layers' names and kernels."""
     per = 1e3 / max(1, clock.steps)
-    times = [LayerTime(layer.name, clock.forward[i] * per, clock.backward[i] * per,
+    of_layer = per if device == "cpu" else 0.0  # how long a layer takes to queue its work tells nothing
+    times = [LayerTime(layer.name, clock.forward[i] * of_layer, clock.backward[i] * of_layer,
                        {pass_: list(names) for pass_, names in layer.kernels.ran.items()})
              for i, layer in enumerate(layers)]
     other = {"batches": clock.batches * per, "loss": clock.loss * per, "update": clock.update * per}
+    if device != "cpu":
+        other = {"batches": clock.batches * per, "queued": clock.queued * per}
     refused = {layer.name: dict(layer.kernels.refused) for layer in layers if layer.kernels.refused}
-    return Profile(clock.steps, clock.samples, times, other, refused)
+    return Profile(clock.steps, clock.samples, times, other, refused, device)

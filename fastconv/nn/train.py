@@ -16,7 +16,7 @@ import numpy as np
 
 import fastconv
 
-from . import data, optimizers, saving
+from . import data, device, optimizers, saving
 from .augment import RandomAffine
 from .callbacks import History, TargetReached
 from .models import Sequential
@@ -92,7 +92,8 @@ def add_train_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=_at_least(0), default=0, help="of weights and batches (%(default)s)")
     parser.add_argument("--threads", type=_at_least(1), help="most threads to use (all cores allowed)")
     parser.add_argument("--algorithm", default="auto", help="force naive, im2col, winograd, ... where it exists")
-    parser.add_argument("--backend", default="auto", help="force cython, numba, ... where it exists")
+    parser.add_argument("--backend", default="auto",
+                        help="force cython or numba where it exists; cuda: all of the training on the GPU")
     parser.add_argument("--save", metavar="FILE", help="write the trained model (.npz or .safetensors)")
     parser.add_argument("--json", metavar="FILE", help="write the run's figures")
     parser.set_defaults(run=run_train)
@@ -106,6 +107,7 @@ def run_train(args: argparse.Namespace) -> int:
             raise FileNotFoundError(f"{path}: its folder does not exist")
     if args.save:
         saving.file_kind(args.save)
+    device.check(args.backend)
     for name, value in (USUAL if args.until is None else UNTIL).items():
         if getattr(args, name) is None:
             setattr(args, name, value)
@@ -186,8 +188,8 @@ def _train(args: argparse.Namespace) -> tuple[dict[str, Any], Sequential]:
     rate = profile.samples / seconds
     wrong = round((1 - accuracy) * len(x_test))
     print(f"test accuracy {accuracy:.2%}  ({wrong} of {len(x_test):,} wrong, loss {loss:.4f})")
-    print(f"{history.updates:,} updates in {seconds:.1f} s, {rate:,.0f} images/s, "
-          f"{fastconv.get_num_threads()} threads")
+    where = "on the GPU" if args.backend == "cuda" else f"{fastconv.get_num_threads()} threads"
+    print(f"{history.updates:,} updates in {seconds:.1f} s, {rate:,.0f} images/s, {where}")
     print(profile)
     return {
         "accuracy": accuracy, "loss": loss, "updates": history.updates,

@@ -24,8 +24,9 @@ TRAIN_BATCH = 32  # Keras's default
 TEST_BATCH = 64
 
 
-def logs_of(model: Any, total: float, correct: int, samples: int, prefix: str = "") -> dict[str, float]:
-    """Means over `samples`, under the names the model was compiled with."""
+def logs_of(model: Any, sums: tuple[float, int], samples: int, prefix: str = "") -> dict[str, float]:
+    """Means over `samples` of a tally's sums, under the names the model was compiled with."""
+    total, correct = sums
     logs = {f"{prefix}loss": total / samples}
     for name in model.metrics:
         logs[prefix + name] = correct / samples
@@ -85,13 +86,14 @@ def _split(x: Any, y: Any, share: float) -> tuple[Any, Any, tuple[Any, Any]]:
 
 def evaluate(model: Any, source: ArrayFeed | GeneratorFeed, prefix: str = "") -> dict[str, float]:
     """Means over all samples of one pass, weighted by batch size; weights are not touched."""
-    total, correct, samples = 0.0, 0, 0
+    tally, samples = model._tally("evaluate"), 0
+    tally.start()
     for batch in source.epoch(None):
-        batch_total, batch_correct = model._test_step(batch.x, batch.y)
-        total, correct, samples = total + batch_total, correct + batch_correct, samples + batch.size
+        model._test_step(batch.x, batch.y)
+        samples += batch.size
     if not samples:
         raise ValueError("evaluate: the generator gave no batch")
-    return logs_of(model, total, correct, samples, prefix)
+    return logs_of(model, tally.read(), samples, prefix)
 
 
 def predict(model: Any, x: Any, batch_size: int | None) -> np.ndarray:
@@ -103,7 +105,8 @@ def predict(model: Any, x: Any, batch_size: int | None) -> np.ndarray:
     if len(x):
         start = 0
         for batch in ArrayFeed(x, None, TEST_BATCH if batch_size is None else batch_size).epoch(None):
-            outputs[start:start + batch.size] = model._forward(batch.x, False)
+            batch_x, _, _ = model._device.upload(batch.x, None, 0.0)
+            outputs[start:start + batch.size] = model._device.get(model._forward(batch_x, False))
             start += batch.size
     return outputs
 
@@ -237,7 +240,8 @@ class _Run:
             listener.on_epoch_begin(epoch, {})
         progress = self.progress = Progress(f"Epoch {epoch + 1}/{epochs}", self.verbose, self.source.steps,
                                             self.source.samples)
-        total, correct, samples, steps = 0.0, 0, 0, 0
+        tally, samples, steps = model._tally("fit"), 0, 0
+        tally.start()
         drawn = perf_counter()
         order = model._shuffle if self.shuffle else None
         if self.augment is not None and isinstance(self.source, ArrayFeed):
@@ -248,25 +252,26 @@ class _Run:
             clock.batches += perf_counter() - drawn
             for listener in self._begin:
                 listener.on_train_batch_begin(steps, {})
-            batch_total, batch_correct = model._train_step(batch.x, batch.y)
+            model._train_step(batch.x, batch.y)
             if not model._refusals_told:
                 _tell_refusals(model)
-            total, correct, samples = total + batch_total, correct + batch_correct, samples + batch.size
+            samples += batch.size
             steps += 1
             history.updates += 1
             if self._end:
-                logs = logs_of(model, batch_total, batch_correct, batch.size)
+                logs = logs_of(model, tally.last(), batch.size)
                 for listener in self._end:
                     listener.on_train_batch_end(steps - 1, logs)
-            progress.step(batch.size, logs_of(model, total, correct, samples) if progress.due else None)
+            progress.step(batch.size, logs_of(model, tally.read(), samples) if progress.due else None)
             if pressed[0] or model.stop_training:
                 break
             drawn = perf_counter()
+        sums = tally.read()  # waits for a GPU
         progress.trained()
         if pressed[0] or not samples:
             progress.close()
             return
-        logs = logs_of(model, total, correct, samples)
+        logs = logs_of(model, sums, samples)
         if self.validation is not None and not getattr(self.validation, "exhausted", False):
             logs |= evaluate(model, self.validation, "val_")
         model.epochs_done = epoch + 1

@@ -1,0 +1,207 @@
+"""A network's place on a GPU: its arrays and its stream, batches on their way up, sums on their way down, whole steps.
+
+The words are those of fastconv.nn.device.Host, which says what they mean. A step is queued launch by launch when it is
+new; once it has run with all its memory in place it is recorded as a CUDA graph, and queued as one from then on.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import numpy as np
+
+from fastconv._cuda import training
+from fastconv._cuda.arrays import DeviceArray, c_strides, current_device, intake
+from fastconv._cuda.compiler import SIMULATED, cuda, download, memory, upload
+from fastconv._cuda.launch import Graph
+from fastconv._cuda.sizes import round_up
+
+# Batches that may be on their way while the GPU works on earlier ones: the host is never further ahead.
+AHEAD = 4
+ALIGNMENT = 64
+# Recorded steps that are kept, each of a batch size of its own: an epoch has two.
+MOST_GRAPHS = 8
+
+
+def _memory(array: DeviceArray) -> Any:
+    return memory(array.address, array.size, array.dtype, array.owner)
+
+
+class _Pinned:
+    """Host memory that the GPU reads by itself, and an event that tells when it has."""
+
+    def __init__(self, nbytes: int) -> None:
+        self.values = cuda.pinned_array(nbytes, np.uint8)
+        self.read: Any = None  # an event, once something is to be read
+
+    def copy(self, target: Any, nbytes: int, stream: Any) -> None:
+        upload(self.values[:nbytes], target, stream)
+        if not SIMULATED:
+            self.read = self.read or cuda.event(timing=False)
+            self.read.record(stream)
+
+    def wait(self) -> None:
+        if self.read is not None:
+            self.read.synchronize()
+
+
+class Tally:
+    """Losses and right predictions since `start`, summed on the GPU for each row of a batch by itself."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.sums = session.zeros((2, 1), np.float64)
+        self._kept = self._before = (0.0, 0)
+
+    def start(self) -> None:
+        self._session.put(self.sums, np.zeros(self.sums.shape))
+        self._kept = self._before = (0.0, 0)
+
+    def room(self, rows: int) -> None:
+        """Make it large enough for batches of so many rows."""
+        if rows > self.sums.shape[1]:
+            self._kept = self.read()
+            self.sums = self._session.zeros((2, rows), np.float64)
+
+    def read(self) -> tuple[float, int]:
+        """Waits for the GPU."""
+        total, correct = self._session.get(self.sums).sum(axis=1)
+        return self._kept[0] + float(total), self._kept[1] + int(correct)
+
+    def last(self) -> tuple[float, int]:
+        """What came since this was last asked; waits for the GPU."""
+        before, now = self._before, self.read()
+        self._before = now
+        return now[0] - before[0], now[1] - before[1]
+
+
+class Session:
+    """See the module and fastconv.nn.device.Host."""
+
+    name = "cuda"
+
+    relu_backward = staticmethod(training.relu_backward)
+    activate = staticmethod(training.activate)
+    activate_backward = staticmethod(training.activate_backward)
+    multiply = staticmethod(training.multiply)
+    sgd = staticmethod(training.sgd)
+    rmsprop = staticmethod(training.rmsprop)
+    adam = staticmethod(training.adam)
+
+    def __init__(self) -> None:
+        self.stream = cuda.stream()
+        self.graphs = True
+        self._pointer = 0 if SIMULATED else int(self.stream)
+        self._number = current_device()
+        self._pinned: dict[int, list[_Pinned]] = {}  # by their size
+        self._block: DeviceArray | None = None
+        self._made = 0  # arrays made: recorded addresses are those of an earlier number
+        self._seen: set[Hashable] = set()
+        self._recorded: dict[tuple[Hashable, int], Graph] = {}
+
+    # -- arrays
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
+        self._made += 1
+        found = intake(cuda.device_array(shape, np.dtype(dtype)))
+        found.stream, found.device = self._pointer, self._number
+        return found
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
+        found = self.empty(shape, dtype)
+        self.put(found, np.zeros(shape, dtype))
+        return found
+
+    def put(self, target: DeviceArray, values: Any) -> None:
+        plain = np.ascontiguousarray(np.broadcast_to(values, target.shape), target.dtype)
+        if target.size:
+            upload(plain.reshape(-1), _memory(target), self.stream)
+            self.stream.synchronize()
+
+    def get(self, array: DeviceArray) -> np.ndarray:
+        found = np.empty(array.shape, array.dtype)
+        if array.size:
+            download(_memory(array), found.reshape(-1), self.stream)
+        return found
+
+    def dense(self, array: DeviceArray, dtype: np.dtype) -> DeviceArray:
+        assert array.contiguous and array.dtype == dtype, "a layer's gradient"
+        return array
+
+    # -- on the way up and down
+
+    def upload(self, x: np.ndarray, y: np.ndarray | None, rate: float) -> tuple[DeviceArray, Any, DeviceArray]:
+        """In one copy, to the same place each time, so that a recorded step finds them."""
+        given = [x, np.array([rate], x.dtype), *([] if y is None else [y])]
+        starts, total = [], 0
+        for part in given:
+            starts.append(total)
+            total += round_up(part.nbytes, ALIGNMENT)
+        if self._block is None or self._block.size < total:
+            self._block = self.empty((total,), np.uint8)
+        block, pinned = self._block, self._next(self._block.size)
+        for start, part in zip(starts, given):
+            pinned.values[start : start + part.nbytes] = np.ascontiguousarray(part).reshape(-1).view(np.uint8)
+        pinned.copy(_memory(block[:total]), total, self.stream)
+        found = [
+            DeviceArray(
+                block.address + start, part.shape, c_strides(part.shape, part.itemsize), part.dtype, owner=block.owner,
+                new=block.new, device=block.device, stream=block.stream,
+            )
+            for start, part in zip(starts, given)
+        ]  # fmt: skip
+        return found[0], None if y is None else found[2], found[1]
+
+    def send(self, target: DeviceArray, values: np.ndarray) -> None:
+        pinned = self._next(target.nbytes)
+        pinned.values[:] = np.ascontiguousarray(values, target.dtype).reshape(-1).view(np.uint8)
+        place = memory(target.address, target.nbytes, np.dtype(np.uint8), target.owner)
+        pinned.copy(place, target.nbytes, self.stream)
+
+    def _next(self, nbytes: int) -> _Pinned:
+        """Pinned memory of this size whose last values have arrived."""
+        ring = self._pinned.setdefault(nbytes, [])
+        pinned = _Pinned(nbytes) if len(ring) < AHEAD else ring.pop(0)
+        pinned.wait()
+        ring.append(pinned)
+        return pinned
+
+    def tally(self) -> Tally:
+        return Tally(self)
+
+    # -- computing
+
+    def loss(
+        self, loss: Any, z: DeviceArray, targets: DeviceArray, grad: DeviceArray | None, tally: Tally, correct: bool
+    ) -> None:
+        training.loss(loss.name, z, targets, grad, tally.sums)
+
+    def step(self, key: Hashable, work: Callable[[], None]) -> None:
+        now = key, self._made
+        if key is None or not self.graphs:
+            work()
+        elif now in self._recorded:
+            self._recorded[now].replay()
+        elif now in self._seen:
+            self._record(now, work)
+        else:
+            work()
+            self._seen.add((key, self._made))
+
+    def _record(self, now: tuple[Hashable, int], work: Callable[[], None]) -> None:
+        try:
+            graph = Graph(self.stream, work)
+        except Exception as error:  # whatever a driver or cuda.core raises
+            self.graphs = False
+            warnings.warn(f"CUDA graphs do not work here, so each kernel is launched by itself: {error}")
+            work()
+            return
+        usable = [(key, kept) for key, kept in self._recorded.items() if key[1] == self._made]
+        self._recorded = dict([*usable, (now, graph)][-MOST_GRAPHS:])
+        graph.replay()
+
+    def forget(self) -> None:
+        self._seen.clear()
+        self._recorded.clear()

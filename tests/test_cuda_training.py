@@ -1,0 +1,332 @@
+"""`fastconv.nn` on a GPU, by Numba's simulator: the same weights as on the host, whole steps recorded, nothing waits.
+
+Run as NUMBA_ENABLE_CUDASIM=1 pytest tests/test_cuda_training.py, in a process of its own (see test_cuda.py).
+"""
+
+import numpy as np
+import pytest
+
+import fastconv
+from fastconv import host
+from fastconv.cli import main
+from fastconv.nn import Sequential, layers, load_model, losses, mnist_network, optimizers, train
+from tests import simulator
+from tests.training import Recorder
+
+pytestmark = pytest.mark.skipif(host.cuda_fault() is not None, reason=f"no GPU, no simulator: {host.cuda_fault()}")
+if host.simulated():
+    simulator.install()
+
+# float32 summed in another order, over a few updates of weights of size 1.
+NEAR = 2e-5
+
+
+def near(a, b) -> bool:
+    return bool(np.abs(np.asarray(a) - np.asarray(b)).max() <= NEAR)
+
+
+def network(
+    *stack, backend="cuda", optimizer="sgd", loss="sparse_categorical_crossentropy", dtype="float32", seed=1,
+    kernels="auto",
+):  # fmt: skip
+    """The same weights for each seed; metrics unless the loss has none."""
+    model = Sequential([make() for make in stack], seed=seed, dtype=dtype)
+    metrics = [] if loss == "mean_squared_error" else ["accuracy"]
+    model.compile(optimizer, loss, metrics=metrics, backend=backend, kernels=kernels)
+    return model
+
+
+def small(**options):
+    return network(
+        lambda: layers.Conv2D(3, 3, activation="relu", input_shape=(6, 6, 1)), lambda: layers.MaxPooling2D(2),
+        layers.Flatten, lambda: layers.Dense(3, activation="softmax"), **options,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def batch(rng):
+    return rng.random((5, 6, 6, 1), dtype=np.float32), rng.integers(0, 3, 5)
+
+
+def both(model_of, x, y, steps, **options):
+    """(host, GPU) after some steps; losses and accuracies were the same on the way."""
+    pair = [model_of(backend=backend, **options) for backend in ("auto", "cuda")]
+    for _ in range(steps):
+        found = [list(model.train_on_batch(x, y).values()) for model in pair]
+        assert near(*found), found
+    return pair
+
+
+def same_state(a, b):
+    for p, q in zip(a.get_weights(), b.get_weights()):
+        assert near(p, q), (p, q)
+    for name, slot in a.optimizer.slots.items():
+        assert near(slot, b._device.get(b.optimizer.slots[name])), name
+
+
+OPTIMIZERS = [
+    {"name": "sgd", "learning_rate": 0.1}, {"name": "sgd", "learning_rate": 0.1, "momentum": 0.9},
+    {"name": "sgd", "learning_rate": 0.1, "momentum": 0.9, "nesterov": True},
+    {"name": "rmsprop", "learning_rate": 0.01}, {"name": "rmsprop", "learning_rate": 0.01, "momentum": 0.5},
+    {"name": "adam", "learning_rate": optimizers.OneCycle(0.01, 4).get_config()},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
+def test_updates_are_those_of_the_host(optimizer, batch):
+    """The first step is launched kernel by kernel, the second is recorded, the others are replays of it."""
+    a, b = both(small, *batch, 4, optimizer=optimizer)
+    same_state(a, b)
+    assert len(b._device._recorded) == 1 and a.optimizer.iterations == b.optimizer.iterations == 4
+
+
+def test_kernels_of_large_networks(batch):
+    """Small ones are given plain loops."""
+    a, b = both(small, *batch, 3, kernels="im2col")
+    same_state(a, b)
+    assert {name for layer in b.layers for pass_ in layer.kernels.ran.values() for name in pass_} == {
+        *(f"conv2d_{pass_}_im2col__cuda" for pass_ in ("forward", "backward_input", "backward_weight")),
+        *(f"max_pool2d_{pass_}_direct__cuda" for pass_ in ("forward", "backward")),
+    }  # fmt: skip
+
+
+STACKS = {
+    "average, same, stride, groups": (
+        lambda: layers.Conv2D(4, 3, strides=2, padding="same", activation="tanh", input_shape=(6, 6, 2)),
+        lambda: layers.Conv2D(4, (1, 3), groups=2, activation="sigmoid", use_bias=False),
+        lambda: layers.AveragePooling2D((2, 1), strides=1), layers.Flatten,
+        lambda: layers.Dense(3, activation="softmax"),
+    ),
+    "activations of their own": (
+        lambda: layers.Conv2D(3, 3, activation="softmax", input_shape=(5, 5, 1)), layers.ReLU, layers.Flatten,
+        lambda: layers.Dense(4), lambda: layers.Activation("sigmoid"), lambda: layers.Activation("linear"),
+        lambda: layers.Dense(3), layers.Softmax,
+    ),
+    "dropout": (
+        lambda: layers.Dense(6, activation="relu", input_shape=(4,)), lambda: layers.Dropout(0.5),
+        lambda: layers.Dense(3, activation="softmax"),
+    ),
+    "some frozen": (
+        lambda: layers.Conv2D(2, 2, activation="relu", trainable=False, input_shape=(4, 4, 1)), layers.Flatten,
+        lambda: layers.Dense(4, activation="tanh"), lambda: layers.Dense(4, trainable=False),
+        lambda: layers.Dense(3, activation="softmax"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_layers_are_those_of_the_host(name, rng):
+    stack = STACKS[name]
+    x, y = rng.random((4, *stack[0]().given_input_shape), dtype=np.float32), rng.integers(0, 3, 4)
+    a, b = both(lambda **options: network(*stack, **options), x, y, 3)
+    same_state(a, b)
+    assert near(a.predict(x), b.predict(x)) and near(a.evaluate(x, y), b.evaluate(x, y))
+    assert not b._device._recorded or "dropout" not in name  # its masks are drawn on the host, in the midst of a step
+
+
+@pytest.mark.parametrize("loss", losses.LOSSES)
+def test_losses_are_those_of_the_host(loss, rng):
+    ending = {"categorical": "softmax", "sparse": "softmax", "binary": "sigmoid", "mean": None, "mse": None}
+    last = ending[loss.split("_")[0]]
+    y = {None: rng.random((6, 3)), "sigmoid": rng.integers(0, 2, (6, 3)), "softmax": np.eye(3)[rng.integers(0, 3, 6)]}
+    targets = y[last].argmax(axis=1) if "sparse" in loss else y[last]
+    x = rng.random((6, 5), dtype=np.float32)
+    loss = "mean_squared_error" if loss == "mse" else loss
+    stack = [lambda: layers.Dense(3, activation=last, input_shape=(5,))]
+    a, b = both(lambda **options: network(*stack, loss=loss, **options), x, targets, 3, optimizer="adam")
+    same_state(a, b)
+    assert near(a.evaluate(x, targets), b.evaluate(x, targets))
+
+
+def test_float64(batch):
+    a, b = both(small, *batch, 3, dtype="float64")
+    assert b.get_weights()[0].dtype == np.float64
+    for p, q in zip(a.get_weights(), b.get_weights()):
+        assert np.abs(p - q).max() <= 1e-13
+
+
+def test_biases_of_many_rows_are_summed_in_parts(rng):
+    from fastconv._cuda import session, training
+
+    device = session.Session()
+    grad, y = rng.integers(-4, 5, (2, 3 * training.ROWS_OF_PART + 5, 33)).astype(np.float32)
+    arrays = [device.empty(a.shape, a.dtype) for a in (grad, y, y[0])]
+    for array, values in zip(arrays, (grad, y)):
+        device.put(array, values)
+    device.relu_backward(*arrays)
+    masked = np.where(y > 0, grad, 0)
+    assert np.array_equal(device.get(arrays[0]), masked) and np.array_equal(device.get(arrays[2]), masked.sum(axis=0))
+
+
+def test_fit_goes_as_on_the_host(batch):
+    """Full batches and a smaller last one, recorded each; an epoch's figures; figures after each batch if asked for."""
+    x, y = batch
+    histories, recorders, models = [], [], []
+    for backend in ("auto", "cuda"):
+        model, recorder = small(backend=backend, optimizer="rmsprop"), Recorder()
+        history = model.fit(x, y, batch_size=2, epochs=4, verbose=0, validation_data=(x, y), callbacks=[recorder])
+        histories.append(history.history)
+        recorders.append(recorder.losses)
+        models.append(model)
+    assert near(*recorders) and all(near(histories[0][name], histories[1][name]) for name in histories[0])
+    same_state(*models)
+    assert {key for (key, _) in models[1]._device._recorded} == {("fit", 2), ("fit", 1), ("evaluate", 5)}
+
+
+def test_the_same_bits_every_time(batch):
+    found = []
+    for _ in range(2):
+        model = small(optimizer="adam")
+        model.fit(*batch, batch_size=2, epochs=2, verbose=0)
+        found.append(model.get_weights())
+    assert all(np.array_equal(p, q) for p, q in zip(*found))
+
+
+def test_larger_batches_make_new_memory_and_new_records(batch):
+    x, y = batch
+    a, b = (small(backend=backend) for backend in ("auto", "cuda"))
+    for model in (a, b):
+        for count in (2, 2, 2, 5, 5, 5, 2, 2):
+            model.train_on_batch(x[:count], y[:count])
+    same_state(a, b)
+
+
+def test_a_step_brings_one_copy_up_and_none_down(batch, monkeypatch):
+    from fastconv._cuda import session
+
+    model = small()
+    tally = model._tally("fit")
+    copies = {"upload": 0, "download": 0}
+
+    def counted(name):
+        whole = getattr(session, name)
+
+        def copy(*arguments):
+            copies[name] += 1
+            return whole(*arguments)
+
+        return copy
+
+    for name in copies:
+        monkeypatch.setattr(session, name, counted(name))
+    x, y = batch
+    for _ in range(2):
+        model._train_step(x, y)  # makes its memory, is recorded
+    copies.update(upload=0, download=0)
+    for _ in range(3):
+        model._train_step(x, y)
+    assert copies == {"upload": 3, "download": 0}
+    assert tally.read()[0] > 0 and copies["download"] == 1
+
+
+def launches_of(work):
+    """What a step would launch: recorded, not run."""
+    from fastconv._cuda import launch
+
+    return launch.Graph(None, work).launches
+
+
+def test_launches_of_the_forums_network():
+    """The number that README.md gives, of one CUDA graph."""
+    model = mnist_network(0)
+    model.compile("rmsprop", "sparse_categorical_crossentropy", metrics=["accuracy"], backend="cuda")
+    x, y = np.zeros((64, 28, 28, 1), np.float32), np.zeros(64, np.int64)
+    found = launches_of(lambda: model._train_step(x, y))
+    updates = [launch for launch in found if "rmsprop" in launch[0].fn.__name__]
+    assert len(found) == 36 and len(updates) == 1
+
+
+def test_verbose_tells_of_each_kernel(batch):
+    model, names = small(), []
+    for _ in range(3):
+        model._train_step(*batch)
+    with fastconv.config(verbose=lambda name, *rest: names.append(name)):
+        for _ in range(3):
+            model._train_step(*batch)
+    assert names.count("max_pool2d_forward_direct__cuda") == 3
+
+
+def test_without_graphs_each_kernel_is_launched(batch, monkeypatch):
+    from fastconv._cuda import session
+
+    class Graph:
+        def __init__(self, stream, work):
+            raise RuntimeError("no graphs today")
+
+    monkeypatch.setattr(session, "Graph", Graph)
+    with pytest.warns(UserWarning, match="each kernel is launched by itself: no graphs today"):
+        a, b = both(small, *batch, 4)
+    same_state(a, b)
+
+
+def test_models_come_and_go(batch, tmp_path, capsys):
+    """Saved and loaded, recompiled for the host and back, with what the optimiser remembers."""
+    x, y = batch
+    model = small(optimizer="adam")
+    model.fit(x, y, batch_size=3, epochs=1, verbose=0)
+    model.save(tmp_path / "m.npz")
+    loaded = load_model(tmp_path / "m.npz")
+    assert loaded.backend == "cuda" and loaded._device.name == "cuda"
+    slots = {name: loaded._device.get(slot) for name, slot in loaded.optimizer.slots.items()}
+    assert all(slot.any() for slot in slots.values())
+    loaded.compile(loaded.optimizer, loaded.loss, loaded.metrics)
+    assert all(np.array_equal(loaded.optimizer.slots[name], slot) for name, slot in slots.items())
+    assert near(loaded.predict(x), model.predict(x)) and loaded._device.name == "cpu"
+    loaded.compile(loaded.optimizer, loaded.loss, loaded.metrics, backend="cuda")
+    for one in (model, loaded):
+        one.train_on_batch(x, y)
+    same_state_of = [[one._device.get(slot) for slot in one.optimizer.slots.values()] for one in (model, loaded)]
+    assert all(near(p, q) for p, q in zip(*same_state_of))
+    model.set_weights(small(seed=7).get_weights())
+    assert near(model.predict(x), small(seed=7, backend="auto").predict(x))
+    model.summary(columns=["kernel", "bytes"])
+    assert "max_pool2d_forward_direct__cuda" in capsys.readouterr().out
+    assert model.memory(2).total > 0 and "the GPU works by itself" in str(model.profile())
+
+
+def test_a_model_of_a_gpu_goes_on_without_one(batch, tmp_path, monkeypatch):
+    model = small()
+    model.save(tmp_path / "m.npz")
+    monkeypatch.setattr(host, "backend_fault", lambda backend: "it is gone" if backend == "cuda" else None)
+    with pytest.warns(UserWarning, match='it goes on with "auto": it is gone'):
+        loaded = load_model(tmp_path / "m.npz")
+    assert near(loaded.predict(batch[0]), model.predict(batch[0]))
+
+
+class Doubling(layers.Layer):
+    """A layer of somebody's own."""
+
+    def forward(self, x, training, logits=False):
+        return 2 * x
+
+
+def test_what_computes_on_the_host_only_says_so():
+    with pytest.raises(ValueError, match=r"doubling.* \(Doubling\): this layer computes on the host only; leave out"):
+        network(lambda: Doubling(input_shape=(3,)), lambda: layers.Dense(3, activation="softmax"))
+    model = network(lambda: layers.Dense(3, activation="softmax", input_shape=(2,)))
+    with pytest.raises(ValueError, match=r"\(Doubling\): this layer computes on the host only"):
+        model.add(Doubling())
+
+    class Own(losses.MeanSquaredError):
+        name = "own"
+
+    class Other(optimizers.SGD):
+        name = "other"
+
+    dense = Sequential([layers.Dense(3, input_shape=(2,))])
+    with pytest.raises(ValueError, match="the loss Own computes on the host only"):
+        dense.compile("sgd", Own(), backend="cuda")
+    with pytest.raises(ValueError, match="the optimizer Other computes on the host only"):
+        dense.compile(Other(), "mse", backend="cuda")
+
+
+def test_the_command_trains(batch, tmp_path, monkeypatch, capsys):
+    x, y = batch
+    monkeypatch.setattr(train.data, "load", lambda source: ((x, y), (x, y)))
+    monkeypatch.setattr(train, "mnist_network", lambda seed: small(seed=seed, backend="auto"))
+    saved = tmp_path / "m.npz"
+    arguments = ["--data", "embedded", "--batch-size", "2", "--epochs", "3", "--save", str(saved)]
+    assert main(["train", "--backend", "cuda", *arguments]) == 0
+    out = capsys.readouterr().out
+    assert "on the GPU" in out and "max_pool2d_forward_direct__cuda" in out
+    assert "test accuracy" in out and load_model(saved).optimizer.iterations == 9
