@@ -3,6 +3,7 @@
     python -m bench.gpu [--lists vgg16 resnet50 ...] [--match TEXT ...] [--passes forward ...] [--batch N]
                         [--rows TEXT ...] [--seconds S] [--check] [--save NAME]
     NUMBA_ENABLE_CUDASIM=1 python -m bench.gpu --simulate
+    python -m bench.gpu --train ...        training: see gpu_training.py
 
 Runs from a plain checkout, without the compiled extension. It measures two limits first: float32 multiply-adds (a large
 product of matrices without TF32) and the bandwidth of a copy, bytes read and written. For each layer, pass and layout:
@@ -24,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import harness
+from bench import gpu_training, harness
 from fastconv import dispatch, host
 from fastconv.problem import TF32_ERROR, ConvProblem, PoolProblem
 from fastconv.registry import KERNELS, Kernel
@@ -61,6 +62,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--check", action="store_true", help="check only")
     parser.add_argument("--no-peers", action="store_true", help="time our rows only")
     parser.add_argument("--simulate", action="store_true")
+    parser.add_argument("--train", action="store_true", help="train the forum's network instead")
+    parser.add_argument("--data", metavar="PATH", help="with --train: the folder of MNIST")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 128, 512], help="with --train")
     parser.add_argument("--save", metavar="NAME", help="write bench/results/NAME.json")
     return parser.parse_args()
 
@@ -309,11 +313,13 @@ def show(label: str, line: dict) -> None:
 def main() -> int:
     options = arguments()
     if options.simulate:
-        return simulate(options.rows)
+        return gpu_training.main(options) if options.train else simulate(options.rows)
     fault = host.cuda_fault()
     if fault is not None:
         print(f"bench.gpu: {fault}; --simulate checks the rows without a GPU")
         return 1
+    if options.train:
+        return gpu_training.main(options)
     import torch
 
     torch.backends.cudnn.benchmark = True

@@ -163,20 +163,12 @@ def first_of_each(compiled):
     return list({program.py_func.__name__: (program, signature) for program, signature in reversed(compiled)}.values())
 
 
-@pytest.mark.parametrize("kernel", ROWS, ids=lambda k: k.name)
-def test_every_specialisation_compiles_and_spills_nothing(kernel, compiled, tmp_path, monkeypatch):
+def assemble(compiled, generations, folder):
+    """Every launch through the compiler; the newest generation in all specialisations, the others in one of each."""
     from numba import cuda
 
-    from fastconv._cuda import sizes
-
-    chosen = sizes.best_tile
-    for problem, tile in problems(kernel):
-        monkeypatch.setattr(sizes, "best_tile", chosen if tile is None else lambda *arguments, tile=tile: tile)
-        plan = dispatch.plan_for(problem, kernel)
-        need = plan.workspace_nbytes(1)
-        plan._run(plan._lowered, *arrays_of(problem), np.empty(need, np.uint8) if need else None, 1)
     assert compiled
-    for capability in GENERATIONS[1 if "tf32" in kernel.name else 0 :]:  # 8.0 brought tensor cores for float32
+    for capability in generations:
         with generation(capability):
             for program, signature in compiled if capability == GENERATIONS[-1] else first_of_each(compiled):
                 threads, shared = compiled[program, signature]
@@ -185,7 +177,7 @@ def test_every_specialisation_compiles_and_spills_nothing(kernel, compiled, tmp_
                 assert f".target sm_{capability[0]}{capability[1]}" in ptx and ".entry" in ptx
                 assert not re.search(r"\b(ld|st)\.local", ptx), f"{name}: an array is not kept in registers"
                 assert shared <= MOST_SHARED
-                used = resources(ptx, capability, program, tmp_path)
+                used = resources(ptx, capability, program, folder)
                 if used is None:
                     continue
                 registers, spilled = used
@@ -193,6 +185,66 @@ def test_every_specialisation_compiles_and_spills_nothing(kernel, compiled, tmp_
                 print(f"{name} sm_{capability[0]}{capability[1]}: {found}")
                 assert spilled == 0, f"{name} spills {spilled} bytes on {capability}"
                 assert registers * threads <= 65536
+
+
+@pytest.mark.parametrize("kernel", ROWS, ids=lambda k: k.name)
+def test_every_specialisation_compiles_and_spills_nothing(kernel, compiled, tmp_path, monkeypatch):
+    from fastconv._cuda import sizes
+
+    chosen = sizes.best_tile
+    for problem, tile in problems(kernel):
+        monkeypatch.setattr(sizes, "best_tile", chosen if tile is None else lambda *arguments, tile=tile: tile)
+        plan = dispatch.plan_for(problem, kernel)
+        need = plan.workspace_nbytes(1)
+        plan._run(plan._lowered, *arrays_of(problem), np.empty(need, np.uint8) if need else None, 1)
+    # 8.0 brought tensor cores for float32
+    assemble(compiled, GENERATIONS[1 if "tf32" in kernel.name else 0 :], tmp_path)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_training_step_compiles_and_spills_nothing(dtype, compiled, tmp_path, monkeypatch):
+    from fastconv._cuda import training
+
+    monkeypatch.setattr(training, "workspace", lambda nbytes, like: np.empty(nbytes, np.uint8))
+    x, sums, rate = np.zeros((4, 8), dtype), np.zeros((2, 4)), np.zeros(1, dtype)
+    many = np.zeros((2 * training.ROWS_OF_PART, 3), dtype)
+    training.relu_backward(x, x, rate)
+    training.relu_backward(many, None, many[0])
+    for name in ("relu", "sigmoid", "tanh", "softmax"):
+        training.activate(name, x, x)
+        training.activate_backward(name, x, x)
+    training.multiply(x, x, x)
+    for name in training._losses_of(dtype):
+        training.loss(name, x, np.zeros(4, np.int64) if "sparse" in name else x, x, sums)
+    training.sgd(x, x, None, rate, 0.9, True)
+    training.rmsprop(x, x, x, None, rate, 0.9, 0.5, 1e-7)
+    training.adam(x, x, x, x, rate, 0.9, 0.999, 1e-7)
+    assert len({program for program, _ in compiled}) == 2 + 8 + 1 + 4 + 3
+    if dtype == "float32":
+        doubles = ("_mask_and_sum", "_add_parts")  # bias gradients are summed in float64, the rest is float32
+        for program, _ in compiled:
+            name = program.py_func.__name__
+            assert name in doubles or not arithmetic_in_float64(program, compiled), f"{name} computes in float64"
+    assemble(compiled, GENERATIONS, tmp_path)
+
+
+def arithmetic_in_float64(program, compiled):
+    """Instructions that a literal of Python makes slow: all but the sums of losses, which are meant."""
+    from numba import cuda
+
+    signature = next(signature for found, signature in compiled if found is program)
+    with generation(GENERATIONS[-1]):
+        ptx, _ = cuda.compile_ptx(program.py_func, signature, cc=GENERATIONS[-1])
+    return re.findall(r"\b(?:mul|div|fma|sqrt|ex2)[.\w]*\.f64\b.*", ptx)
+
+
+def test_cuda_core_has_what_records_a_step():
+    """No graph is recorded without a driver; the words of compiler.capture are there."""
+    from cuda.core import Stream
+    from numba.cuda.cudadrv.driver import GraphBuilder
+
+    assert all(hasattr(Stream, word) for word in ("from_handle", "create_graph_builder"))
+    assert all(hasattr(GraphBuilder, word) for word in ("begin_building", "end_building", "complete"))
 
 
 def test_fragments_of_tensor_cores_are_those_of_the_instruction(rng):

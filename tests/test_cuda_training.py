@@ -330,3 +330,10 @@ def test_the_command_trains(batch, tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "on the GPU" in out and "max_pool2d_forward_direct__cuda" in out
     assert "test accuracy" in out and load_model(saved).optimizer.iterations == 9
+
+
+def test_the_benchmark_runs():
+    from bench import gpu_training
+
+    row = gpu_training.simulate()
+    assert row["images_per_second"]["fastconv"]["median"] > 0 and "ratio" not in row
