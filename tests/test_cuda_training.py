@@ -3,6 +3,9 @@
 Run as NUMBA_ENABLE_CUDASIM=1 pytest tests/test_cuda_training.py, in a process of its own (see test_cuda.py).
 """
 
+import sys
+import types
+
 import numpy as np
 import pytest
 
@@ -257,6 +260,38 @@ def test_without_graphs_each_kernel_is_launched(batch, monkeypatch):
     with pytest.warns(UserWarning, match="each kernel is launched by itself: no graphs today"):
         a, b = both(small, *batch, 4)
     same_state(a, b)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_graph_is_recorded_by_cuda_core(fails, monkeypatch):
+    """In the order that its documentation asks for; a recording that fails is ended all the same."""
+    from fastconv._cuda import compiler
+
+    calls = []
+
+    class Core:
+        """Stream, GraphBuilder and Graph in one."""
+
+        def __getattr__(self, name):
+            return lambda *arguments: (calls.append((name,)), self)[1]
+
+    monkeypatch.setitem(sys.modules, "cuda.core", types.SimpleNamespace(Stream=Core()))
+
+    def work():
+        calls.append(("work",))
+        if fails:
+            raise RuntimeError("a launch that cannot be recorded")
+
+    if fails:
+        with pytest.raises(RuntimeError, match="cannot be recorded"):
+            compiler.capture(7, work)
+        assert calls[-1] == ("end_building",)
+        return
+    replay = compiler.capture(7, work)
+    steps = ["from_handle", "create_graph_builder", "begin_building", "work", "end_building", "complete"]
+    assert [name for name, *_ in calls] == steps
+    replay()
+    assert [name for name, *_ in calls] == [*steps, "launch"]
 
 
 def test_models_come_and_go(batch, tmp_path, capsys):

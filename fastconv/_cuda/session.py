@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,10 +33,10 @@ class _Pinned:
     """Host memory that the GPU reads by itself, and an event that tells when it has."""
 
     def __init__(self, nbytes: int) -> None:
-        self.values = cuda.pinned_array(nbytes, np.uint8)
+        self.values = cuda.pinned_array((nbytes,), np.uint8)
         self.read: Any = None  # an event, once something is to be read
 
-    def copy(self, target: Any, nbytes: int, stream: Any) -> None:
+    def copy(self, nbytes: int, target: Any, stream: Any) -> None:
         upload(self.values[:nbytes], target, stream)
         if not SIMULATED:
             self.read = self.read or cuda.event(timing=False)
@@ -45,6 +45,15 @@ class _Pinned:
     def wait(self) -> None:
         if self.read is not None:
             self.read.synchronize()
+
+
+class _Places(NamedTuple):
+    """Where the arrays of a batch lie."""
+
+    starts: list[int]  # bytes from the first one's
+    nbytes: int  # of all
+    arrays: list[DeviceArray]
+    memory: Any  # all of it
 
 
 class Tally:
@@ -97,6 +106,7 @@ class Session:
         self._number = current_device()
         self._pinned: dict[int, list[_Pinned]] = {}  # by their size
         self._block: DeviceArray | None = None
+        self._places: dict[Hashable, _Places] = {}
         self._made = 0  # arrays made: recorded addresses are those of an earlier number
         self._seen: set[Hashable] = set()
         self._recorded: dict[tuple[Hashable, int], Graph] = {}
@@ -135,35 +145,44 @@ class Session:
     def upload(self, x: np.ndarray, y: np.ndarray | None, rate: float) -> tuple[DeviceArray, Any, DeviceArray]:
         """In one copy, to the same place each time, so that a recorded step finds them."""
         given = [x, np.array([rate], x.dtype), *([] if y is None else [y])]
+        kind = tuple((part.shape, part.dtype) for part in given)
+        places = self._places.get(kind) or self._places.setdefault(kind, self._lay_out(given))
+        pinned = self._next(places.nbytes)
+        for start, part in zip(places.starts, given):
+            pinned.values[start : start + part.nbytes] = np.ascontiguousarray(part).reshape(-1).view(np.uint8)
+        pinned.copy(places.nbytes, places.memory, self.stream)
+        arrays = places.arrays
+        return arrays[0], None if y is None else arrays[2], arrays[1]
+
+    def _lay_out(self, given: list[np.ndarray]) -> _Places:
+        """Where such arrays go, one after the other; in one block for batches of all kinds, as they take turns."""
         starts, total = [], 0
         for part in given:
             starts.append(total)
             total += round_up(part.nbytes, ALIGNMENT)
         if self._block is None or self._block.size < total:
             self._block = self.empty((total,), np.uint8)
-        block, pinned = self._block, self._next(self._block.size)
-        for start, part in zip(starts, given):
-            pinned.values[start : start + part.nbytes] = np.ascontiguousarray(part).reshape(-1).view(np.uint8)
-        pinned.copy(_memory(block[:total]), total, self.stream)
-        found = [
+            self._places.clear()
+        block = self._block
+        arrays = [
             DeviceArray(
                 block.address + start, part.shape, c_strides(part.shape, part.itemsize), part.dtype, owner=block.owner,
                 new=block.new, device=block.device, stream=block.stream,
             )
             for start, part in zip(starts, given)
         ]  # fmt: skip
-        return found[0], None if y is None else found[2], found[1]
+        return _Places(starts, total, arrays, _memory(block[:total]))
 
     def send(self, target: DeviceArray, values: np.ndarray) -> None:
-        pinned = self._next(target.nbytes)
-        pinned.values[:] = np.ascontiguousarray(values, target.dtype).reshape(-1).view(np.uint8)
-        place = memory(target.address, target.nbytes, np.dtype(np.uint8), target.owner)
-        pinned.copy(place, target.nbytes, self.stream)
+        pinned, nbytes = self._next(target.nbytes), target.nbytes
+        pinned.values[:nbytes] = np.ascontiguousarray(values, target.dtype).reshape(-1).view(np.uint8)
+        pinned.copy(nbytes, memory(target.address, nbytes, np.dtype(np.uint8), target.owner), self.stream)
 
     def _next(self, nbytes: int) -> _Pinned:
-        """Pinned memory of this size whose last values have arrived."""
-        ring = self._pinned.setdefault(nbytes, [])
-        pinned = _Pinned(nbytes) if len(ring) < AHEAD else ring.pop(0)
+        """Pinned memory for so many bytes, whose last values have arrived."""
+        size = 1 << (nbytes - 1).bit_length()
+        ring = self._pinned.setdefault(size, [])
+        pinned = _Pinned(size) if len(ring) < AHEAD else ring.pop(0)
         pinned.wait()
         ring.append(pinned)
         return pinned
