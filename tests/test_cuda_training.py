@@ -148,10 +148,12 @@ def test_float64(batch):
         assert np.abs(p - q).max() <= 1e-13
 
 
-def test_biases_of_many_rows_are_summed_in_parts(rng):
+@pytest.mark.parametrize("most", [512, 2])
+def test_biases_of_many_rows_are_summed_in_parts(most, rng, monkeypatch):
     from fastconv._cuda import session, training
 
     device = session.Session()
+    monkeypatch.setattr(training, "MOST_PARTS", most)
     grad, y = rng.integers(-4, 5, (2, 3 * training.ROWS_OF_PART + 5, 33)).astype(np.float32)
     arrays = [device.empty(a.shape, a.dtype) for a in (grad, y, y[0])]
     for array, values in zip(arrays, (grad, y)):
@@ -236,7 +238,7 @@ def test_launches_of_the_forums_network():
     x, y = np.zeros((64, 28, 28, 1), np.float32), np.zeros(64, np.int64)
     found = launches_of(lambda: model._train_step(x, y))
     updates = [launch for launch in found if "rmsprop" in launch[0].fn.__name__]
-    assert len(found) == 36 and len(updates) == 1
+    assert len(found) == 37 and len(updates) == 1
 
 
 def test_verbose_tells_of_each_kernel(batch):

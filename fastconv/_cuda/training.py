@@ -20,8 +20,9 @@ from fastconv._cuda.sizes import bytes_of, ceil_div
 
 # A block that sums over rows has this many channels beside each other, and rows at a time.
 LANES, LINES = 32, 8
-# Rows that one block sums: more of them are cut, and the parts added by a launch of its own.
-ROWS_OF_PART = 1024
+# Rows that one block sums: more of them are cut, and the parts summed likewise by another launch. Estimates, until a
+# GPU was there to measure: a block's loads wait for each other.
+ROWS_OF_PART, MOST_PARTS = 128, 512
 # Rows of a block where a thread has one: few, as there are few rows.
 ROW_THREADS = 32
 
@@ -69,32 +70,29 @@ def _mask_and_sum(grad, y, sums, zero, p):
             sums[cuda.blockIdx.y * p.channels + c] = total
 
 
-@kernel
-def _add_parts(parts, target, zero, p):
-    c = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
-    if c < p.channels:
-        total = zero
-        for part in range((p.rows + p.part - 1) // p.part):
-            total += parts[part * p.channels + c]
-        target[c] = total
-
-
 def relu_backward(grad: DeviceArray, y: DeviceArray | None, out_bias: DeviceArray | None) -> None:
     """The gradient of y = max(z, 0), in place (y None: grad stays), and its sums over all axes but the last."""
     channels = grad.shape[-1]
     rows = grad.size // channels
-    parts = max(1, ceil_div(rows, ROWS_OF_PART))
-    p = int32s(Columns, (rows, channels, ROWS_OF_PART, y is not None, out_bias is not None))
-    sums = grad if out_bias is None else out_bias
-    target = _memory(sums)
-    if parts > 1 and out_bias is not None:
+    if rows == 0:
+        return
+    each = max(ROWS_OF_PART, ceil_div(rows, MOST_PARTS))
+    parts = ceil_div(rows, each)
+    image = _memory(grad)
+    sums = image if out_bias is None else _memory(out_bias)
+    in_parts = out_bias is not None and parts > 1
+    target = sums
+    if in_parts:
         (target,) = carve(workspace(bytes_of("float64", [parts * channels]), grad), ("float64", parts * channels))
-    run(
-        _mask_and_sum, (ceil_div(channels, LANES), parts), LANES * LINES, grad, _memory(grad),
-        _memory(grad if y is None else y), target, np.float64(0), p, shared=8 * LANES * LINES,
-    )  # fmt: skip
-    if parts > 1 and out_bias is not None:
-        run(_add_parts, ceil_div(channels, THREADS), THREADS, grad, target, _memory(sums), np.float64(0), p)
+    shape = int32s(Columns, (rows, channels, each, y is not None, out_bias is not None))
+    _sum_columns(grad, parts, image, image if y is None else _memory(y), target, shape)
+    if in_parts:
+        _sum_columns(grad, 1, target, target, sums, int32s(Columns, (parts, channels, parts, False, True)))
+
+
+def _sum_columns(of: DeviceArray, parts: int, image: Any, y: Any, sums: Any, p: Columns) -> None:
+    grid = ceil_div(int(p.channels), LANES), parts
+    run(_mask_and_sum, grid, LANES * LINES, of, image, y, sums, np.float64(0), p, shared=8 * LANES * LINES)
 
 
 # ---------------------------------------------------------------------------------------------------------------
