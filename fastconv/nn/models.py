@@ -402,8 +402,9 @@ class Sequential:
 
     def _key(self, tally: str, batch: int) -> Any:
         """What tells a step from others; None where none is like it, or each launch is to be told."""
+        assert self.optimizer is not None
         replayable = all(layer.replayable for layer in self.layers) and not settings.current().verbose
-        return (tally, batch) if replayable else None
+        return (tally, batch, *self.optimizer.settings().values()) if replayable else None
 
     def _work(self, x: Any, y: Any, rate: Any, sums: Any) -> None:
         loss, optimizer, device, clock = self.loss, self.optimizer, self._device, self._clock

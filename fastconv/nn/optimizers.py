@@ -104,16 +104,16 @@ class Optimizer:
 
     def build(self, size: int, dtype: np.dtype, device: Any = HOST) -> None:
         """Allocate the slots for a model of `size` weights, where its weights are."""
-        if (size, dtype) == self._built_for:
-            values = {name: self.device.get(slot) for name, slot in self.slots.items()} if device != self.device else {}
-        else:
+        if (size, dtype) != self._built_for:
             self._built_for = size, dtype
             self.iterations = 0
-            values = {name: np.zeros(size, dtype) for name in self.slot_names}
+            self.slots = {name: device.zeros((size,), dtype) for name in self.slot_names}
+        elif device is not self.device:
+            values = {name: self.device.get(slot) for name, slot in self.slots.items()}
+            for name, value in values.items():
+                self.slots[name] = device.empty(value.shape, dtype)
+                device.put(self.slots[name], value)
         self.device = device
-        for name, value in values.items():
-            self.slots[name] = device.empty(value.shape, dtype)
-            device.put(self.slots[name], value)
 
     def advance(self) -> float:
         """The rate that `update` takes, of the next update, which counts as made."""
@@ -126,7 +126,7 @@ class Optimizer:
         self._update(rate, weights, grads, *self.slots.values())
 
     def apply(self, weights: np.ndarray, grads: np.ndarray) -> None:
-        """Both."""
+        """The next update of all weights of the host, in place; the arrays are flat."""
         self.update(self.advance(), weights, grads)
 
     def _update(self, rate: Any, w: Any, g: Any, *slots: Any) -> None:
