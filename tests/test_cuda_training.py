@@ -367,16 +367,28 @@ def test_what_computes_on_the_host_only_says_so():
         dense.compile(Other(), "mse", backend="cuda")
 
 
-def test_the_command_trains(batch, tmp_path, monkeypatch, capsys):
-    x, y = batch
-    monkeypatch.setattr(train.data, "load", lambda source: ((x, y), (x, y)))
+@pytest.fixture
+def tiny_command(batch, monkeypatch):
+    """`fastconv train` with a network and digits that the simulator can do."""
+    monkeypatch.setattr(train.data, "load", lambda source: (batch, batch))
     monkeypatch.setattr(train, "mnist_network", lambda seed: small(seed=seed, backend="auto"))
+
+
+def test_the_command_trains(tiny_command, tmp_path, capsys):
     saved = tmp_path / "m.npz"
     arguments = ["--data", "embedded", "--batch-size", "2", "--epochs", "3", "--save", str(saved)]
     assert main(["train", "--backend", "cuda", *arguments]) == 0
     out = capsys.readouterr().out
     assert "on the GPU" in out and "max_pool2d_forward_direct__cuda" in out
     assert "test accuracy" in out and load_model(saved).optimizer.iterations == 9
+
+
+def test_the_way_to_an_accuracy_is_measured(tiny_command):
+    """As `bench.gpu --train --data PATH` does; five noisy images teach nothing."""
+    from bench import gpu_training
+
+    found = gpu_training.until("embedded", 1.0)
+    assert found["reached"] == (found["accuracy"] == 1) and found["updates"] >= 2 and found["seconds"] > 0
 
 
 def test_the_benchmark_runs():
