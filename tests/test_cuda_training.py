@@ -233,6 +233,17 @@ def test_a_step_brings_one_copy_up_and_none_down(batch, monkeypatch):
     assert tally.read()[0] > 0 and copies["download"] == 1
 
 
+def test_a_model_that_is_gone_leaves_no_scratch_memory(batch):
+    from fastconv._cuda import launch
+
+    model = small(kernels="im2col")
+    model.train_on_batch(*batch)
+    key = model._device._number, model._device._pointer
+    assert launch._scratch.buffers[key].size
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    assert key not in launch._scratch.buffers
+
+
 def launches_of(work):
     """What a step would launch: recorded, not run."""
     from fastconv._cuda import launch

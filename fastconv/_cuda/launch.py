@@ -68,6 +68,11 @@ def workspace(nbytes: int, like: Any) -> DeviceArray | None:
     return found
 
 
+def release(device: int, stream: int) -> None:
+    """Give back the scratch memory of a stream that is no more."""
+    _scratch.buffers.pop((device, stream), None)
+
+
 def join(first: DeviceArray, *others: DeviceArray) -> None:
     """All of these arrays are worked on in the first one's stream, which waits on the GPU for that of the others."""
     for a in others:

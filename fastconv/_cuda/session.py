@@ -7,6 +7,7 @@ new; once it has run with all its memory in place it is recorded as a CUDA graph
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ import numpy as np
 from fastconv._cuda import training
 from fastconv._cuda.arrays import DeviceArray, c_strides, current_device, intake
 from fastconv._cuda.compiler import SIMULATED, cuda, download, memory, upload
-from fastconv._cuda.launch import Graph
+from fastconv._cuda.launch import Graph, release
 from fastconv._cuda.sizes import round_up
 
 # Batches that may be on their way while the GPU works on earlier ones: the host is never further ahead.
@@ -104,6 +105,7 @@ class Session:
         self.graphs = True
         self._pointer = 0 if SIMULATED else int(self.stream)
         self._number = current_device()
+        weakref.finalize(self, release, self._number, self._pointer)
         self._pinned: dict[int, list[_Pinned]] = {}  # by their size
         self._block: DeviceArray | None = None
         self._places: dict[Hashable, _Places] = {}
