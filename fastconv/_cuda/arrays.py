@@ -104,8 +104,10 @@ class DeviceArray:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows: slice) -> DeviceArray:
-        """Neighbouring rows of the first axis."""
+    def __getitem__(self, rows: slice | tuple[None, ...]) -> DeviceArray:
+        """Neighbouring rows of the first axis; [None, None]: all, with axes of one in front."""
+        if isinstance(rows, tuple):
+            return self.reshape(*(1 for _ in rows), *self.shape)
         start, stop, step = rows.indices(self.shape[0])
         assert step == 1, rows
         found = self._as((max(0, stop - start), *self.shape[1:]), self.strides)

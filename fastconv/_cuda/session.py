@@ -175,9 +175,10 @@ class Session:
         ]  # fmt: skip
         return _Places(starts, total, arrays, _memory(block[:total]))
 
-    def send(self, target: DeviceArray, values: np.ndarray) -> None:
+    def keep(self, target: DeviceArray, flags: np.ndarray, factor: float) -> None:
         pinned, nbytes = self._next(target.nbytes), target.nbytes
-        pinned.values[:nbytes] = np.ascontiguousarray(values, target.dtype).reshape(-1).view(np.uint8)
+        values = pinned.values[:nbytes].view(target.dtype).reshape(target.shape)
+        np.multiply(flags, target.dtype.type(factor), out=values)
         pinned.copy(nbytes, memory(target.address, nbytes, np.dtype(np.uint8), target.owner), self.stream)
 
     def _next(self, nbytes: int) -> _Pinned:

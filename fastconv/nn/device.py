@@ -73,11 +73,13 @@ class Host:
         """Values of the host into an array of this place."""
         target[...] = values
 
-    send = put  # the same without waiting; for what each step brings
-
     def get(self, array: Any) -> np.ndarray:
         """A copy on the host."""
         return array.copy()
+
+    def keep(self, target: Any, flags: np.ndarray, factor: float) -> None:
+        """target = factor where the flag of the host is set, else 0."""
+        np.multiply(flags, target.dtype.type(factor), out=target)
 
     def dense(self, array: Any, dtype: np.dtype) -> Any:
         """As the compiled steps take it: layers of others may return views, or another dtype."""

@@ -323,28 +323,23 @@ class Dense(_Weighted):
 
     def forward(self, x: Any, training: bool, logits: bool = False) -> Any:
         y = self.buffer("y", (len(x), self.units))
-        self.kernels.run("forward", len(x), fastconv.conv2d, _row(x), _row(self.weights["kernel"]),
+        self.kernels.run("forward", len(x), fastconv.conv2d, x[None, None], self.weights["kernel"][None, None],
                          self.weights.get("bias"), activation="relu" if self.activation == "relu" else None,
-                         layout="NHWC", out=_row(y))
+                         layout="NHWC", out=y[None, None])
         self._x, self._y = x, y
         return self._activate(y, logits)
 
     def backward(self, dy: Any, need_dx: bool, logits: bool = False) -> Any:
         dy = self._gradient_of_sum(self._y, dy, logits)
-        x, kernel = _row(self._x), _row(self.weights["kernel"])
-        self.kernels.run("backward_weight", len(dy), fastconv.conv2d_weight, x, kernel.shape, _row(dy), layout="NHWC",
-                         out=_row(self.grads["kernel"]))
+        x, kernel, row = self._x[None, None], self.weights["kernel"][None, None], dy[None, None]
+        self.kernels.run("backward_weight", len(dy), fastconv.conv2d_weight, x, kernel.shape, row, layout="NHWC",
+                         out=self.grads["kernel"][None, None])
         if not need_dx:
             return None
         dx = self.buffer("dx", self._x.shape)
-        self.kernels.run("backward_input", len(dy), fastconv.conv2d_input, x.shape, kernel, _row(dy), layout="NHWC",
-                         out=_row(dx))
+        self.kernels.run("backward_input", len(dy), fastconv.conv2d_input, x.shape, kernel, row, layout="NHWC",
+                         out=dx[None, None])
         return dx
-
-
-def _row(matrix: Any) -> Any:
-    """A matrix as an image of one row."""
-    return matrix.reshape(1, 1, *matrix.shape)
 
 
 class _Pooling(Layer):
@@ -456,7 +451,7 @@ class Dropout(Layer):
             return x
         self._scale, y = self.buffer("scale", x.shape), self.buffer("y", x.shape)
         keep = self.stream.keep(x.size, self.rate).reshape(x.shape)
-        self.device.send(self._scale, keep * self.dtype.type(1 / (1 - self.rate)))
+        self.device.keep(self._scale, keep, 1 / (1 - self.rate))
         self.device.multiply(x, self._scale, y)
         return y
 

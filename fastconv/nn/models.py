@@ -401,10 +401,11 @@ class Sequential:
         return self._tallies[name]
 
     def _key(self, tally: str, batch: int) -> Any:
-        """What tells a step from others; None where none is like it, or each launch is to be told."""
+        """What tells a step from others; None where nothing is recorded, none is like it, or each launch is told."""
         assert self.optimizer is not None
-        replayable = all(layer.replayable for layer in self.layers) and not settings.current().verbose
-        return (tally, batch, *self.optimizer.settings().values()) if replayable else None
+        if self._device is HOST or settings.current().verbose or not all(layer.replayable for layer in self.layers):
+            return None
+        return tally, batch, *self.optimizer.settings().values()
 
     def _work(self, x: Any, y: Any, rate: Any, sums: Any) -> None:
         loss, optimizer, device, clock = self.loss, self.optimizer, self._device, self._clock
