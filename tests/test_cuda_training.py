@@ -13,6 +13,7 @@ import fastconv
 from fastconv import host
 from fastconv.cli import main
 from fastconv.nn import Sequential, layers, load_model, losses, mnist_network, optimizers, train
+from fastconv.nn.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from tests import simulator
 from tests.training import Recorder
 
@@ -67,6 +68,11 @@ def same_state(a, b):
         assert near(slot, b._device.get(b.optimizer.slots[name])), name
 
 
+def recorded(model):
+    """Keys of the steps that are CUDA graphs."""
+    return {key for key, graph in model._device._steps.items() if graph is not None}
+
+
 OPTIMIZERS = [
     {"name": "sgd", "learning_rate": 0.1}, {"name": "sgd", "learning_rate": 0.1, "momentum": 0.9},
     {"name": "sgd", "learning_rate": 0.1, "momentum": 0.9, "nesterov": True},
@@ -80,7 +86,7 @@ def test_updates_are_those_of_the_host(optimizer, batch):
     """The first step is launched kernel by kernel, the second is recorded, the others are replays of it."""
     a, b = both(small, *batch, 4, optimizer=optimizer)
     same_state(a, b)
-    assert len(b._device._recorded) == 1 and a.optimizer.iterations == b.optimizer.iterations == 4
+    assert len(recorded(b)) == 1 and a.optimizer.iterations == b.optimizer.iterations == 4
 
 
 def test_kernels_of_large_networks(batch):
@@ -124,7 +130,7 @@ def test_layers_are_those_of_the_host(name, rng):
     a, b = both(lambda **options: network(*stack, **options), x, y, 3)
     same_state(a, b)
     assert near(a.predict(x), b.predict(x)) and near(a.evaluate(x, y), b.evaluate(x, y))
-    assert not b._device._recorded or "dropout" not in name  # its masks are drawn on the host, in the midst of a step
+    assert not recorded(b) or "dropout" not in name  # its masks are drawn on the host, in the midst of a step
 
 
 @pytest.mark.parametrize("loss", losses.LOSSES)
@@ -175,7 +181,7 @@ def test_fit_goes_as_on_the_host(batch):
         models.append(model)
     assert near(*recorders) and all(near(histories[0][name], histories[1][name]) for name in histories[0])
     same_state(*models)
-    assert {key[:2] for (key, _) in models[1]._device._recorded} == {("fit", 2), ("fit", 1), ("evaluate", 5)}
+    assert {key[:2] for key in recorded(models[1])} == {("fit", 2), ("fit", 1), ("evaluate", 5)}
 
 
 def test_the_same_bits_every_time(batch):
@@ -203,6 +209,48 @@ def test_larger_batches_make_new_memory_and_new_records(batch):
         for count in (2, 2, 2, 5, 5, 5, 2, 2):
             model.train_on_batch(x[:count], y[:count])
     same_state(a, b)
+
+
+def test_steps_of_many_kinds_are_launched_and_not_remembered(rng):
+    """Batches of ever other sizes: nothing is recorded for one use, nothing heaps up."""
+    from fastconv._cuda import session
+
+    most = session.MOST_KINDS
+    x, y = rng.random((most + 1, 4), dtype=np.float32), rng.integers(0, 3, most + 1)
+    stack = [lambda: layers.Dense(3, activation="softmax", input_shape=(4,))]
+    a, b = (network(*stack, backend=backend) for backend in ("auto", "cuda"))
+    for model in (a, b):
+        for count in [*range(most + 1, 0, -1)] * 3:
+            model.train_on_batch(x[:count], y[:count])
+    same_state(a, b)
+    assert not recorded(b) and len(b._device._steps) == most
+
+
+class Fails(Callback):
+    """In the midst of an epoch."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 1:
+            raise ArithmeticError
+
+
+def test_callbacks_go_as_on_the_host(batch, tmp_path):
+    """A failing one, weights that come back, a model of a checkpoint that goes on bit for bit."""
+    x, y = batch
+    models = [small(backend=backend, optimizer=OPTIMIZERS[-1]) for backend in ("auto", "cuda")]
+    for model in models:
+        with pytest.raises(ArithmeticError):
+            model.fit(x, y, batch_size=2, verbose=0, callbacks=[Fails()])
+        model.fit(x, y, batch_size=2, epochs=2, verbose=0, callbacks=[ModelCheckpoint(tmp_path / "m.npz")])
+        kept, late = model.get_weights(), EarlyStopping(monitor="loss", min_delta=9)
+        model.fit(x, y, batch_size=2, epochs=4, initial_epoch=2, verbose=0, callbacks=[late], shuffle=False)
+        assert not all(np.array_equal(p, q) for p, q in zip(kept, model.get_weights()))
+    same_state(*models)
+    first, second = load_model(tmp_path / "m.npz"), load_model(tmp_path / "m.npz")
+    assert all(np.array_equal(p, q) for p, q in zip(first.get_weights(), kept))
+    for model in (first, second):
+        model.fit(x, y, batch_size=2, epochs=5, initial_epoch=2, verbose=0)
+    assert all(np.array_equal(p, q) for p, q in zip(first.get_weights(), second.get_weights()))
 
 
 def test_a_step_brings_one_copy_up_and_none_down(batch, monkeypatch):

@@ -22,8 +22,8 @@ from fastconv._cuda.sizes import round_up
 # Batches that may be on their way while the GPU works on earlier ones: the host is never further ahead.
 AHEAD = 4
 ALIGNMENT = 64
-# Recorded steps that are kept, each of a batch size of its own: an epoch has two.
-MOST_GRAPHS = 8
+# Kinds of steps that are remembered, each of a batch size of its own: an epoch has two.
+MOST_KINDS = 8
 
 
 def _memory(array: DeviceArray) -> Any:
@@ -109,14 +109,13 @@ class Session:
         self._pinned: dict[int, list[_Pinned]] = {}  # by their size
         self._block: DeviceArray | None = None
         self._places: dict[Hashable, _Places] = {}
-        self._made = 0  # arrays made: recorded addresses are those of an earlier number
-        self._seen: set[Hashable] = set()
-        self._recorded: dict[tuple[Hashable, int], Graph] = {}
+        # Steps that ran with all memory as it is, the last used last; None: not yet recorded.
+        self._steps: dict[Hashable, Graph | None] = {}
 
     # -- arrays
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
-        self._made += 1
+        self.forget()  # recorded steps name the memory that this may take the place of
         found = intake(cuda.device_array(shape, np.dtype(dtype)))
         found.stream, found.device = self._pointer, self._number
         return found
@@ -201,29 +200,28 @@ class Session:
         training.loss(loss.name, z, targets, grad, tally.sums)
 
     def step(self, key: Hashable, work: Callable[[], None]) -> None:
-        now = key, self._made
         if key is None or not self.graphs:
             work()
-        elif now in self._recorded:
-            self._recorded[now].replay()
-        elif now in self._seen:
-            self._record(now, work)
-        else:
+            return
+        ran = key in self._steps
+        graph = self._steps.pop(key, None)
+        if ran and graph is None:
+            graph = self._record(work)
+        if graph is None:
             work()
-            self._seen.add((key, self._made))
+        else:
+            graph.replay()
+        self._steps[key] = graph
+        if len(self._steps) > MOST_KINDS:
+            del self._steps[next(iter(self._steps))]
 
-    def _record(self, now: tuple[Hashable, int], work: Callable[[], None]) -> None:
+    def _record(self, work: Callable[[], None]) -> Graph | None:
         try:
-            graph = Graph(self.stream, work)
+            return Graph(self.stream, work)
         except Exception as error:  # whatever a driver or cuda.core raises
             self.graphs = False
             warnings.warn(f"CUDA graphs do not work here, so each kernel is launched by itself: {error}")
-            work()
-            return
-        usable = [(key, kept) for key, kept in self._recorded.items() if key[1] == self._made]
-        self._recorded = dict([*usable, (now, graph)][-MOST_GRAPHS:])
-        graph.replay()
+            return None
 
     def forget(self) -> None:
-        self._seen.clear()
-        self._recorded.clear()
+        self._steps.clear()
