@@ -131,8 +131,8 @@ class Session:
             upload(plain.reshape(-1), _memory(target), self.stream)
             self.stream.synchronize()
 
-    def get(self, array: DeviceArray) -> np.ndarray:
-        found = np.empty(array.shape, array.dtype)
+    def get(self, array: DeviceArray, out: np.ndarray | None = None) -> np.ndarray:
+        found = np.empty(array.shape, array.dtype) if out is None else out
         if array.size:
             download(_memory(array), found.reshape(-1), self.stream)
         return found

@@ -73,9 +73,12 @@ class Host:
         """Values of the host into an array of this place."""
         target[...] = values
 
-    def get(self, array: Any) -> np.ndarray:
-        """A copy on the host."""
-        return array.copy()
+    def get(self, array: Any, out: np.ndarray | None = None) -> np.ndarray:
+        """A copy on the host, in `out` if that is given."""
+        if out is None:
+            return array.copy()
+        out[...] = array
+        return out
 
     def keep(self, target: Any, flags: np.ndarray, factor: float) -> None:
         """target = factor where the flag of the host is set, else 0."""

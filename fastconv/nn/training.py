@@ -106,7 +106,7 @@ def predict(model: Any, x: Any, batch_size: int | None) -> np.ndarray:
         start = 0
         for batch in ArrayFeed(x, None, TEST_BATCH if batch_size is None else batch_size).epoch(None):
             batch_x, _, _ = model._device.upload(batch.x, None, 0.0)
-            outputs[start:start + batch.size] = model._device.get(model._forward(batch_x, False))
+            model._device.get(model._forward(batch_x, False), outputs[start:start + batch.size])
             start += batch.size
     return outputs
 
