@@ -197,6 +197,33 @@ def test_gradients_that_are_views_of_another_dtype(few):
         np.testing.assert_allclose(cropped.layers[0].grads[name], whole.layers[0].grads[name], rtol=1e-4, atol=1e-7)
 
 
+class Shift(layers.Layer):
+    """max(x + its one bias, 0)."""
+
+    activation = "relu"
+
+    def build(self, *where):
+        super().build(*where)
+        self.weights, self.grads = ({"bias": np.zeros(1, self.dtype)} for _ in range(2))
+
+    def forward(self, x, training, logits=False):
+        return np.maximum(x + self.weights["bias"], 0)
+
+    def backward(self, dy, need_dx, logits=False):
+        assert self.masked_by_next
+        self.grads["bias"][:] = dy.sum()
+        return dy
+
+
+def test_layers_of_others_sum_their_own_biases(rng):
+    model = Sequential([Shift(input_shape=(4, 4, 3)), layers.MaxPooling2D(2)], seed=0)
+    model.compile("sgd", "mse")
+    x, y = rng.normal(size=(2, 4, 4, 3)), np.zeros((2, 2, 2, 3))
+    out = model.predict(x)
+    model.train_on_batch(x, y)
+    np.testing.assert_allclose(model.layers[0].grads["bias"], (2 * out / out.size).sum(), rtol=1e-5)
+
+
 def test_an_optimizer_serves_models_of_other_dtypes(few):
     shared = optimizers.RMSprop()
     for dtype in ("float32", "float64", "float32"):

@@ -385,10 +385,12 @@ class MaxPooling2D(_Pooling):
     def backward(self, dy: Any, need_dx: bool, logits: bool = False) -> Any:
         if not need_dx:
             return None
-        if self.masked_layer is not None:
+        masked = self.masked_layer
+        if masked is not None:
+            bias = masked.grads.get("bias") if isinstance(masked, _Weighted) else None
             dy = self.device.dense(dy, self.dtype)
-            self.device.relu_backward(dy, self._y, self.masked_layer.grads.get("bias"))
-            self.masked_layer.bias_summed = True
+            self.device.relu_backward(dy, self._y, bias)
+            masked.bias_summed = bias is not None
         dx = self.buffer("dx", self._x.shape)
         self.kernels.run("backward", len(dy), fastconv.max_pool2d_backward, dy, dx.shape, self._indices,
                          self.pool_size, self.strides, self.padding, layout="NHWC", out=dx)
