@@ -62,7 +62,7 @@ class Layer:
     """
 
     activation = "linear"
-    on_gpu = False  # whether it computes on what `device` makes only, so that this may be a GPU
+    on_gpu = False  # whether `device` makes all its arrays and fastconv or `device` does all its work: may be a GPU
     replayable = True  # whether each step on a GPU does the same, so that it may be recorded
     settings: tuple[str, ...] = ()  # constructor arguments beside name, trainable and input_shape
 
