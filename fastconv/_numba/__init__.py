@@ -3,11 +3,12 @@
     compile.py   flags, disk cache, one signature per dtype
     vector.py    what Numba lacks: vectors of the host's length, as IR, and moves of data by them
     tasks.py     loops over tasks on several threads
-    emit.py      words for writing a kernel's inner loops as IR; depthwise_tiles.py pooling_tiles.py are written in them
+    integers.py  whole-number arithmetic that compiles fast
+    emit.py      words for writing loops as IR; *_tiles.py moves.py im2col_pixels.py winograd_*.py are written in them
     gemm.py      the GEMM micro-kernel: a tile of registers, rows of tiles
     arrays.py    the arrays of a call as Numba wants them: flat, with element strides
     naive.py im2col.py im2col_weight.py direct.py winograd.py depthwise.py pooling.py   the kernels
-    winograd_*.py   its weight gradient; what both share; transforms, moves and products as IR, called by address
+    winograd_*.py   its gradients; what they share; transforms, moves and products as IR, called by address
 
 Importing this package does not import Numba; importing a kernel module does.
 """
