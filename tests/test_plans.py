@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import fastconv
-from fastconv import host
+from fastconv import dispatch, host
+from fastconv.registry import KERNELS
 from tests import compare
 from tests.calls import NAMES, calls, forward, hwio, integers, nhwc
 
@@ -112,6 +113,26 @@ def test_a_plan_packs_its_weights_for_the_instruction_set_in_use(algorithm, layo
     finally:
         if isas:
             host.set_isa(before)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("channels, size", [(21, 9), (160, 14)])  # (160, 14): threads share the output channels
+@pytest.mark.parametrize("algorithm", ["im2col", "winograd_f2x3", "winograd_f4x3", "winograd_f6x3"])
+def test_numba_plans_hold_packed_weights(algorithm, channels, size, groups, layout, threads):
+    rng = np.random.default_rng(6)
+    x = rng.standard_normal((1, size, size, groups * channels), np.float32)
+    w = rng.standard_normal((3, 3, channels, groups * channels), np.float32)
+    if layout == "NCHW":
+        x, w = x.transpose(0, 3, 1, 2).copy(), w.transpose(3, 2, 0, 1)
+    how = {"padding": 1, "groups": groups, "layout": layout, "algorithm": algorithm, "backend": "numba"}
+    expected = fastconv.conv2d(x, w, **how)
+    threads(2)
+    plan = fastconv.plan_conv2d(x.shape, w, **how)
+    assert plan.packed_nbytes >= w.nbytes
+    unpacked = dispatch.plan_for(plan.problem, next(k for k in KERNELS if k.name == plan.kernel))
+    assert plan.workspace_nbytes < unpacked.workspace_nbytes()
+    np.testing.assert_array_equal(plan(x), expected)
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])

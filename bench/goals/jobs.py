@@ -153,7 +153,7 @@ def plain(problem: ConvProblem, threads: int, seconds: float) -> dict[str, Any]:
 
 
 def numba_plain(problem: ConvProblem, threads: int, seconds: float) -> dict[str, Any]:
-    """Numba's plain sums beside the peak, weights packed in each call."""
+    """Numba's plain sums beside the peak, in plans that hold their weights packed."""
     return contest.convolution(problem, threads, [], seconds, algorithm="im2col", backend="numba")
 
 

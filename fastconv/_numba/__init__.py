@@ -6,6 +6,7 @@
     integers.py  whole-number arithmetic that compiles fast
     emit.py      words for writing loops as IR; *_tiles.py moves.py im2col_pixels.py winograd_*.py are written in them
     gemm.py      the GEMM micro-kernel: a tile of registers, rows of tiles
+    packing.py   weights that a plan holds
     arrays.py    the arrays of a call as Numba wants them: flat, with element strides
     naive.py im2col.py im2col_weight.py direct.py winograd.py depthwise.py pooling.py   the kernels
     winograd_*.py   its gradients; what they share; transforms, moves and products as IR, called by address

@@ -217,8 +217,8 @@ def gather_thread_bytes(b: GatherBlocks, itemsize: int) -> int:
     return (b.panel + b.sums) * itemsize + lines(b.table, 8) * 8
 
 
-def im2col_bytes(p: Conv, pass_: str, threads: int) -> int:
-    """Workspace of the im2col kernels."""
+def im2col_bytes(p: Conv, pass_: str, threads: int, packed: bool = False) -> int:
+    """Workspace of the im2col kernels; `packed`: of a call whose weights are."""
     itemsize = ITEMSIZE[p.dtype]
     if pass_ == "backward_weight":
         blocks = gradient_blocks(p)
@@ -228,7 +228,8 @@ def im2col_bytes(p: Conv, pass_: str, threads: int) -> int:
     for rows in row_axes:
         for cols in column_axes:
             b = class_blocks(p, pass_ == "backward_input", rows, cols)
-            need = max(need, b.weights * itemsize + threads * gather_thread_bytes(b, itemsize))
+            weights = 0 if packed else b.weights * itemsize
+            need = max(need, weights + threads * gather_thread_bytes(b, itemsize))
     return need
 
 
@@ -274,7 +275,8 @@ class WinogradBlocks(NamedTuple):
     product_point: int  # products, from point to point; their rows are WINOGRAD_CHANNELS long
     bias_row: int
     bias: int  # padded to whole panels
-    weights: int  # transformed: all of them, or (shared) those of one panel for each thread
+    weights: int  # transformed: all of them, or (shared) those of one panel for each thread, or (packed before) none
+    all_weights: int
     inputs: int  # transformed, of one thread or (shared) of all tiles of one group
     products: int  # of one thread
     scratch: int
@@ -292,8 +294,8 @@ class WinogradBlocks(NamedTuple):
         return self.bias + self.common(groups) + threads * self.private()
 
 
-def winograd_blocks(p: Conv, backward: bool, m: int) -> WinogradBlocks:
-    """Blocks of F(m x m, r x r), or of F(m, r) for a filter of one row or column."""
+def winograd_blocks(p: Conv, backward: bool, m: int, packed: bool = False) -> WinogradBlocks:
+    """Blocks of F(m x m, r x r), or of F(m, r) for a filter of one row or column; `packed`: of weights that are."""
     itemsize = ITEMSIZE[p.dtype]
     outs, ins = (p.icg, p.ocg) if backward else (p.ocg, p.icg)
     grid = winograd_grid(p, m, p.ih if backward else p.oh, p.iw if backward else p.ow)
@@ -312,12 +314,14 @@ def winograd_blocks(p: Conv, backward: bool, m: int) -> WinogradBlocks:
         grid.band_rows * grid.tile_h * strip * MAX_LANES,
         (p.kh * p.kw * MAX_LANES + MAX_LANES) * MAX_LANES,
     )
-    columns = MAX_COLUMNS if shared else p.g * (outs + MAX_COLUMNS - 1)
+    all_columns = p.g * (outs + MAX_COLUMNS - 1)
+    all_weights, panel = (lines(points * (ins * n + p.g * WINOGRAD_PAD), itemsize) for n in (all_columns, MAX_COLUMNS))
     bias_row = round_up(outs, MAX_COLUMNS)
     return WinogradBlocks(
         grid, shared, blocks, row, point, product_point, bias_row,
         bias=lines(p.g * bias_row, itemsize),
-        weights=lines(points * (ins * columns + p.g * WINOGRAD_PAD), itemsize),
+        weights=0 if packed else panel if shared else all_weights,
+        all_weights=all_weights,
         inputs=lines(points * point, itemsize),
         products=lines(points * product_point, itemsize),
         scratch=lines(scratch, itemsize),
@@ -406,13 +410,13 @@ def winograd_adjoint_bytes(p: Conv, m: int, threads: int) -> int:
     return max(b.elements(threads) * ITEMSIZE[p.dtype] + LINE_BYTES, im2col_bytes(p, "backward_input", threads))
 
 
-def winograd_bytes(p: Conv, pass_: str, m: int, threads: int) -> int:
-    """Workspace of the Winograd kernels."""
+def winograd_bytes(p: Conv, pass_: str, m: int, threads: int, packed: bool = False) -> int:
+    """Workspace of the Winograd kernels; `packed`: of a call whose weights are."""
     itemsize = ITEMSIZE[p.dtype]
     if pass_ == "backward_weight":
         g = winograd_gradient_blocks(p, m)
         return max(lines(g.elements(threads), itemsize) * itemsize + LINE_BYTES, im2col_bytes(p, pass_, threads))
-    b = winograd_blocks(p, pass_ == "backward_input", m)
+    b = winograd_blocks(p, pass_ == "backward_input", m, packed)
     return b.elements(p.g, threads) * itemsize + lines(b.suspects, 8) * 8
 
 

@@ -27,6 +27,7 @@ from fastconv._numba.im2col_pixels import TARGET, find_runs, locate, unroll_colu
 from fastconv._numba.im2col_weight import weight_gradient
 from fastconv._numba.integers import least, quotient, remainder, stride_of
 from fastconv._numba.moves import all_finite, turn
+from fastconv._numba.packing import PackedWeights, holds_weights, room
 from fastconv._numba.tasks import Phase, claim, run_phases
 from fastconv._numba.vector import (
     copy_rows,
@@ -327,9 +328,22 @@ def fill_empty(p: Conv, y: Array, bias: Array | None, residual: Array | None) ->
     np.minimum(y, high, out=y)
 
 
+def _packing(p: Conv, backward: bool, w5: Array, packed: Array, shape: Array, taps: Array, bad: list[bool]) -> Phase:
+    """The phase that packs the weights of a gather; `bad` gets an entry where they are not finite (backward)."""
+    pack = (_pack_columns if p.nhwc else _pack_rows)[p.dtype]
+    units = p.g * blocking.ceil_div(w5.shape[1], columns(p.dtype) if p.nhwc else PACKED_ROWS)
+
+    def run(tickets: Array, worker: int) -> None:
+        if not pack(w5, packed, shape, taps, int(backward), tickets):
+            bad.append(True)
+
+    return units, run
+
+
 def _convolve(
-    p: Conv, backward: bool, x: Array, w: Array, bias: Any, residual: Any, y: Array, workspace: Any, threads: int
-) -> None:
+    p: Conv, backward: bool, x: Array, w: Array, bias: Any, residual: Any, y: Array, workspace: Any, threads: int,
+    held: PackedWeights | None = None,
+) -> None:  # fmt: skip
     if y.size == 0:
         return
     if backward and empty_class(p):
@@ -337,23 +351,21 @@ def _convolve(
     w5 = w.reshape(p.g, p.ocg, p.icg, p.kh, p.kw)  # splits an axis: a view for any strides
     if backward:
         w5 = w5.transpose(0, 2, 1, 3, 4)
-    outs = p.icg if backward else p.ocg
     low, high = limits(p)
     x_flat, y_flat = flat(x, p.nhwc), flat(y, p.nhwc)
     bias_flat, residual_flat = optional(bias, 1, p.dtype), optional_flat(residual, p.nhwc, p.dtype)
-    pack = (_pack_columns if p.nhwc else _pack_rows)[p.dtype]
     gather = (_gather_nhwc if p.nhwc else _gather_nchw)[p.dtype]
-    units = p.g * blocking.ceil_div(outs, columns(p.dtype) if p.nhwc else PACKED_ROWS)
     not_finite: list[bool] = []
     phases: list[Phase] = []
     for shape, taps, b, tasks in _gathers(p, backward):
         (packed,), (panel, sums), table = carve(
-            workspace, p.dtype, [b.weights], threads, [b.panel, b.sums], threads, blocking.lines(b.table, 8)
-        )
-
-        def pack_weights(tickets: Array, worker: int, packed=packed, shape=shape, taps=taps) -> None:
-            if not pack(w5, packed, shape, taps, int(backward), tickets):
-                not_finite.append(True)
+            workspace, p.dtype, [0 if held else b.weights], threads, [b.panel, b.sums], threads,
+            blocking.lines(b.table, 8),
+        )  # fmt: skip
+        if held:
+            packed = held.data
+        else:
+            phases.append(_packing(p, backward, w5, packed, shape, taps, not_finite))
 
         def gather_pixels(
             tickets: Array, worker: int, packed=packed, panel=panel, sums=sums, table=table, shape=shape, taps=taps
@@ -363,17 +375,27 @@ def _convolve(
                 shape, taps, low, high, tickets,
             )  # fmt: skip
 
-        phases += (units, pack_weights), (tasks, gather_pixels)
+        phases.append((tasks, gather_pixels))
     run_phases(threads, *phases)
     if backward and not_finite:
         # The padding that the gather form reads is no term of the gradient: 0 * Inf there must not make a NaN.
         naive.backward_input(p, x, w, bias, residual, y, threads, only_nan=True)
 
 
+def _pack_weights(p: Conv, w: Array, threads: int) -> PackedWeights:
+    """The weights of forward calls."""
+    ((shape, taps, b, _),) = _gathers(p, False)
+    packed = room(b.weights, p.dtype)
+    run_phases(threads, _packing(p, False, w.reshape(p.g, p.ocg, p.icg, p.kh, p.kw), packed, shape, taps, []))
+    return PackedWeights(packed)
+
+
+@holds_weights(_pack_weights, lambda p, threads: blocking.im2col_bytes(p, "forward", threads, packed=True))
 def conv2d_forward_im2col__numba(
-    p: Conv, x: Array, w: Array, bias: Any, residual: Any, y: Array, workspace: Any, threads: int
-) -> None:
-    _convolve(p, False, x, w, bias, residual, y, workspace, threads)
+    p: Conv, x: Array, w: Array, bias: Any, residual: Any, y: Array, workspace: Any, threads: int,
+    packed: PackedWeights | None = None,
+) -> None:  # fmt: skip
+    _convolve(p, False, x, w, bias, residual, y, workspace, threads, packed)
 
 
 def conv2d_backward_input_im2col__numba(

@@ -9,7 +9,8 @@ compiled once for all tiles; the transforms are called by address (winograd_call
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,8 +21,9 @@ from fastconv._numba.arrays import flat, layout_flags, limits, optional, optiona
 from fastconv._numba.compile import CONTRACT, jit, kernel
 from fastconv._numba.gemm import TILE_ROWS, columns
 from fastconv._numba.integers import least, quotient, remainder
+from fastconv._numba.packing import PackedWeights, holds_weights, room
 from fastconv._numba.tasks import Run, claim, run_phases
-from fastconv._numba.vector import get, numbers, panel_columns, put
+from fastconv._numba.vector import distance, get, numbers, panel_columns, put
 from fastconv._numba.winograd_adjoint import adjoint_input_gradient
 from fastconv._numba.winograd_calls import (
     call_products,
@@ -70,6 +72,7 @@ class Shape(NamedTuple):
     tiles: int
     blocks: int
     shared: int
+    held: int  # whether weights come packed
     terms: int
     u_point: int  # of transformed weights
     m_point: int  # of products
@@ -97,11 +100,11 @@ def block_start(p, block):
 
 
 @kernel(
-    "in1 in5 in1 out1 out1 outints1 nhwc nchw ints1 ints1 ints1 scalar scalar int int tickets",
+    "in1 in5 in1 in1 out1 out1 outints1 nhwc nchw ints1 ints1 ints1 scalar scalar int int tickets",
     fastmath=CONTRACT,
 )
 def _convolve_tiles(
-    x, w, residual, y, memory, suspects, nhwc, nchw, source, shape, filters, low, high, phase, worker, tickets
+    x, w, packed, residual, y, memory, suspects, nhwc, nchw, source, shape, filters, low, high, phase, worker, tickets
 ):  # fmt: skip
     s = source_numbers(source)
     p = shape_numbers(shape)
@@ -112,6 +115,8 @@ def _convolve_tiles(
     depth = s.channels
     own = worker * p.private
     weights, v = p.weights_at + (own if p.shared else 0), p.inputs_at + (0 if p.shared else own)
+    if p.held:
+        weights = distance(memory, packed)
     products, scratch = p.products_at + own, p.scratch_at + own
     for task in claim(tickets):
         if phase == WEIGHTS:  # some input channels of a panel
@@ -130,14 +135,16 @@ def _convolve_tiles(
             if nchw is not None:
                 transform_planes(x, memory, begin, scratch, s, group, first, last)
             continue
-        # FUSED: a block of tiles, all channels. OUTPUTS: a panel of channels, whose weights come first; all blocks.
+        # FUSED: a block of tiles, all channels. OUTPUTS: a panel of channels, whose weights come first if they are not
+        # packed; all blocks.
         fused = phase == FUSED
         count = p.blocks if fused else panels
         group, index = quotient(task, count), remainder(task, count)
         block, last_block = (index, index + 1) if fused else (0, p.blocks)
         first_channel, last_channel = (0, p.outs) if fused else (index * nr, least(p.outs, index * nr + nr))
-        u = weights + (group * p.points * p.u_point if fused else 0)
-        c = depth if fused else 0
+        packs = not fused and p.held == 0
+        u = weights + (0 if packs else group * p.points * p.u_point + first_channel * depth)
+        c = 0 if packs else depth
         while c < depth:
             pack_channels(w, f, memory, u, scratch, p, s.gather, group, first_channel, c, least(depth, c + chunk))
             c += chunk
@@ -210,9 +217,9 @@ def _repair(x, w, bias, residual, y, suspects, source, shape, padding_counts, lo
 
 
 @lru_cache(maxsize=256)
-def _numbers(p: Conv, backward: bool, tile: str) -> tuple[Array, Array, blocking.WinogradBlocks]:
+def _numbers(p: Conv, backward: bool, tile: str, held: bool) -> tuple[Array, Array, blocking.WinogradBlocks]:
     """Source and Shape as arrays, and the blocks."""
-    b = blocking.winograd_blocks(p, backward, winograd.TILES[tile][0])
+    b = blocking.winograd_blocks(p, backward, winograd.TILES[tile][0], held)
     grid, nr = b.grid, columns(p.dtype)
     outs, ins = (p.icg, p.ocg) if backward else (p.ocg, p.icg)
     source, target = ((p.oh, p.ow), (p.ih, p.iw)) if backward else ((p.ih, p.iw), (p.oh, p.ow))
@@ -223,13 +230,13 @@ def _numbers(p: Conv, backward: bool, tile: str) -> tuple[Array, Array, blocking
     )
     products = b.bias + b.common(p.g)
     own = products + b.products + b.scratch
-    panels = 1 if b.shared else blocking.ceil_div(outs, nr)
+    panels = 1 if b.shared and not held else blocking.ceil_div(outs, nr)
     shape = Shape(
         call["weights"], call["output"], call["scatter"], call["finish"], call["products"], outs, p.kh, p.kw, *target,
         *strides(p.nhwc, p.g * outs, *target), grid.points, int(p.kh == 1), grid.tiles, b.blocks, int(b.shared),
-        blocking.WINOGRAD_TERMS.get(tile, blocking.DEPTH_TERMS), panels * ins * nr + PAD, b.product_point, b.bias_row,
-        b.inputs, own if b.shared else b.bias, b.bias if b.shared else own, products, products + b.products,
-        b.private(),
+        int(held), blocking.WINOGRAD_TERMS.get(tile, blocking.DEPTH_TERMS), panels * ins * nr + PAD,
+        b.product_point, b.bias_row, b.inputs, own if b.shared else b.bias, b.bias if b.shared else own, products,
+        products + b.products, b.private(),
     )  # fmt: skip
     return inputs, np.array(shape, np.int64), b
 
@@ -245,10 +252,11 @@ def _convolve(
     y: Array,
     workspace: Any,
     threads: int,
+    held: PackedWeights | None = None,
 ) -> None:
     if y.size == 0:
         return
-    source, shape, b = _numbers(p, backward, tile)
+    source, shape, b = _numbers(p, backward, tile, held is not None)
     w5 = w.reshape(p.g, p.ocg, p.icg, p.kh, p.kw)  # splits an axis: a view for any strides
     if backward:
         w5 = w5.transpose(0, 2, 1, 3, 4)[:, :, :, ::-1, ::-1]
@@ -266,13 +274,14 @@ def _convolve(
     low, high = limits(p)
     x_flat, y_flat = flat(x, p.nhwc), flat(y, p.nhwc)
     residual_flat = optional_flat(residual, p.nhwc, p.dtype)
+    packed = optional(None if held is None else held.data, 1, p.dtype)
     convolve, flags = _convolve_tiles[p.dtype, p.nhwc], layout_flags(p.nhwc)
 
     def run(phase: int) -> Run:
         def part(tickets: Array, worker: int) -> None:
             convolve(
-                x_flat, w5, residual_flat, y_flat, memory, suspects, *flags, source, shape, filters, low, high, phase,
-                worker, tickets,
+                x_flat, w5, packed, residual_flat, y_flat, memory, suspects, *flags, source, shape, filters, low, high,
+                phase, worker, tickets,
             )  # fmt: skip
 
         return part
@@ -281,17 +290,45 @@ def _convolve(
         inputs = p.g * blocking.ceil_div(b.grid.tiles, INPUT_TILES)
         run_phases(threads, (inputs, run(INPUTS)), (p.g * panels, run(OUTPUTS)))
     else:
-        run_phases(threads, (pack_tasks(p.g, outs, ins, p.dtype), run(WEIGHTS)), (p.g * b.blocks, run(FUSED)))
+        packing = [] if held else [(pack_tasks(p.g, outs, ins, p.dtype), run(WEIGHTS))]
+        run_phases(threads, *packing, (p.g * b.blocks, run(FUSED)))
     if suspects[-1]:
         repair, its_bias = _repair[p.dtype], optional(bias, 1, p.dtype)
         arrays = x_flat, w5, its_bias, residual_flat, y_flat, suspects, source, shape, int(not backward)
         run_phases(threads, (suspects.size - 1, lambda tickets, worker: repair(*arrays, low, high, tickets)))
 
 
+def _pack_weights(tile: str, p: Conv, w: Array, threads: int) -> PackedWeights:
+    """The weights of forward calls."""
+    source, given, b = _numbers(p, False, tile, True)
+    memory = room(b.all_weights + threads * b.scratch, p.dtype)
+    shape = Shape(*map(int, given))._replace(
+        weights_at=0, scratch_at=b.all_weights, private=b.scratch, shared=0, held=0
+    )
+    w5 = w.reshape(p.g, p.ocg, p.icg, p.kh, p.kw)
+    convolve, flags, nothing = _convolve_tiles[p.dtype, p.nhwc], layout_flags(p.nhwc), np.zeros(0, p.dtype)
+    arrays = nothing, w5, nothing, nothing, nothing, memory, np.zeros(0, np.int64)
+    numbers = source, np.array(shape, np.int64), filters_of(w5), *limits(p), WEIGHTS
+    run_phases(
+        threads,
+        (pack_tasks(p.g, p.ocg, p.icg, p.dtype), lambda t, worker: convolve(*arrays, *flags, *numbers, worker, t)),
+    )
+    return PackedWeights(memory[: b.all_weights])
+
+
+def _holds_weights(tile: str) -> Callable[[Any], Any]:
+    m = winograd.TILES[tile][0]
+    return holds_weights(
+        partial(_pack_weights, tile), lambda p, threads: blocking.winograd_bytes(p, "forward", m, threads, packed=True)
+    )
+
+
+@_holds_weights("f2x3")
 def conv2d_forward_winograd_f2x3__numba(
-    p: Conv, x: Array, w: Array, bias: Any, residual: Any, y: Array, workspace: Any, threads: int
-) -> None:
-    _convolve(p, False, "f2x3", x, w, bias, residual, y, workspace, threads)
+    p: Conv, x: Array, w: Array, bias: Any, residual: Any, y: Array, workspace: Any, threads: int,
+    packed: PackedWeights | None = None,
+) -> None:  # fmt: skip
+    _convolve(p, False, "f2x3", x, w, bias, residual, y, workspace, threads, packed)
 
 
 def conv2d_backward_input_winograd_f2x3__numba(
@@ -300,10 +337,12 @@ def conv2d_backward_input_winograd_f2x3__numba(
     _convolve(p, True, "f2x3", dy, w, bias, residual, dx, workspace, threads)
 
 
+@_holds_weights("f4x3")
 def conv2d_forward_winograd_f4x3__numba(
-    p: Conv, x: Array, w: Array, bias: Any, residual: Any, y: Array, workspace: Any, threads: int
-) -> None:
-    _convolve(p, False, "f4x3", x, w, bias, residual, y, workspace, threads)
+    p: Conv, x: Array, w: Array, bias: Any, residual: Any, y: Array, workspace: Any, threads: int,
+    packed: PackedWeights | None = None,
+) -> None:  # fmt: skip
+    _convolve(p, False, "f4x3", x, w, bias, residual, y, workspace, threads, packed)
 
 
 def conv2d_backward_input_winograd_f4x3__numba(
@@ -312,10 +351,12 @@ def conv2d_backward_input_winograd_f4x3__numba(
     _convolve(p, True, "f4x3", dy, w, bias, residual, dx, workspace, threads)
 
 
+@_holds_weights("f6x3")
 def conv2d_forward_winograd_f6x3__numba(
-    p: Conv, x: Array, w: Array, bias: Any, residual: Any, y: Array, workspace: Any, threads: int
-) -> None:
-    _convolve(p, False, "f6x3", x, w, bias, residual, y, workspace, threads)
+    p: Conv, x: Array, w: Array, bias: Any, residual: Any, y: Array, workspace: Any, threads: int,
+    packed: PackedWeights | None = None,
+) -> None:  # fmt: skip
+    _convolve(p, False, "f6x3", x, w, bias, residual, y, workspace, threads, packed)
 
 
 def conv2d_backward_input_winograd_f6x3__numba(
@@ -324,10 +365,12 @@ def conv2d_backward_input_winograd_f6x3__numba(
     _convolve(p, True, "f6x3", dy, w, bias, residual, dx, workspace, threads)
 
 
+@_holds_weights("f2x5")
 def conv2d_forward_winograd_f2x5__numba(
-    p: Conv, x: Array, w: Array, bias: Any, residual: Any, y: Array, workspace: Any, threads: int
-) -> None:
-    _convolve(p, False, "f2x5", x, w, bias, residual, y, workspace, threads)
+    p: Conv, x: Array, w: Array, bias: Any, residual: Any, y: Array, workspace: Any, threads: int,
+    packed: PackedWeights | None = None,
+) -> None:  # fmt: skip
+    _convolve(p, False, "f2x5", x, w, bias, residual, y, workspace, threads, packed)
 
 
 def conv2d_backward_input_winograd_f2x5__numba(
@@ -336,10 +379,12 @@ def conv2d_backward_input_winograd_f2x5__numba(
     _convolve(p, True, "f2x5", dy, w, bias, residual, dx, workspace, threads)
 
 
+@_holds_weights("f4x5")
 def conv2d_forward_winograd_f4x5__numba(
-    p: Conv, x: Array, w: Array, bias: Any, residual: Any, y: Array, workspace: Any, threads: int
-) -> None:
-    _convolve(p, False, "f4x5", x, w, bias, residual, y, workspace, threads)
+    p: Conv, x: Array, w: Array, bias: Any, residual: Any, y: Array, workspace: Any, threads: int,
+    packed: PackedWeights | None = None,
+) -> None:  # fmt: skip
+    _convolve(p, False, "f4x5", x, w, bias, residual, y, workspace, threads, packed)
 
 
 def conv2d_backward_input_winograd_f4x5__numba(
@@ -348,10 +393,12 @@ def conv2d_backward_input_winograd_f4x5__numba(
     _convolve(p, True, "f4x5", dy, w, bias, residual, dx, workspace, threads)
 
 
+@_holds_weights("f4x3_1d")
 def conv2d_forward_winograd_f4x3_1d__numba(
-    p: Conv, x: Array, w: Array, bias: Any, residual: Any, y: Array, workspace: Any, threads: int
-) -> None:
-    _convolve(p, False, "f4x3_1d", x, w, bias, residual, y, workspace, threads)
+    p: Conv, x: Array, w: Array, bias: Any, residual: Any, y: Array, workspace: Any, threads: int,
+    packed: PackedWeights | None = None,
+) -> None:  # fmt: skip
+    _convolve(p, False, "f4x3_1d", x, w, bias, residual, y, workspace, threads, packed)
 
 
 def conv2d_backward_input_winograd_f4x3_1d__numba(
@@ -360,10 +407,12 @@ def conv2d_backward_input_winograd_f4x3_1d__numba(
     _convolve(p, True, "f4x3_1d", dy, w, bias, residual, dx, workspace, threads)
 
 
+@_holds_weights("f6x3_1d")
 def conv2d_forward_winograd_f6x3_1d__numba(
-    p: Conv, x: Array, w: Array, bias: Any, residual: Any, y: Array, workspace: Any, threads: int
-) -> None:
-    _convolve(p, False, "f6x3_1d", x, w, bias, residual, y, workspace, threads)
+    p: Conv, x: Array, w: Array, bias: Any, residual: Any, y: Array, workspace: Any, threads: int,
+    packed: PackedWeights | None = None,
+) -> None:  # fmt: skip
+    _convolve(p, False, "f6x3_1d", x, w, bias, residual, y, workspace, threads, packed)
 
 
 def conv2d_backward_input_winograd_f6x3_1d__numba(
@@ -372,10 +421,12 @@ def conv2d_backward_input_winograd_f6x3_1d__numba(
     _convolve(p, True, "f6x3_1d", dy, w, bias, residual, dx, workspace, threads)
 
 
+@_holds_weights("f4x5_1d")
 def conv2d_forward_winograd_f4x5_1d__numba(
-    p: Conv, x: Array, w: Array, bias: Any, residual: Any, y: Array, workspace: Any, threads: int
-) -> None:
-    _convolve(p, False, "f4x5_1d", x, w, bias, residual, y, workspace, threads)
+    p: Conv, x: Array, w: Array, bias: Any, residual: Any, y: Array, workspace: Any, threads: int,
+    packed: PackedWeights | None = None,
+) -> None:  # fmt: skip
+    _convolve(p, False, "f4x5_1d", x, w, bias, residual, y, workspace, threads, packed)
 
 
 def conv2d_backward_input_winograd_f4x5_1d__numba(
@@ -384,10 +435,12 @@ def conv2d_backward_input_winograd_f4x5_1d__numba(
     _convolve(p, True, "f4x5_1d", dy, w, bias, residual, dx, workspace, threads)
 
 
+@_holds_weights("f4x7_1d")
 def conv2d_forward_winograd_f4x7_1d__numba(
-    p: Conv, x: Array, w: Array, bias: Any, residual: Any, y: Array, workspace: Any, threads: int
-) -> None:
-    _convolve(p, False, "f4x7_1d", x, w, bias, residual, y, workspace, threads)
+    p: Conv, x: Array, w: Array, bias: Any, residual: Any, y: Array, workspace: Any, threads: int,
+    packed: PackedWeights | None = None,
+) -> None:  # fmt: skip
+    _convolve(p, False, "f4x7_1d", x, w, bias, residual, y, workspace, threads, packed)
 
 
 def conv2d_backward_input_winograd_f4x7_1d__numba(
