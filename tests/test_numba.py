@@ -91,13 +91,34 @@ def probes():
             sums, 0, bias, 0, bias_count > 0, addend, residual, 0, residual_count > 0, y, 0, count, low, high
         )
 
+    @vector.intrinsic
+    def call_spread(typingctx, function, source, s, row, column, count, target, t, point):
+        return calls._call("input", source, s, row, column, count, target, t, point)
+
+    @vector.intrinsic
+    def call_output(
+        typingctx, function, source, s, point, count, bias, b, residual, r, low, high, target, t, row, column
+    ):  # fmt: skip
+        real = source.dtype
+        return calls._call(
+            "output", source, s, point, count, bias, b, residual, r, real, real, target, t, row, column
+        )
+
+    @vector.intrinsic
+    def call_gather(typingctx, function, source, s, stride, channels, pixels, width, skip, target, t):
+        return calls._call("gather", source, s, stride, channels, pixels, width, skip, target, t)
+
+    @vector.intrinsic
+    def call_finish(typingctx, function, source, s, count, residual, r, low, high, target, t):
+        return calls._call("finish", source, s, count, residual, r, source.dtype, source.dtype, target, t)
+
     @kernel("int in1 int int int out1 int")
     def spread(function, source, row, column, count, target, point):
-        calls.call_spread(function, source, 0, row, column, count, target, 0, point)
+        call_spread(function, source, 0, row, column, count, target, 0, point)
 
     @kernel("int in1 int int in1 in1 scalar scalar out1 int int")
     def outputs(function, source, point, count, bias, residual, low, high, target, row, column):
-        return calls.call_output(
+        return call_output(
             function, source, 0, point, count, bias, 0, residual, 0, low, high, target, 0, row, column
         )
 
@@ -115,7 +136,7 @@ def probes():
 
     @kernel("int in1 int int int int int out1")
     def gather(function, source, stride, channels, pixels, width, skip, target):
-        calls.call_gather(function, source, 0, stride, channels, pixels, width, skip, target, 0)
+        call_gather(function, source, 0, stride, channels, pixels, width, skip, target, 0)
 
     @kernel("int in1 int int in1 scalar scalar out1 int")
     def scatter(function, source, pixels, channels, residual, low, high, target, stride):
@@ -123,7 +144,7 @@ def probes():
 
     @kernel("int in1 int in1 scalar scalar out1")
     def finish_row(function, source, count, residual, low, high, target):
-        calls.call_finish(function, source, 0, count, residual, 0, low, high, target, 0)
+        call_finish(function, source, 0, count, residual, 0, low, high, target, 0)
 
     @kernel("int in1 int int in1 int out1 int int int int int int")
     def products(function, v, row, point, u, u_point, m, m_point, points, channels, tiles, depth, terms):
