@@ -21,6 +21,7 @@ Map of the rooms (data flows one way, downwards; a test holds it):
     _cython, _numba, _cuda  the loops; reference: their meaning in NumPy, float64
     csrc/                   the registers (C micro-kernels, one folder for each instruction set)
     host, threads           what this machine can run; how many threads a call may use
+    loading                 imports on first use, which a fork waits for
 """
 
 import importlib

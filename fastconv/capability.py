@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
+from fastconv.loading import load
 from fastconv.problem import ConvPoolProblem, ConvProblem, PoolProblem
 
 # Most terms of a sum of the direct kernel, whose table of offsets has an entry for each.
@@ -447,27 +449,33 @@ winograd_m4_workspace = partial(winograd_workspace, tile=4)
 winograd_m6_workspace = partial(winograd_workspace, tile=6)
 
 
-def numba_im2col_workspace(p: ConvProblem, threads: int) -> int:
-    from fastconv._numba import blocking, lower  # neither imports Numba
+def _numba_sizes() -> tuple[Any, Any]:
+    """Block sizes and lowering of the Numba kernels; neither imports Numba."""
+    return load("fastconv._numba.blocking"), load("fastconv._numba").lower
 
+
+def _cuda_sizes() -> tuple[Any, Any]:
+    """The same of the CUDA kernels."""
+    return load("fastconv._cuda.sizes"), load("fastconv._cuda").lower
+
+
+def numba_im2col_workspace(p: ConvProblem, threads: int) -> int:
+    blocking, lower = _numba_sizes()
     return blocking.im2col_bytes(lower(p), p.pass_, threads)
 
 
 def numba_direct_workspace(p: ConvProblem, threads: int) -> int:
-    from fastconv._numba import blocking, lower
-
+    blocking, lower = _numba_sizes()
     return blocking.direct_bytes(lower(p), threads)
 
 
 def numba_depthwise_workspace(p: ConvProblem, threads: int) -> int:
-    from fastconv._numba import blocking, lower
-
+    blocking, lower = _numba_sizes()
     return blocking.depthwise_bytes(lower(p), p.pass_, threads)
 
 
 def numba_winograd_workspace(p: ConvProblem, threads: int, tile: int) -> int:
-    from fastconv._numba import blocking, lower
-
+    blocking, lower = _numba_sizes()
     return blocking.winograd_bytes(lower(p), p.pass_, tile, threads)
 
 
@@ -477,8 +485,7 @@ numba_winograd_m6_workspace = partial(numba_winograd_workspace, tile=6)
 
 
 def numba_winograd_adjoint_workspace(p: ConvProblem, threads: int, tile: int) -> int:
-    from fastconv._numba import blocking, lower
-
+    blocking, lower = _numba_sizes()
     return blocking.winograd_adjoint_bytes(lower(p), tile, threads)
 
 
@@ -488,64 +495,54 @@ numba_winograd_adjoint_m6_workspace = partial(numba_winograd_adjoint_workspace, 
 
 
 def gpu_im2col_workspace(p: ConvProblem, threads: int) -> int:
-    from fastconv._cuda import lower, sizes  # neither imports Numba
-
+    sizes, lower = _cuda_sizes()
     return sizes.im2col_bytes(lower(p), p.pass_)
 
 
 def gpu_im2col_steps(p: ConvProblem) -> float:
     """Multiply-adds of im2col on a GPU, those of idle multiprocessors and of the rims of tiles included."""
-    from fastconv._cuda import lower, sizes
-
+    sizes, lower = _cuda_sizes()
     return sizes.im2col_steps(lower(p), p.pass_)
 
 
 def gpu_depthwise_workspace(p: ConvProblem, threads: int) -> int:
-    from fastconv._cuda import lower, sizes
-
+    sizes, lower = _cuda_sizes()
     return sizes.depthwise_bytes(lower(p), p.pass_)
 
 
 def gpu_winograd_workspace(p: ConvProblem, threads: int) -> int:
-    from fastconv._cuda import lower, sizes
-
+    sizes, lower = _cuda_sizes()
     return sizes.winograd_bytes(lower(p), p.pass_)
 
 
 def gpu_winograd_steps(p: ConvProblem) -> float:
     """As gpu_im2col_steps."""
-    from fastconv._cuda import lower, sizes
-
+    sizes, lower = _cuda_sizes()
     return sizes.winograd_steps(lower(p), p.pass_)
 
 
 def gpu_direct_workspace(p: ConvProblem, threads: int) -> int:
-    from fastconv._cuda import lower, sizes
-
+    sizes, lower = _cuda_sizes()
     return sizes.direct_bytes(lower(p), p.pass_)
 
 
 def gpu_direct_steps(p: ConvProblem) -> float:
     """As gpu_im2col_steps."""
-    from fastconv._cuda import lower, sizes
-
+    sizes, lower = _cuda_sizes()
     return sizes.direct_steps(lower(p), p.pass_)
 
 
 def gpu_winograd_passes_workspace(p: ConvProblem, threads: int) -> int:
-    from fastconv._cuda import lower, sizes
-
+    sizes, lower = _cuda_sizes()
     return sizes.winograd_passes_bytes(lower(p), p.pass_)
 
 
 def gpu_winograd_passes_steps(p: ConvProblem) -> tuple[float, float, int]:
     """As gpu_im2col_steps; bytes through scratch memory; launches."""
-    from fastconv._cuda import lower, sizes
-
+    sizes, lower = _cuda_sizes()
     return sizes.winograd_passes_steps(lower(p), p.pass_)
 
 
 def gpu_im2col_tf32_workspace(p: ConvProblem, threads: int) -> int:
-    from fastconv._cuda import lower, sizes
-
+    sizes, lower = _cuda_sizes()
     return sizes.im2col_tf32_bytes(lower(p), p.pass_)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import importlib.util
 import sys
 import threading
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fastconv import autotune, host, settings, threads, warmed
+from fastconv.loading import load
 from fastconv.problem import ConvProblem, NoKernelError, PoolProblem
 from fastconv.registry import KERNELS, PACKAGES, Kernel
 
@@ -113,19 +113,19 @@ def _refusal(kernel: Kernel, problem: Problem, request: Request, count: int) -> 
 def _is_warmed(kernel: Kernel, problem: Problem) -> bool:
     if kernel.backend != "numba":
         return False
-    return warmed.holds(kernel.name, problem, importlib.import_module(PACKAGES["numba"]).source_hash)
+    return warmed.holds(kernel.name, problem, load(PACKAGES["numba"]).source_hash)
 
 
 def keep_warmed(done: Iterable[tuple[Kernel, Problem]]) -> bool:
     """Note on disk that these rows are compiled for such problems, from the next process on; False if they were not
     kept."""
     package = PACKAGES["numba"]
-    folder = importlib.import_module(f"{package}.compile").folder()
+    folder = load(f"{package}.compile").folder()
     if folder is None:
         return False
     keys = {warmed.key(kernel.name, problem) for kernel, problem in done}
     try:
-        warmed.remember(keys, importlib.import_module(package).source_hash(), folder)
+        warmed.remember(keys, load(package).source_hash(), folder)
     except OSError:
         return False
     return True
@@ -210,9 +210,9 @@ class Plan:
     def __init__(self, problem: Problem, kernel: Kernel) -> None:
         self.problem = problem
         self.kernel = kernel
-        package = importlib.import_module(_LOWERING.get(kernel.backend) or PACKAGES[kernel.backend])
+        package = load(_LOWERING.get(kernel.backend) or PACKAGES[kernel.backend])
         self._lowered = package.lower(problem)
-        self._run: Any = getattr(importlib.import_module(_module_path(kernel)), kernel.name)
+        self._run: Any = getattr(load(_module_path(kernel)), kernel.name)
         self._small = is_small(problem, kernel)
         self._needs: dict[tuple[int, bool], int] = {}
 
@@ -284,7 +284,7 @@ def _cuda_module(name: str) -> Any:
     fault = host.backend_fault("cuda")
     if fault is not None:
         raise NoKernelError(f"arrays on a GPU, or backend=\"cuda\": {fault}")
-    return importlib.import_module(f"{PACKAGES['cuda']}.{name}")
+    return load(f"{PACKAGES['cuda']}.{name}")
 
 
 def launch() -> Any:
@@ -305,7 +305,7 @@ def device_session() -> Any:
 @functools.cache
 def _entry() -> Any:
     """The module of compiled calls, or None without the extension."""
-    return None if host.backend_fault("cython") else importlib.import_module(f"{PACKAGES['cython']}.entry")
+    return None if host.backend_fault("cython") else load(f"{PACKAGES['cython']}.entry")
 
 
 @functools.cache

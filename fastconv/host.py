@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib
 import importlib.util
 import os
 import platform
 from pathlib import Path
+
+from fastconv.loading import load
 
 # From the slowest to the fastest; FASTCONV_ISA caps the choice.
 ISAS = ("portable", "neon", "avx2", "avx512")
@@ -64,7 +65,7 @@ def cores() -> int:
 def extension_fault() -> str | None:
     """None when the compiled extension loads, else one sentence that says what is wrong."""
     try:
-        core = importlib.import_module("fastconv._cython")
+        core = load("fastconv._cython")
     except ImportError as error:
         return f"no compiled extension ({error}); install a C compiler and reinstall fastconv"
     cap = isa_cap()
@@ -97,7 +98,7 @@ def cuda_fault() -> str | None:
         except OSError:
             return "no CUDA driver on this machine"
     try:
-        cuda = importlib.import_module("numba.cuda")
+        cuda = load("numba.cuda")
         if not cuda.is_available():
             return "numba.cuda finds no GPU or no compiler of CUDA: pip install 'fastconv[cuda]'"
     except Exception as error:  # whatever a broken driver or toolkit raises
@@ -120,7 +121,7 @@ def isas() -> tuple[str, ...]:
     """Instruction sets that the compiled extension has and this CPU runs, slowest first; empty without it."""
     if extension_fault() is not None:
         return ()
-    core = importlib.import_module("fastconv._cython")
+    core = load("fastconv._cython")
     return tuple(core.detected_isas())
 
 
@@ -128,7 +129,7 @@ def isa() -> str:
     """The instruction set the C kernels use now, or "none" without the compiled extension."""
     if extension_fault() is not None:
         return "none"
-    return str(importlib.import_module("fastconv._cython").get_isa())
+    return str(load("fastconv._cython").get_isa())
 
 
 @functools.cache
@@ -153,7 +154,7 @@ def set_isa(name: str) -> None:
     """Use this instruction set in the C kernels from now on (tests and benchmarks compare them)."""
     if name not in isas():
         raise ValueError(f"this machine runs the instruction sets {', '.join(isas()) or 'none'}, not {name!r}")
-    importlib.import_module("fastconv._cython").set_isa(name)
+    load("fastconv._cython").set_isa(name)
 
 
 def isa_cap() -> str | None:

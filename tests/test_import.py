@@ -188,3 +188,25 @@ def test_read_only_home_is_no_error(tmp_path):
         """,
         FASTCONV_CACHE=str(folder / "cache"),
     )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_fork_while_another_thread_imports(tmp_path):
+    """The fork waits: in a child born before its end, the module would be locked for ever."""
+    (tmp_path / "slow_to_import.py").write_text("import time\ntime.sleep(0.5)\nready = True\n")
+    code = """
+        import os, sys, threading, time
+        from fastconv.loading import load
+
+        thread = threading.Thread(target=load, args=("slow_to_import",))
+        thread.start()
+        while "slow_to_import" not in sys.modules:
+            time.sleep(0.01)
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if load("slow_to_import").ready else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        thread.join()
+        print("done")
+    """
+    assert python(code, timeout=60, PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path])).strip() == "done"

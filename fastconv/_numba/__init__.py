@@ -21,6 +21,7 @@ import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fastconv.loading import load
 from fastconv.problem import ConvProblem, PoolProblem
 
 # How an activation is told to a kernel: the low limit applies from RELU on, the high one for CLIP.
@@ -64,9 +65,7 @@ def source_hash() -> str:
 def lower(problem: ConvProblem | PoolProblem) -> Any:
     """What a kernel of this package takes in place of the problem, made once per plan."""
     if isinstance(problem, PoolProblem):
-        from fastconv._numba.pooling import lower_pool
-
-        return lower_pool(problem)
+        return load("fastconv._numba.pooling").lower_pool(problem)
     p = problem
     clamp, low, high = NO_CLAMP, 0.0, 0.0
     if p.activation == "relu":

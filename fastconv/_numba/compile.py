@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import threading
 import time
 import warnings
@@ -18,6 +17,7 @@ from numba.core.caching import FunctionCache
 from numba.core.compiler_lock import global_compiler_lock
 
 from fastconv._numba import source_hash
+from fastconv.loading import fork_waits_for
 
 log = logging.getLogger("fastconv")
 
@@ -120,13 +120,8 @@ def _argument(word: str, scalar: types.Type, nhwc: int) -> types.Type:
     return types.Array(element, dimensions, "C" if dimensions == 1 else "A", readonly=not name.startswith("out"))
 
 
-if hasattr(os, "register_at_fork"):
-    # A child of a fork in the midst of a compilation would wait for its end for ever: the fork waits instead.
-    os.register_at_fork(
-        before=global_compiler_lock.acquire,
-        after_in_parent=global_compiler_lock.release,
-        after_in_child=global_compiler_lock.release,
-    )
+# A child of a fork in the midst of a compilation would wait for its end for ever.
+fork_waits_for(global_compiler_lock)
 
 
 class Kernel:

@@ -6,20 +6,20 @@ Arrays are C-contiguous and of one dtype, float32 or float64, or an error says s
 from __future__ import annotations
 
 import functools
-import importlib
 import math
 from typing import Any
 
 import numpy as np
 
 from fastconv import dispatch, host, threads
+from fastconv.loading import load
 
 
 @functools.cache
 def _compiled() -> Any:
     """The module of compiled steps, or None."""
     fault = host.backend_fault("cython")
-    return None if fault else importlib.import_module("fastconv._cython.training")
+    return None if fault else load("fastconv._cython.training")
 
 
 def device_session() -> Any:
