@@ -24,7 +24,6 @@ Map of the rooms (data flows one way, downwards; a test holds it):
     loading                 imports on first use, which a fork waits for
 """
 
-import importlib
 from typing import Any
 
 from fastconv._version import __version__
@@ -59,6 +58,7 @@ from fastconv.functional import (
     warmup,
 )
 from fastconv.information import info
+from fastconv.loading import load
 from fastconv.problem import ConvProblem, NoKernelError, PoolProblem, resolve_padding
 from fastconv.settings import config
 from fastconv.threads import get_num_threads, set_num_threads
@@ -107,5 +107,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """`fastconv.nn` is imported when it is first named."""
     if name == "nn":
-        return importlib.import_module("fastconv.nn")
+        return load("fastconv.nn")
     raise AttributeError(f"module 'fastconv' has no attribute {name!r}")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import threading
 from pathlib import Path
 from typing import Any
 
 from fastconv import host, threads
 from fastconv._version import __version__
+from fastconv.loading import first_use
 
 # A challenger must be this much faster than the default to replace it.
 CLEAR_WIN = 1.05
 
-_lock = threading.Lock()
 _choices: dict[str, str] | None = None
 _generation = 0
 
@@ -63,7 +62,7 @@ def remember(problem: Any, name: str) -> None:
     import tempfile
 
     global _generation
-    with _lock:
+    with first_use:
         _load()[key(problem)] = name
         _generation += 1
         folder = host.cache_folder()
@@ -81,7 +80,7 @@ def remember(problem: Any, name: str) -> None:
 def forget() -> None:
     """Drop all remembered choices, in this process and on disk."""
     global _choices, _generation
-    with _lock:
+    with first_use:
         _choices = {}
         _generation += 1
         path().unlink(missing_ok=True)

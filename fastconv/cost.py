@@ -20,6 +20,7 @@ from fastconv.capability import (
     gpu_winograd_steps,
     gpu_winograd_workspace,
 )
+from fastconv.loading import load
 from fastconv.problem import ConvPoolProblem, ConvProblem, PoolProblem
 
 # Kinds of work. Those in WEIGHT_KINDS fall away where a plan holds packed weights.
@@ -479,8 +480,7 @@ def pool_error(p: PoolProblem) -> float:
 
 def _winograd_error(p: ConvProblem, tile: str) -> float:
     """What winograd.py measured, by the channels summed over."""
-    from fastconv.winograd import expected_error  # on use: its exact fractions cost 7 ms at import
-
+    expected_error = load("fastconv.winograd").expected_error  # on use: its exact fractions cost 7 ms at import
     return expected_error(tile, p.icg if p.pass_ == "forward" else p.ocg, p.dtype, p.pass_ == "backward_weight")
 
 

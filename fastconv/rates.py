@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import threading
 from pathlib import Path
 from typing import Any
 
 from fastconv import host
+from fastconv.loading import first_use
 
 # ISA -> kernel -> layout -> kind of work -> seconds a unit. Shipped: measured on one core of an AMD
 # EPYC, Zen 4 for AVX-512 and portable, Zen 3 for AVX2.
@@ -17,7 +17,6 @@ SHIPPED = Path(__file__).with_name("rates.json")
 # An ISA that nobody has measured is taken for its nearest relative.
 RELATIVE = {"neon": "avx2"}
 
-_lock = threading.Lock()
 _rates: Rates | None = None
 
 
@@ -53,7 +52,7 @@ def _load() -> Rates:
     """The shipped rates, with those of this machine in their place, ISA by ISA."""
     global _rates
     if _rates is None:
-        with _lock:
+        with first_use:
             merged = read(SHIPPED)
             own = read(path()) if path().exists() else {}
             for isa, kernels in own.get(host.cpu_name(), {}).items():

@@ -19,7 +19,7 @@ PACKAGES = {"cython": "fastconv._cython", "numba": "fastconv._numba", "cuda": "f
 class Kernel:
     """One way to compute one pass of one op. `module` is imported on first use and holds a function of this name.
 
-    Where that is an object with `pack` (as _cython/kernel.pyx's are), plans that hold weights hold them packed.
+    Where that has a `pack` (as _cython/kernel.pyx's and _numba/packing.py's have), plans hold their weights packed.
     """
 
     name: str

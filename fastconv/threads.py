@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fastconv import host
+from fastconv.loading import load
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -80,9 +81,8 @@ def _executor() -> ThreadPoolExecutor:
     global _pool
     with _pool_lock:
         if _pool is None:
-            from concurrent.futures import ThreadPoolExecutor  # on use: it costs 5 ms at import
-
-            _pool = ThreadPoolExecutor(max_workers=max(1, host.cores()), thread_name_prefix="fastconv")
+            executor = load("concurrent.futures").ThreadPoolExecutor  # on use: it costs 5 ms at import
+            _pool = executor(max_workers=max(1, host.cores()), thread_name_prefix="fastconv")
         return _pool
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import sys
-import threading
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from fastconv import host, rates
 from fastconv._version import __version__
+from fastconv.loading import first_use
 
-_lock = threading.Lock()
 # What the file held when this process first asked: what is compiled later counts from the next process on, so that the
 # choice for a problem never changes within one.
 _ready: frozenset[str] | None = None
@@ -47,13 +46,13 @@ def holds(name: str, problem: Any, source: Any) -> bool:
     """Whether the row is compiled for problems like this one. `source()`: hash of the code of the Numba kernels."""
     global _ready
     if _ready is None:
-        with _lock:
+        with first_use:
             _ready = frozenset(_stored(source())) if path().exists() else frozenset()
     return bool(_ready) and key(name, problem) in _ready
 
 
 def remember(keys: set[str], source: str, folder: str) -> None:
     """Add to the file what is compiled now, in this folder of Numba's cache; OSError if it cannot be written."""
-    with _lock:
+    with first_use:
         document = {"stamp": _stamp(source), "folder": folder, "ready": sorted(_stored(source) | keys)}
         rates.write(path(), document)

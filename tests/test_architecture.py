@@ -19,24 +19,24 @@ ALLOWED = {
     "winograd": set(),
     "loading": set(),
     "host": {"loading"},
-    "threads": {"host"},
+    "threads": {"host", "loading"},
     "reference": {"problem"},
     "capability": {"loading", "problem", "winograd"},
-    "rates": {"host"},
-    "cost": {"capability", "host", "problem", "rates", "winograd"},
+    "rates": {"host", "loading"},
+    "cost": {"capability", "host", "loading", "problem", "rates", "winograd"},
     "_cython": {"problem", "winograd", "threads", "host"},
     "_numba": {"loading", "problem", "winograd", "threads", "host"},
     "_cuda": {"problem", "winograd", "host"},
     "registry": {"capability", "cost", "problem"},
     "settings": {"host"},
-    "autotune": {"host", "threads", "problem", "_version"},
-    "warmed": {"host", "rates", "_version"},
+    "autotune": {"host", "loading", "threads", "problem", "_version"},
+    "warmed": {"host", "loading", "rates", "_version"},
     "dispatch": {"autotune", "host", "loading", "problem", "registry", "settings", "threads", "warmed"},
     "functional": {
         "autotune", "cost", "dispatch", "host", "loading", "problem", "rates", "registry", "settings", "threads",
     },
     "information": {"host", "threads", "registry", "_version"},
-    "__init__": {"_version", "functional", "information", "problem", "settings", "threads"},
+    "__init__": {"_version", "functional", "information", "loading", "problem", "settings", "threads"},
 }
 # Read on use: (room, module, at module level). Plain numbers that live beside the kernels they describe, what the
 # extension says of the CPU, and loops of training that have no row.
@@ -44,6 +44,7 @@ ON_USE = {
     ("capability", "fastconv._numba", False), ("capability", "fastconv._numba.blocking", False),
     ("capability", "fastconv._cuda", False), ("capability", "fastconv._cuda.sizes", False),
     ("host", "fastconv._cython", False), ("functional", "fastconv._cython.training", False),
+    ("__init__", "fastconv.nn", False),
 }  # fmt: skip
 # Guests use what fastconv exports, and each other's public names.
 # nn trains, benchmark races against other libraries (bench/ and the `bench` command share it), interop serves them.

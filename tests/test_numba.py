@@ -787,3 +787,46 @@ def test_one_compilation_for_every_form_of_the_arrays(rng):
         np.testing.assert_array_equal(y, expected)
     for entry in (im2col._pack_rows, im2col._gather_nchw):
         assert len(entry["float32"].signatures) == 1
+
+
+def test_vectors_of_128_bits(tmp_path):
+    """As on ARM, where a panel of float64 is narrower than a tile is tall."""
+    code = """
+        import numpy as np, fastconv
+        from fastconv._numba import vector
+
+        assert vector.VECTOR_BYTES == 16
+        rng = np.random.default_rng(0)
+        for layout in ("NHWC", "NCHW"):
+            for dtype, channels, groups in (("f8", 7, 1), ("f4", 13, 1), ("f4", 6, 2)):
+                image, weight = (2, 9, 8, groups * channels), (3, 3, channels, groups * 10)
+                x, w = (rng.integers(-4, 5, shape).astype(dtype) for shape in (image, weight))
+                if layout == "NCHW":
+                    x, w = x.transpose(0, 3, 1, 2).copy(), w.transpose(3, 2, 0, 1).copy()
+                how = {"padding": (1, 2), "stride": (1, 2), "groups": groups, "layout": layout}
+                dy = np.ones_like(fastconv.conv2d(x, w, backend="numpy", **how))
+                for number, call in enumerate((
+                    lambda **k: fastconv.conv2d(x, w, **how, **k),
+                    lambda **k: fastconv.conv2d_input(x.shape, w, dy, **how, **k),
+                    lambda **k: fastconv.conv2d_weight(x, w.shape, dy, **how, **k),
+                )):
+                    got, wanted = call(algorithm="im2col", backend="numba"), call(backend="numpy")
+                    assert np.array_equal(got, wanted), (layout, dtype, channels, groups, number)
+        print("done")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=300, check=False,
+        env={**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(tmp_path)},
+    )  # fmt: skip
+    assert done.stdout.strip() == "done", done.stderr
+
+
+@pytest.mark.parametrize("algorithm, groups", [("im2col", 1), ("depthwise", 3)])
+def test_an_input_gradient_that_no_tap_reaches(algorithm, groups, threads):
+    """One row, stride 2 and padding 1 under a filter of one: all outputs lie in the padding, there is nothing to do."""
+    threads(2)
+    w = np.ones((3, 3 // groups, 1, 1), "f4")
+    dy = np.ones((2, 3, 2, 2), "f4")
+    how = {"stride": 2, "padding": 1, "groups": groups}
+    dx = fastconv.conv2d_input((2, 3, 1, 1), w, dy, algorithm=algorithm, backend="numba", **how)
+    assert not dx.any() and dx.shape == (2, 3, 1, 1)

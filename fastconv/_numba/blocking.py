@@ -276,7 +276,7 @@ class WinogradBlocks(NamedTuple):
     bias_row: int
     bias: int  # padded to whole panels
     weights: int  # transformed: all of them, or (shared) those of one panel for each thread, or (packed before) none
-    all_weights: int
+    all_weights: int  # of all panels, as plans hold them
     inputs: int  # transformed, of one thread or (shared) of all tiles of one group
     products: int  # of one thread
     scratch: int

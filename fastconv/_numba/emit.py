@@ -23,7 +23,7 @@ SLOW_MASKS = vector.VECTOR_BYTES < 64
 class Whole:
     """An int64 while code is generated: arithmetic and comparisons emit instructions, which read as they would run.
 
-    // and % are of what is not negative.
+    // and % round towards 0, as the processor does: of negative numbers unlike Python's.
     """
 
     def __init__(self, at: ir.IRBuilder, value: ir.Value) -> None:

@@ -133,6 +133,7 @@ def unroll_columns(typingctx, x, xs, panel, ps, table, ts, taps, us, p, t0, t1, 
                 length = (count - q).least(p.ow - out_column // sw)
                 row, column = pixel_table.get(first + q, ROW) + th, out_column + tw
                 inside = e.both(row >= 0, row < p.ih)
+                # quotients of negative numbers, rounded up here, do not count
                 low = ((sw - 1 - column) // sw).most(0).least(length).where(inside, length)
                 high = ((p.iw - column + sw - 1) // sw).least(length).most(low).where(inside, length)
                 here = e.place(to, q)

@@ -216,8 +216,9 @@ def _line_of_pixels(
         c = part * size
         to = e.place(copy, c * cells + cell * size)
         _clear_around(e, to, size, start, end, p.width)
-        inside = e.place(to, start * size)
-        e.copy_block(e.place(x, c), p.step * p.s_w, inside, size, end - start, size.least(channels - c))
+        inside, width = e.place(to, start * size), size.least(channels - c)
+        with e.each(width, TILE_VECTORS * e.lanes) as m:  # of short vectors a panel may take more than one block
+            e.copy_block(e.place(x, c + m), p.step * p.s_w, e.place(inside, m), size, end - start, width - m)
 
 
 def _line_of_channels(
@@ -252,7 +253,7 @@ def _line_of_channels(
 def _clear_around(e: Emitter, to: ir.Value, size: Whole, start: Whole, end: Whole, columns: Whole) -> None:
     """Zeros before pixel `start` and from `end` on, each of `size` channels."""
     for from_, stop in ((e.whole(0), start), (end, columns)):
-        e.zero_block(e.place(to, from_ * size), size, stop - from_, size)
+        e.zero(e.place(to, from_ * size), (stop - from_) * size)
 
 
 @jit

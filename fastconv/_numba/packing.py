@@ -42,6 +42,7 @@ def holds_weights(
 
     def mark(row: Any) -> Any:
         def workspace_nbytes(p: Conv, packed: bool, threads: int) -> int:
+            """As that of the C rows; of a call that packs its weights the registry knows it, too."""
             if not packed:
                 raise ValueError("the registry knows the workspace of a call that packs its weights")
             return workspace(p, threads)

@@ -254,4 +254,4 @@ def run_phases(threads: int, *phases: Phase) -> None:
     if threads == 1 or INTERPRETED:
         work(0)
     else:
-        _pool.run(min(threads, max(tasks for tasks, _ in phases)), work, tickets)
+        _pool.run(min(threads, max((tasks for tasks, _ in phases), default=0)), work, tickets)

@@ -301,19 +301,20 @@ def _convolve(
 def _pack_weights(tile: str, p: Conv, w: Array, threads: int) -> PackedWeights:
     """The weights of forward calls."""
     source, given, b = _numbers(p, False, tile, True)
-    memory = room(b.all_weights + threads * b.scratch, p.dtype)
+    packed, scratch = room(b.all_weights, p.dtype), room(threads * b.scratch, p.dtype)
     shape = Shape(*map(int, given))._replace(
-        weights_at=0, scratch_at=b.all_weights, private=b.scratch, shared=0, held=0
+        weights_at=0, scratch_at=(scratch.ctypes.data - packed.ctypes.data) // packed.itemsize, private=b.scratch,
+        shared=0, held=0,
     )
     w5 = w.reshape(p.g, p.ocg, p.icg, p.kh, p.kw)
     convolve, flags, nothing = _convolve_tiles[p.dtype, p.nhwc], layout_flags(p.nhwc), np.zeros(0, p.dtype)
-    arrays = nothing, w5, nothing, nothing, nothing, memory, np.zeros(0, np.int64)
+    arrays = nothing, w5, nothing, nothing, nothing, packed, np.zeros(0, np.int64)
     numbers = source, np.array(shape, np.int64), filters_of(w5), *limits(p), WEIGHTS
     run_phases(
         threads,
         (pack_tasks(p.g, p.ocg, p.icg, p.dtype), lambda t, worker: convolve(*arrays, *flags, *numbers, worker, t)),
     )
-    return PackedWeights(memory[: b.all_weights])
+    return PackedWeights(packed)
 
 
 def _holds_weights(tile: str) -> Callable[[Any], Any]:
