@@ -1,8 +1,9 @@
 """What Numba's compiler costs a user: each kernel's first call, a network's first step, and both from the cache.
 
-    python -m bench.compile_time [--only NAME ...] [--repeats 3] [--save compile_time]
+    python -m bench.compile_time [--only NAME ...] [--over SECONDS] [--repeats 3] [--save compile_time]
 
-Every figure is of a process of its own and the least of some. A kernel's is its first call less a second one, with
+Every figure is of a process of its own and the least of some: of those in the file, too, for the rows that --only and
+--over name (other programs only add to a time). A kernel's is its first call less a second one, with
 Numba imported: without a cache, so that everything is compiled, and with one. The network is that of `fastconv train`:
 from the start of Python to the end of one step on 64 digits, forward, backward and update, all kernels Numba's.
 """
@@ -10,6 +11,7 @@ from the start of Python to the end of one step on 64 digits, forward, backward 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -17,7 +19,7 @@ import tempfile
 import time
 from typing import Any
 
-from bench.harness import save
+from bench.harness import RESULTS, save
 from fastconv.functional.warming import _everything
 
 KERNEL = """
@@ -72,22 +74,33 @@ def cold_and_cached(code: str, *arguments: str, repeats: int, printed: bool) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", metavar="NAME", help="kernels with one of these in their names; `network`")
+    parser.add_argument("--over", type=float, metavar="SECONDS", help="only what took longer, by the file of --save")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--save", metavar="NAME", help="write bench/results/NAME.json")
     args = parser.parse_args()
 
-    def wanted(name: str) -> bool:
-        return not args.only or any(part in name for part in args.only)
+    some = args.only or args.over is not None
+    file = RESULTS / f"{args.save}.json"
+    rows: dict[str, Any] = json.loads(file.read_text())["rows"] if some and args.save and file.exists() else {}
 
-    rows: dict[str, Any] = {}
+    def wanted(name: str) -> bool:
+        slow = args.over is None or rows.get(name, {"cold": args.over + 1})["cold"] > args.over
+        return slow and (not args.only or any(part in name for part in args.only))
+
+    def keep(name: str, row: dict[str, float]) -> dict[str, float]:
+        """The row with the least of its times."""
+        known = rows.get(name, row)
+        rows[name] = {what: min(seconds, known[what]) for what, seconds in row.items()}
+        return rows[name]
+
     for layout in ("NCHW", "NHWC"):
         for name in dict.fromkeys(kernel.name for kernel, _ in _everything([layout], ["float32"])):
-            if wanted(name):
-                row = cold_and_cached(KERNEL, name, layout, "float32", repeats=args.repeats, printed=True)
-                rows[f"{name} {layout}"] = row
-                print(f"{name} {layout}: {row['cold']:.2f} s, from the cache {row['cached']:.2f} s", flush=True)
+            label = f"{name} {layout}"
+            if wanted(label):
+                row = keep(label, cold_and_cached(KERNEL, name, layout, "float32", repeats=args.repeats, printed=True))
+                print(f"{label}: {row['cold']:.2f} s, from the cache {row['cached']:.2f} s", flush=True)
     if wanted("network"):
-        row = rows["network"] = cold_and_cached(NETWORK, repeats=args.repeats, printed=False)
+        row = keep("network", cold_and_cached(NETWORK, repeats=args.repeats, printed=False))
         print(f"network, a step from the start of Python: {row['cold']:.1f} s, from the cache {row['cached']:.2f} s")
     if args.save:
         print(f"written: {save(args.save, rows)}")
