@@ -49,13 +49,6 @@ def height(left):
     return TILE_ROWS if left >= TILE_ROWS else left if left <= HALF_TILE_ROWS else quotient(left + 1, 2)
 
 
-@jit
-def odd_lines(depth, itemsize):
-    """blocking.row_stride."""
-    per_line = quotient(64, itemsize)
-    return (quotient((depth if depth > 1 else 1) + per_line - 1, per_line) | 1) * per_line
-
-
 # What a tile adds to its sums before it clamps them: a row of its own, or one element for each row.
 BIAS_COLUMNS, BIAS_ROWS = "columns", "rows"
 # What a tile function takes, with a bias the second as well.

@@ -21,9 +21,9 @@ import numpy as np
 
 from fastconv._numba import Conv, blocking, naive
 from fastconv._numba.arrays import carve, flat, limits, optional, optional_flat, strides
-from fastconv._numba.compile import jit, kernel
-from fastconv._numba.gemm import TILE_ROWS, columns, gemm_indirect, gemm_rows, odd_lines
-from fastconv._numba.im2col_pixels import TARGET, find_runs, locate, unroll_columns
+from fastconv._numba.compile import kernel
+from fastconv._numba.gemm import TILE_ROWS, columns, gemm_indirect, gemm_rows
+from fastconv._numba.im2col_pixels import TARGET, find_runs, locate, store_columns, unroll_columns
 from fastconv._numba.im2col_weight import weight_gradient
 from fastconv._numba.integers import least, quotient, remainder, stride_of
 from fastconv._numba.moves import all_finite, turn
@@ -76,6 +76,7 @@ class Gather(NamedTuple):
     together: int  # taps of a run: those of a filter row that follow each other in memory, or 1
     dense: int  # whether destinations follow each other in the order of the pixels
     sums: int  # NCHW: unfinished outputs of a thread, after which come zeros
+    stride: int  # NCHW: from output channel to output channel of the packed weights
 
 
 gather_numbers = numbers(Gather)
@@ -117,10 +118,9 @@ def _pack_columns(w, packed, shape, taps, check, tickets):
 
 @kernel("in5 out1 ints1 ints1 int tickets")
 def _pack_rows(w, packed, shape, taps, check, tickets):
-    """NCHW: packed[group][output channel][k], rows spread over the cache by odd_lines. With `check`: are all finite?"""
+    """NCHW: packed[group][output channel][k], rows `p.stride` apart. With `check`: are all finite?"""
     p = gather_numbers(shape)
     nr = panel_columns(packed)
-    stride = odd_lines(p.taps * p.ins, packed.itemsize)
     s_g, s_o, s_c, s_a, s_b = stride_of(w, 0), stride_of(w, 1), stride_of(w, 2), stride_of(w, 3), stride_of(w, 4)
     in_order = p.taps == 1 or s_c == p.taps  # as in memory: filters of OIHW one after the other
     for t in range(p.taps):
@@ -131,12 +131,12 @@ def _pack_rows(w, packed, shape, taps, check, tickets):
         chunks = quotient(p.outs + PACKED_ROWS - 1, PACKED_ROWS)
         group, first = quotient(task, chunks), remainder(task, chunks) * PACKED_ROWS
         rows = least(PACKED_ROWS, p.outs - first)
-        to = (group * p.outs + first) * stride
+        to = (group * p.outs + first) * p.stride
         at = group * s_g + first * s_o + get(taps, 0) * s_a + get(taps, 1) * s_b
         if turned:
-            turn(w, at, s_c, 1, packed, to, stride, p.ins, rows)
+            turn(w, at, s_c, 1, packed, to, p.stride, p.ins, rows)
         for row in range(0 if turned else rows):
-            from_, place = at + row * s_o, to + row * stride
+            from_, place = at + row * s_o, to + row * p.stride
             if in_order and (p.taps > 1 or s_c == 1):
                 for k in range(0, p.taps * p.ins, nr):
                     copy_run(w, from_ + k, packed, place + k, p.taps * p.ins - k)
@@ -147,7 +147,7 @@ def _pack_rows(w, packed, shape, taps, check, tickets):
                     put(packed, place + c * p.taps + t, get(w, tap + c * s_c))
         if check:
             for row in range(rows):
-                found &= all_finite(packed, to + row * stride, to + row * stride + p.taps * p.ins)
+                found &= all_finite(packed, to + row * p.stride, to + row * p.stride + p.taps * p.ins)
     return found
 
 
@@ -213,7 +213,6 @@ def _gather_nchw(x, packed, bias, residual, y, panel, sums, table, shape, taps, 
     nr = panel_columns(panel)
     pixels = p.mb * p.oh * p.ow
     depth = p.taps * p.ins
-    stride = odd_lines(depth, packed.itemsize)
     one_pass = p.channels >= p.ins and p.taps_block >= p.taps
     zeros = sums[p.sums :]
     its_bias = bias if bias.size > 0 else zeros
@@ -245,12 +244,13 @@ def _gather_nchw(x, packed, bias, residual, y, panel, sums, table, shape, taps, 
                     at = (0 if one_pass else o * p.block) + q
                     target, to, step = (y, target_q + group * p.outs * p.d_c, p.d_c) if direct else (sums, at, p.block)
                     gemm_rows(
-                        packed, (group * p.outs + o) * stride + k0, stride, panel, q * k, sums, at, p.block, rows, k,
-                        k0 > 0, target, to, step, direct, its_bias, group * p.outs if bias.size > 0 else -1, low, high,
+                        packed, (group * p.outs + o) * p.stride + k0, p.stride, panel, q * k, sums, at, p.block, rows,
+                        k, k0 > 0, target, to, step, direct, its_bias, group * p.outs if bias.size > 0 else -1,
+                        low, high,
                     )  # fmt: skip
                     if last and not direct:
                         store_columns(
-                            sums, at, bias, residual, y, table, p, group * p.outs + o, rows, q, end, low, high
+                            sums, at, bias, group * p.outs + o, residual, y, table, q, p, rows, end - q, low, high
                         )
             if last:
                 break
@@ -258,26 +258,6 @@ def _gather_nchw(x, packed, bias, residual, y, panel, sums, table, shape, taps, 
             t0 = t1
             if t0 == p.taps:
                 t0, c0 = 0, c0 + count_c
-
-
-@jit
-def store_columns(sums, at, bias, residual, y, table, p, o, rows, q, end, low, high):
-    """NCHW: finish pixels q..end of `rows` output channels from o on, by runs that are neighbours in y."""
-    zero = sums.dtype.type(0)
-    begin = q
-    while q < end:
-        to = get(table, 4 * q + TARGET)
-        stop = q + 1
-        while stop < end and get(table, 4 * stop + TARGET) == to + stop - q:
-            stop += 1
-        for r in range(rows):
-            target = to + (o + r) * p.d_c
-            addend = get(bias, o + r) if bias.size > 0 else zero
-            finish_run(
-                sums, at + r * p.block + q - begin, bias, 0, False, addend, residual, target, residual.size > 0,
-                y, target, stop - q, low, high,
-            )  # fmt: skip
-        q = stop
 
 
 @lru_cache(maxsize=256)
@@ -303,6 +283,7 @@ def _gathers(p: Conv, backward: bool) -> tuple[tuple[Array, Array, blocking.Gath
                 rows.size, cols.size, d_n, d_c, d_h * step_h, d_w * step_w, rows.first * d_h + cols.first * d_w,
                 1 if backward else p.sh, 1 if backward else p.sw, b.pixels, b.channels, b.taps,
                 b.together, int(step_h == step_w == 1), b.sums - blocking.MAX_COLUMNS,
+                blocking.row_stride(len(taps) * ins, blocking.ITEMSIZE[p.dtype]),
             )  # fmt: skip
             tasks = p.g * blocking.ceil_div(p.mb * rows.size * cols.size, b.pixels)
             found.append((np.array(gather, np.int64), np.array(taps, np.int64).reshape(-1), b, tasks))

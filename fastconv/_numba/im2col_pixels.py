@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from llvmlite import ir
 from numba import types
+from numba.np import arrayobj
 
 from fastconv._numba.emit import Emitter, Fields, Whole, plain
 from fastconv._numba.moves import halve_block
-from fastconv._numba.vector import I64, TILE_VECTORS, intrinsic, outlined, scalar_type
+from fastconv._numba.vector import BIT, I64, TILE_VECTORS, finish_block, intrinsic, outlined, scalar_type
 
 # Columns of the table of pixels: their image, row and column of the first tap's place, destination.
 BASE, ROW, COLUMN, TARGET = 0, 1, 2, 3
@@ -161,3 +162,58 @@ def _copy_pixels(
                 halve_block(e, x, p.s_c, target, step, channels, count)
             with other, e.each(channels) as c, e.each(count) as i:
                 e.at.store(e.number(x, c * p.s_c + i * p.sw), e.place(target, c * step + i))
+
+
+@intrinsic
+def store_columns(typingctx, sums, at, bias, o, residual, y, table, q, p, rows, count, low, high):
+    """NCHW: finish `count` pixels, from q of the table on, of `rows` output channels from o on, by runs that are
+    neighbours in y. p : a Gather; sums : rows p.block apart; bias and residual may be empty."""
+    i8, bit, real = types.int64, types.boolean, sums.dtype
+    kinds = (sums, i8, bias, i8, residual, i8, y, i8, table, i8, p, i8, i8, i8, bit, bit, real, real)
+
+    def body(builder, given, sums, bias, residual, y, table, p, o, rows, count, has_bias, has_residual, low, high):
+        e = Emitter(builder, scalar_type(given[0]))
+        pixel_table, p = _Table(e, table), Fields(builder, given[5], p)
+        o, rows, count = map(e.whole, (o, rows, count))
+        zero, no = ir.Constant(e.scalar, 0.0), ir.Constant(BIT, 0)
+        done = e.variable(I64(0))
+        with e.during(lambda: e.whole(e.get(done)) < count):
+            first = e.whole(e.get(done))
+            to = pixel_table.get(first, TARGET)
+            stop = e.variable(plain(first + 1))
+
+            def follows() -> ir.Value:
+                """Whether the next pixel is a neighbour; at the end the first one stands in, which is none."""
+                here = e.whole(e.get(stop))
+                inside = here < count
+                target = pixel_table.get(here.where(inside, 0), TARGET)
+                return e.both(inside, target.equals(to + here - first))
+
+            with e.during(follows):
+                e.set(stop, plain(e.whole(e.get(stop)) + 1))
+            length = e.whole(e.get(stop)) - first
+            with e.each(rows) as r:
+                target = to + (o + r) * p.d_c
+                addend = e.variable(zero)
+                with e.when(has_bias):
+                    e.set(addend, e.number(bias, r))
+                finish_block(
+                    builder, e.place(sums, r * p.block + first), y, no, e.get(addend), e.place(residual, target),
+                    has_residual, e.place(y, target), plain(length), low, high,
+                )  # fmt: skip
+            e.set(done, e.get(stop))
+
+    code = outlined("store_columns", body)
+
+    def codegen(context, builder, sig, args):
+        sums_, at, bias_, o, residual_, y_, table_, q, p_, rows, count, low, high = args
+        some = [
+            builder.icmp_signed(">", arrayobj.make_array(kind)(context, builder, value).nitems, I64(0))
+            for kind, value in ((bias, bias_), (residual, residual_))
+        ]
+        entry = builder.mul(q, I64(PIXEL))
+        arrays = sums_, at, bias_, o, residual_, I64(0), y_, I64(0), table_, entry
+        values = (*arrays, p_, o, rows, count, *some, low, high)
+        return code(context, builder, types.void(*kinds), values)
+
+    return types.void(sums, i8, bias, i8, residual, y, table, i8, p, i8, i8, real, real), codegen

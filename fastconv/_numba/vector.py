@@ -463,43 +463,63 @@ def zero_run(typingctx, target, target_start, count):
     return types.void(target, types.int64, types.int64), codegen
 
 
+def finish_block(
+    builder: ir.IRBuilder, sums: ir.Value, bias: ir.Value, has_bias: ir.Value, addend: ir.Value, residual: ir.Value,
+    has_residual: ir.Value, y: ir.Value, count: ir.Value, low: ir.Value, high: ir.Value,
+) -> None:  # fmt: skip
+    """Code for finish_run, by pointers."""
+    given = [sums, bias, has_bias, addend, residual, has_residual, y, count, low, high]
+    name = f"finish_block_{y.type.pointee}__numba"
+    builder.call(standing(builder.module, name, ir.VoidType(), [value.type for value in given], _finish), given)
+
+
+def _finish(
+    builder: ir.IRBuilder, sums: ir.Value, bias: ir.Value, has_bias: ir.Value, addend: ir.Value, residual: ir.Value,
+    has_residual: ir.Value, y: ir.Value, count: ir.Value, low: ir.Value, high: ir.Value,
+) -> None:  # fmt: skip
+    scalar = y.type.pointee
+    # a pointer to zeros in place of what is not there
+    row = ir.ArrayType(scalar, TILE_VECTORS * vector_type(scalar).count)
+    zeros = cgutils.add_global_variable(builder.module, row, "finish_run_zeros")
+    zeros.initializer, zeros.linkage, zeros.global_constant = ir.Constant(row, None), "internal", True
+    nothing = builder.bitcast(zeros, scalar.as_pointer())
+    bias = builder.select(has_bias, bias, nothing)
+    residual = builder.select(has_residual, residual, nothing)
+
+    def emit(kind: ir.Type, starts: list[ir.Value]) -> None:
+        def spread(value: ir.Value) -> ir.Value:
+            return broadcast(builder, value, kind) if isinstance(kind, ir.VectorType) else value
+
+        constant, lowest, highest = spread(addend), spread(low), spread(high)
+        for start in starts:
+            value = load(builder, builder.gep(sums, [start]), kind)
+            value = builder.fadd(value, load(builder, builder.gep(bias, [start]), kind))
+            value = builder.fadd(value, constant)
+            value = builder.fadd(value, load(builder, builder.gep(residual, [start]), kind))
+            store(builder, clamp(builder, value, lowest, highest), builder.gep(y, [start]))
+
+    pieces(builder, scalar, count, emit)
+
+
 @intrinsic
 def finish_run(
     typingctx, sums, s, bias, b, has_bias, addend, residual, r, has_residual, y, d, count, low, high
-):
+):  # fmt: skip
     """y[i] = clamp(sums[i] + bias[i] + addend + residual[i], low, high) for i < count <= TILE_VECTORS vectors.
 
     Without them bias[i] and residual[i] count as 0 and are not read. NaN stays NaN.
     """
     i8, bit = types.int64, types.boolean
     real = sums.dtype
-    signature = types.void(sums, i8, bias, i8, bit, real, residual, i8, bit, y, i8, i8, real, real)
 
-    def body(builder, kinds, sums, bias, has_bias, addend, residual, has_residual, y, count, low, high):
-        scalar = scalar_type(kinds[0])
-        # a pointer to zeros in place of what is not there
-        row = ir.ArrayType(scalar, TILE_VECTORS * vector_type(scalar).count)
-        zeros = cgutils.add_global_variable(builder.module, row, "finish_run_zeros")
-        zeros.initializer, zeros.linkage, zeros.global_constant = ir.Constant(row, None), "internal", True
-        nothing = builder.bitcast(zeros, scalar.as_pointer())
-        bias = builder.select(has_bias, bias, nothing)
-        residual = builder.select(has_residual, residual, nothing)
+    def codegen(context, builder, sig, args):
+        places = {n: address(context, builder, sig.args[n], args[n], args[n + 1]) for n in (0, 2, 6, 9)}
+        finish_block(
+            builder, places[0], places[2], args[4], args[5], places[6], args[8], places[9], args[11], args[12], args[13]
+        )
+        return context.get_dummy_value()
 
-        def emit(kind: ir.Type, starts: list[ir.Value]) -> None:
-            def spread(value: ir.Value) -> ir.Value:
-                return broadcast(builder, value, kind) if isinstance(kind, ir.VectorType) else value
-
-            constant, lowest, highest = spread(addend), spread(low), spread(high)
-            for start in starts:
-                value = load(builder, builder.gep(sums, [start]), kind)
-                value = builder.fadd(value, load(builder, builder.gep(bias, [start]), kind))
-                value = builder.fadd(value, constant)
-                value = builder.fadd(value, load(builder, builder.gep(residual, [start]), kind))
-                store(builder, clamp(builder, value, lowest, highest), builder.gep(y, [start]))
-
-        pieces(builder, scalar, count, emit)
-
-    return signature, outlined("finish_run", body)
+    return types.void(sums, i8, bias, i8, bit, real, residual, i8, bit, y, i8, i8, real, real), codegen
 
 
 def transposed(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
