@@ -31,6 +31,9 @@ GRADIENT_PIXELS = 256
 GRADIENT_COPY = 64 * 1024
 # Input channels up to which the copy of an image in NCHW comes pixel after pixel, too.
 GRADIENT_THIN = 4
+# Gathers: tasks of a thread below which its output channels are parted, and channels of a part at least.
+PARTED_TASKS = 3
+PARTED_CHANNELS = 64
 # Tasks that are enough to occupy the threads evenly.
 ENOUGH_TASKS = 8
 
@@ -215,6 +218,13 @@ def gradient_blocks(p: Conv) -> GradientBlocks:
 
 def gather_thread_bytes(b: GatherBlocks, itemsize: int) -> int:
     return (b.panel + b.sums) * itemsize + lines(b.table, 8) * 8
+
+
+def gather_parts(tasks: int, outs: int, threads: int) -> int:
+    """Parts of the output channels that are tasks of their own, where there are few blocks of pixels."""
+    if threads == 1 or tasks >= PARTED_TASKS * threads:
+        return 1
+    return max(1, min(ceil_div(PARTED_TASKS * threads, max(tasks, 1)), outs // PARTED_CHANNELS))
 
 
 def im2col_bytes(p: Conv, pass_: str, threads: int, packed: bool = False) -> int:

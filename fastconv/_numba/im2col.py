@@ -155,8 +155,9 @@ def _pack_rows(w, packed, shape, taps, check, tickets):
 # The gather convolution
 
 
-@kernel("in1 in1 in1 in1 out1 out1 out1 outints1 ints1 ints1 scalar scalar tickets")
-def _gather_nhwc(x, packed, bias, residual, y, panel, sums, table, shape, taps, low, high, tickets):
+@kernel("in1 in1 in1 in1 out1 out1 out1 outints1 ints1 ints1 scalar scalar int tickets")
+def _gather_nhwc(x, packed, bias, residual, y, panel, sums, table, shape, taps, low, high, parts, tickets):
+    """A task is one of so many parts of the panels of output channels, for a block of pixels of a group."""
     p = gather_numbers(shape)
     nr = panel_columns(panel)
     panels = quotient(p.outs + nr - 1, nr)
@@ -167,7 +168,8 @@ def _gather_nhwc(x, packed, bias, residual, y, panel, sums, table, shape, taps, 
     runs = table[4 * p.block :]
     its_bias = bias if bias.size > 0 else panel  # which begins with zeros
     for task in claim(tickets):
-        group, first = remainder(task, p.groups), quotient(task, p.groups) * p.block
+        part, number = remainder(task, parts), quotient(task, parts)
+        group, first = remainder(number, p.groups), quotient(number, p.groups) * p.block
         count = least(p.block, pixels - first)
         locate(table, 0, p, first, count)
         find_runs(x, 0, panel, 0, runs, 0, table, 0, taps, 0, p, group, count)
@@ -179,7 +181,7 @@ def _gather_nhwc(x, packed, bias, residual, y, panel, sums, table, shape, taps, 
             count_c, t1 = least(p.channels, p.ins - c0), least(t0 + p.taps_block, p.taps)
             k = (t1 - t0) * count_c
             last = k0 + k >= depth
-            for s in range(panels):
+            for s in range(quotient(panels * part, parts), quotient(panels * (part + 1), parts)):
                 o = group * p.outs + s * nr
                 width = least(nr, p.outs - s * nr)
                 at = 0 if one_pass else s * p.block * nr
@@ -207,19 +209,24 @@ def _gather_nhwc(x, packed, bias, residual, y, panel, sums, table, shape, taps, 
                 t0, c0 = 0, c0 + count_c
 
 
-@kernel("in1 in1 in1 in1 out1 out1 out1 outints1 ints1 ints1 scalar scalar tickets")
-def _gather_nchw(x, packed, bias, residual, y, panel, sums, table, shape, taps, low, high, tickets):
+@kernel("in1 in1 in1 in1 out1 out1 out1 outints1 ints1 ints1 scalar scalar int tickets")
+def _gather_nchw(x, packed, bias, residual, y, panel, sums, table, shape, taps, low, high, parts, tickets):
+    """A task is one of so many parts of the output channels, for a block of pixels of a group."""
     p = gather_numbers(shape)
     nr = panel_columns(panel)
     pixels = p.mb * p.oh * p.ow
     depth = p.taps * p.ins
     one_pass = p.channels >= p.ins and p.taps_block >= p.taps
     zeros = sums[p.sums :]
+    tiles = quotient(p.outs + TILE_ROWS - 1, TILE_ROWS)
     its_bias = bias if bias.size > 0 else zeros
     for task in claim(tickets):
-        group, first = remainder(task, p.groups), quotient(task, p.groups) * p.block
+        part, number = remainder(task, parts), quotient(task, parts)
+        group, first = remainder(number, p.groups), quotient(number, p.groups) * p.block
         count = least(p.block, pixels - first)
         strips = quotient(count + nr - 1, nr)
+        first_o = quotient(tiles * part, parts) * TILE_ROWS
+        last_o = least(p.outs, quotient(tiles * (part + 1), parts) * TILE_ROWS)
         locate(table, 0, p, first, count)
         for r in range(zeros.size):
             put(zeros, r, sums.dtype.type(0))
@@ -238,14 +245,16 @@ def _gather_nchw(x, packed, bias, residual, y, panel, sums, table, shape, taps, 
                 # whole strips of outputs that follow each other are finished in registers
                 follow = end - q == nr and target_end - target_q == nr - 1
                 direct = last and follow and p.d_w == 1 and residual.size == 0
-                height = p.outs if direct else TILE_ROWS
-                for o in range(0, p.outs, height):
-                    rows = least(height, p.outs - o)
+                height = last_o - first_o if direct else TILE_ROWS
+                for o in range(first_o, last_o, height):
+                    rows = least(height, last_o - o)
                     at = (0 if one_pass else o * p.block) + q
-                    target, to, step = (y, target_q + group * p.outs * p.d_c, p.d_c) if direct else (sums, at, p.block)
+                    target, to, step = sums, at, p.block
+                    if direct:
+                        target, to, step = y, target_q + (group * p.outs + o) * p.d_c, p.d_c
                     gemm_rows(
                         packed, (group * p.outs + o) * p.stride + k0, p.stride, panel, q * k, sums, at, p.block, rows,
-                        k, k0 > 0, target, to, step, direct, its_bias, group * p.outs if bias.size > 0 else -1,
+                        k, k0 > 0, target, to, step, direct, its_bias, group * p.outs + o if bias.size > 0 else -1,
                         low, high,
                     )  # fmt: skip
                     if last and not direct:
@@ -348,15 +357,19 @@ def _convolve(
         else:
             phases.append(_packing(p, backward, w5, packed, shape, taps, not_finite))
 
+        # Of few blocks of pixels the threads share the output channels, too; each output is computed as by one thread.
+        parts = blocking.gather_parts(tasks, w5.shape[1], threads)
+
         def gather_pixels(
-            tickets: Array, worker: int, packed=packed, panel=panel, sums=sums, table=table, shape=shape, taps=taps
-        ) -> None:
+            tickets: Array, worker: int, packed=packed, panel=panel, sums=sums, table=table, shape=shape, taps=taps,
+            parts=parts,
+        ) -> None:  # fmt: skip
             gather(
                 x_flat, packed, bias_flat, residual_flat, y_flat, panel[worker], sums[worker], table[worker],
-                shape, taps, low, high, tickets,
+                shape, taps, low, high, parts, tickets,
             )  # fmt: skip
 
-        phases.append((tasks, gather_pixels))
+        phases.append((tasks * parts, gather_pixels))
     run_phases(threads, *phases)
     if backward and not_finite:
         # The padding that the gather form reads is no term of the gradient: 0 * Inf there must not make a NaN.
