@@ -20,6 +20,7 @@ from fastconv._numba.compile import Kernel, kernel
 from fastconv._numba.emit import Emitter, Fields, Whole
 from fastconv._numba.gemm import columns, height
 from fastconv._numba.integers import least, most, quotient, remainder, stride_of
+from fastconv._numba.moves import halve_block
 from fastconv._numba.tasks import claim, run_phases
 from fastconv._numba.vector import (
     BIT,
@@ -222,11 +223,17 @@ def _run(e: Emitter, x: ir.Value, target: ir.Value, before: Whole, count: Whole,
 
 def _columns(e: Emitter, p: Fields, x: ir.Value, target: ir.Value, start: Whole, some: Whole) -> None:
     """The same of `some` columns from `start` on, those of each residue of the stride together."""
-    with e.each(p.width) as q:
-        value = e.variable(ir.Constant(e.scalar, 0.0))
-        with e.when(e.both(q >= start, q < start + some)):
-            e.set(value, e.number(x, q - start))
-        e.at.store(e.get(value), e.place(target, q % p.sw * p.c_r + q // p.sw))
+    step = p.sw
+    e.zero(target, p.c_r * step)
+    with e.each(step) as residue:
+        first = start + (residue + step - start % step) % step
+        count = ((start + some - first + step - 1) // step).most(0)
+        from_, to = e.place(x, first - start), e.place(target, residue * p.c_r + first // step)
+        with e.either(step.equals(2)) as (halves, other):
+            with halves, e.each(count, TILE_VECTORS * e.lanes) as k:
+                halve_block(e, e.place(from_, k * 2), e.whole(0), e.place(to, k), e.whole(0), e.whole(1), count - k)
+            with other, e.each(count) as k:
+                e.at.store(e.number(from_, k * step), e.place(to, k))
 
 
 @kernel("in5 out1 int")
