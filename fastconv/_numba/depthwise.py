@@ -42,7 +42,7 @@ from fastconv._numba.depthwise_tiles import (
 )
 from fastconv._numba.im2col import empty_class, fill_empty
 from fastconv._numba.integers import least, most, quotient, remainder, stride_of
-from fastconv._numba.moves import all_finite
+from fastconv._numba.moves import all_finite, fill
 from fastconv._numba.tasks import Phase, claim, run_phases
 from fastconv._numba.vector import (
     copy_run,
@@ -216,6 +216,9 @@ def spread_channels(x, copy, place, p, n, first, end):
             if p.depth == 1:
                 for g in range(quotient(p.channels, p.multiplier)):
                     value = get(x, at + g)
+                    if p.multiplier >= vector_lanes(copy):
+                        fill(copy, to + g * p.multiplier, value, p.multiplier)
+                        continue
                     for m in range(p.multiplier):
                         put(copy, to + g * p.multiplier + m, value)
             else:

@@ -123,3 +123,20 @@ def all_finite(typingctx, values, start, end):
         return code(context, builder, kinds, (found, start, builder.sub(end, start)))
 
     return types.boolean(values, types.int64, types.int64), codegen
+
+
+@intrinsic
+def fill(typingctx, target, t, value, count):
+    """target[i] = value for i < count."""
+    signature = types.void(target, types.int64, target.dtype, types.int64)
+
+    def body(builder, kinds, target, value, count):
+        e = Emitter(builder, scalar_type(kinds[0]))
+        count, vectors = e.whole(count), e.splat(value)
+        whole = count // e.lanes * e.lanes
+        with e.each(whole, e.lanes) as i:
+            e.store(vectors, target, i)
+        with e.each(count - whole) as i:
+            builder.store(value, e.place(target, whole + i))
+
+    return signature, outlined("fill", body)
