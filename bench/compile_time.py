@@ -46,18 +46,25 @@ from fastconv.nn.networks import mnist_network
 model = mnist_network(0)
 model.compile("rmsprop", "sparse_categorical_crossentropy", backend="numba", fuse=False)
 model.train_on_batch(np.ones((64, 28, 28, 1), np.float32), np.zeros(64, np.int64))
+print("done", flush=True)
 """
 
 
 def run(code: str, *arguments: str, cache: str) -> tuple[float, str]:
-    """Seconds of a process that runs this code, and what it printed."""
+    """Seconds from the start of a process to its line of output, and the line."""
     environment = {**os.environ, "NUMBA_CACHE_DIR": cache, "FASTCONV_CACHE": cache}
     start = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], env=environment, check=True, stdout=subprocess.PIPE, text=True,
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], env=environment, stdout=subprocess.PIPE, text=True,
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    return time.perf_counter() - start, done.stdout
+    with process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        seconds = time.perf_counter() - start
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, process.args)
+    return seconds, line
 
 
 def cold_and_cached(code: str, *arguments: str, repeats: int, printed: bool) -> dict[str, float]:
