@@ -27,7 +27,9 @@ JUNK = 7.0
 @pytest.fixture(scope="module")
 def probes():
     """Entry points from Python to the intrinsics."""
-    from fastconv._numba import gemm, im2col, im2col_weight, moves, vector
+    from numba import types
+
+    from fastconv._numba import emit, gemm, im2col, im2col_weight, moves, vector
     from fastconv._numba import winograd_calls as calls
     from fastconv._numba.compile import kernel
 
@@ -58,9 +60,19 @@ def probes():
         vector.zero_rows(target, 0, target_step, count, width)
         vector.copy_rows(source, 0, source_step, target, 0, target_step, count, width)
 
+    @vector.intrinsic
+    def copy_halves(typingctx, source, s, source_step, target, t, target_step, rows, width):
+        i8 = types.int64
+
+        def body(builder, kinds, source, source_step, target, *sizes):
+            e = emit.Emitter(builder, vector.scalar_type(kinds[0]))
+            moves.halve_block(e, source, e.whole(source_step), target, *map(e.whole, sizes))
+
+        return types.void(source, i8, i8, target, i8, i8, i8, i8), vector.outlined("copy_halves", body)
+
     @kernel("in1 int out1 int int int")
     def halves(source, source_step, target, target_step, count, width):
-        moves.copy_halves(source, 0, source_step, target, 0, target_step, count, width)
+        copy_halves(source, 0, source_step, target, 0, target_step, count, width)
 
     @kernel("in1 ints1 int int int int in1 out1 int int int")
     def pixels(a, table, runs, depth, a_step, row_step, b, c, rs_c, rows, accumulate):

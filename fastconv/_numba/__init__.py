@@ -8,7 +8,7 @@
     gemm.py      the GEMM micro-kernel: a tile of registers, rows of tiles
     packing.py   weights that a plan holds
     arrays.py    the arrays of a call as Numba wants them: flat, with element strides
-    naive.py im2col.py im2col_weight.py direct.py winograd.py depthwise.py pooling.py   the kernels
+    naive.py im2col.py direct.py winograd.py depthwise.py pooling.py   the kernels; *_weight.py of weight gradients
     winograd_*.py   its gradients; what they share; transforms, moves and products as IR, called by address
 
 Importing this package does not import Numba; importing a kernel module does.

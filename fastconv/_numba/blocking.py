@@ -430,6 +430,8 @@ def winograd_bytes(p: Conv, pass_: str, m: int, threads: int, packed: bool = Fal
     return b.elements(p.g, threads) * itemsize + lines(b.suspects, 8) * 8
 
 
+# Products of a depthwise convolution that are worth a second thread, and packed weights.
+DEPTHWISE_PARALLEL = 150_000
 # Numbers of a tap in their tables.
 DEPTHWISE_TAP = 5
 # Output rows of a task whose source is copied with its channels in order (depthwise, NHWC, a multiplier).

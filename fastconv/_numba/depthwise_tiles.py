@@ -9,7 +9,9 @@ from llvmlite import ir
 from numba import types
 
 from fastconv._numba import blocking
+from fastconv._numba.compile import jit
 from fastconv._numba.emit import TRUE, Emitter
+from fastconv._numba.integers import least, most, quotient
 from fastconv._numba.vector import _REGISTERS, I32, I64, intrinsic, outlined, scalar_type
 
 # Of a tile in NHWC: columns, and vectors of channels: two fill a cache line of AVX2, and hide the latency of sums.
@@ -160,6 +162,12 @@ def each_tile(
                 e.set(j, e.add(at, e.lanes))
 
 
+@jit
+def columns_inside(p, column):
+    """First of the outputs of a row whose cell under the tap at `column` lies inside, and their end."""
+    return most(0, quotient(p.sw - 1 - column, p.sw)), least(p.ow, quotient(p.iw - 1 - column, p.sw) + 1)
+
+
 def masks_of(e: Emitter, begin: ir.Value, end: ir.Value, wide: int, step: int, edge: bool) -> dict[int, Any]:
     """Columns from which vectors of a row are loaded, and which lanes of them (None: all) lie in begin..end."""
     starts = range(wide) if step == 1 else (0, e.lanes)
@@ -190,19 +198,19 @@ def cells_of(
 
 @intrinsic(prefer_literal=True)
 def planes(
-    typingctx, k, s, most, x, xs, w, ws, w_step, bias, residual, rs, y, ys, in_row, out_row, in_w, left, out_w,
+    typingctx, k, s, tall, x, xs, w, ws, w_step, bias, residual, rs, y, ys, in_row, out_row, in_w, left, out_w,
     row0, row1, rows, has_residual, low, high
 ):  # fmt: skip
-    """NCHW: all columns of up to `most` rows of a plane, of a filter of k x k at stride s.
+    """NCHW: all columns of up to `tall` rows of a plane, of a filter of k x k at stride s.
 
     x : where the first output's first tap is, perhaps outside: of the rows under the block row0..row1 lie inside.
     w : the first tap's weight, the others w_step elements from one to the next.
     """
     i8, bit, real = types.int64, types.boolean, x.dtype
     signature = types.void(
-        k, s, most, x, i8, w, i8, i8, real, residual, i8, y, i8, i8, i8, i8, i8, i8, i8, i8, i8, bit, real, real
+        k, s, tall, x, i8, w, i8, i8, real, residual, i8, y, i8, i8, i8, i8, i8, i8, i8, i8, i8, bit, real, real
     )  # fmt: skip
-    wide, step, block = k.literal_value, s.literal_value, most.literal_value
+    wide, step, block = k.literal_value, s.literal_value, tall.literal_value
     large = wide > 3 and step == 1
 
     def body(

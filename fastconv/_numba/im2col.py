@@ -23,7 +23,7 @@ from fastconv._numba import Conv, blocking, naive
 from fastconv._numba.arrays import carve, flat, limits, optional, optional_flat, strides
 from fastconv._numba.compile import kernel
 from fastconv._numba.gemm import TILE_ROWS, columns, gemm_indirect, gemm_rows
-from fastconv._numba.im2col_pixels import TARGET, find_runs, locate, store_columns, unroll_columns
+from fastconv._numba.im2col_pixels import PIXEL, TAP, TARGET, find_runs, locate, store_columns, unroll_columns
 from fastconv._numba.im2col_weight import weight_gradient
 from fastconv._numba.integers import least, quotient, remainder, stride_of
 from fastconv._numba.moves import all_finite, turn
@@ -86,15 +86,14 @@ gather_numbers = numbers(Gather)
 # NHWC, over channels and taps in NCHW.
 
 
-@kernel("in5 out1 ints1 ints1 int tickets")
-def _pack_columns(w, packed, shape, taps, check, tickets):
-    """NHWC: packed[group][panel][k][column], output channels as columns, zeros beyond the last. With `check`: whether
-    all are finite."""
+@kernel("in5 out1 outints1 ints1 ints1 int tickets")
+def _pack_columns(w, packed, bad, shape, taps, check, tickets):
+    """NHWC: packed[group][panel][k][column], output channels as columns, zeros beyond the last. With `check`: bad[0]
+    becomes 1 where one is not finite."""
     p = gather_numbers(shape)
     nr = panel_columns(packed)
     panels = quotient(p.outs + nr - 1, nr)
     s_g, s_o, s_c, s_a, s_b = stride_of(w, 0), stride_of(w, 1), stride_of(w, 2), stride_of(w, 3), stride_of(w, 4)
-    found = True
     for task in claim(tickets):
         group, o = quotient(task, panels), remainder(task, panels) * nr
         count = least(nr, p.outs - o)
@@ -102,7 +101,7 @@ def _pack_columns(w, packed, shape, taps, check, tickets):
         for c0 in range(0, p.ins, p.channels):
             channels = least(p.channels, p.ins - c0)
             for t in range(p.taps):  # blocks of taps follow each other within a block of channels
-                tap = get(taps, 4 * t) * s_a + get(taps, 4 * t + 1) * s_b
+                tap = get(taps, TAP * t) * s_a + get(taps, TAP * t + 1) * s_b
                 at = group * s_g + o * s_o + c0 * s_c + tap
                 if count < nr:
                     zero_rows(packed, to, nr, channels, nr)
@@ -111,22 +110,21 @@ def _pack_columns(w, packed, shape, taps, check, tickets):
                 else:
                     turn(w, at, s_o, s_c, packed, to, nr, count, channels)
                 to += channels * nr
-        if check:
-            found &= all_finite(packed, to - p.taps * p.ins * nr, to)
-    return found
+        if check and not all_finite(packed, to - p.taps * p.ins * nr, to):
+            put(bad, 0, 1)
 
 
-@kernel("in5 out1 ints1 ints1 int tickets")
-def _pack_rows(w, packed, shape, taps, check, tickets):
-    """NCHW: packed[group][output channel][k], rows `p.stride` apart. With `check`: are all finite?"""
+@kernel("in5 out1 outints1 ints1 ints1 int tickets")
+def _pack_rows(w, packed, bad, shape, taps, check, tickets):
+    """NCHW: packed[group][output channel][k], rows `p.stride` apart. With `check`: bad[0]
+    becomes 1 where one is not finite."""
     p = gather_numbers(shape)
     nr = panel_columns(packed)
     s_g, s_o, s_c, s_a, s_b = stride_of(w, 0), stride_of(w, 1), stride_of(w, 2), stride_of(w, 3), stride_of(w, 4)
     in_order = p.taps == 1 or s_c == p.taps  # as in memory: filters of OIHW one after the other
     for t in range(p.taps):
-        in_order &= p.taps == 1 or get(taps, 4 * t) * s_a + get(taps, 4 * t + 1) * s_b == t
+        in_order &= p.taps == 1 or get(taps, TAP * t) * s_a + get(taps, TAP * t + 1) * s_b == t
     turned = p.taps == 1 and s_c != 1 and s_o == 1  # filters lie side by side
-    found = True
     for task in claim(tickets):
         chunks = quotient(p.outs + PACKED_ROWS - 1, PACKED_ROWS)
         group, first = quotient(task, chunks), remainder(task, chunks) * PACKED_ROWS
@@ -142,13 +140,13 @@ def _pack_rows(w, packed, shape, taps, check, tickets):
                     copy_run(w, from_ + k, packed, place + k, p.taps * p.ins - k)
                 continue
             for t in range(p.taps):
-                tap = from_ + (get(taps, 4 * t) - get(taps, 0)) * s_a + (get(taps, 4 * t + 1) - get(taps, 1)) * s_b
+                tap = from_ + (get(taps, TAP * t) - get(taps, 0)) * s_a + (get(taps, TAP * t + 1) - get(taps, 1)) * s_b
                 for c in range(p.ins):
                     put(packed, place + c * p.taps + t, get(w, tap + c * s_c))
         if check:
             for row in range(rows):
-                found &= all_finite(packed, to + row * p.stride, to + row * p.stride + p.taps * p.ins)
-    return found
+                if not all_finite(packed, to + row * p.stride, to + row * p.stride + p.taps * p.ins):
+                    put(bad, 0, 1)
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -165,7 +163,7 @@ def _gather_nhwc(x, packed, bias, residual, y, panel, sums, table, shape, taps, 
     depth = p.taps * p.ins
     one_pass = p.channels >= p.ins and p.taps_block >= p.taps
     zero = sums.dtype.type(0)
-    runs = table[4 * p.block :]
+    runs = table[PIXEL * p.block :]
     its_bias = bias if bias.size > 0 else panel  # which begins with zeros
     for task in claim(tickets):
         part, number = remainder(task, parts), quotient(task, parts)
@@ -196,7 +194,7 @@ def _gather_nhwc(x, packed, bias, residual, y, panel, sums, table, shape, taps, 
                 )  # fmt: skip
                 if last and not direct:
                     for q in range(count):
-                        to = get(table, 4 * q + TARGET) + o
+                        to = get(table, PIXEL * q + TARGET) + o
                         finish_run(
                             sums, at + q * nr, bias, o, bias.size > 0, zero, residual, to, residual.size > 0,
                             y, to, width, low, high,
@@ -241,7 +239,7 @@ def _gather_nchw(x, packed, bias, residual, y, panel, sums, table, shape, taps, 
             last = k0 + k >= depth
             for strip in range(strips):
                 q, end = strip * nr, least(strip * nr + nr, count)
-                target_q, target_end = get(table, 4 * q + TARGET), get(table, 4 * (end - 1) + TARGET)
+                target_q, target_end = get(table, PIXEL * q + TARGET), get(table, PIXEL * (end - 1) + TARGET)
                 # whole strips of outputs that follow each other are finished in registers
                 follow = end - q == nr and target_end - target_q == nr - 1
                 direct = last and follow and p.d_w == 1 and residual.size == 0
@@ -318,16 +316,11 @@ def fill_empty(p: Conv, y: Array, bias: Array | None, residual: Array | None) ->
     np.minimum(y, high, out=y)
 
 
-def _packing(p: Conv, backward: bool, w5: Array, packed: Array, shape: Array, taps: Array, bad: list[bool]) -> Phase:
-    """The phase that packs the weights of a gather; `bad` gets an entry where they are not finite (backward)."""
+def _packing(p: Conv, backward: bool, w5: Array, packed: Array, shape: Array, taps: Array, bad: Array) -> Phase:
+    """The phase that packs the weights of a gather; bad[0] becomes 1 where they are not finite (backward)."""
     pack = (_pack_columns if p.nhwc else _pack_rows)[p.dtype]
     units = p.g * blocking.ceil_div(w5.shape[1], columns(p.dtype) if p.nhwc else PACKED_ROWS)
-
-    def run(tickets: Array, worker: int) -> None:
-        if not pack(w5, packed, shape, taps, int(backward), tickets):
-            bad.append(True)
-
-    return units, run
+    return units, lambda tickets, worker: pack(w5, packed, bad, shape, taps, int(backward), tickets)
 
 
 def _convolve(
@@ -345,7 +338,7 @@ def _convolve(
     x_flat, y_flat = flat(x, p.nhwc), flat(y, p.nhwc)
     bias_flat, residual_flat = optional(bias, 1, p.dtype), optional_flat(residual, p.nhwc, p.dtype)
     gather = (_gather_nhwc if p.nhwc else _gather_nchw)[p.dtype]
-    not_finite: list[bool] = []
+    not_finite = np.zeros(1, np.int64)  # written by kernels: a thread's result would come after its last task
     phases: list[Phase] = []
     for shape, taps, b, tasks in _gathers(p, backward):
         (packed,), (panel, sums), table = carve(
@@ -371,7 +364,7 @@ def _convolve(
 
         phases.append((tasks * parts, gather_pixels))
     run_phases(threads, *phases)
-    if backward and not_finite:
+    if not_finite[0]:
         # The padding that the gather form reads is no term of the gradient: 0 * Inf there must not make a NaN.
         naive.backward_input(p, x, w, bias, residual, y, threads, only_nan=True)
 
@@ -380,7 +373,8 @@ def _pack_weights(p: Conv, w: Array, threads: int) -> PackedWeights:
     """The weights of forward calls."""
     ((shape, taps, b, _),) = _gathers(p, False)
     packed = room(b.weights, p.dtype)
-    run_phases(threads, _packing(p, False, w.reshape(p.g, p.ocg, p.icg, p.kh, p.kw), packed, shape, taps, []))
+    w5 = w.reshape(p.g, p.ocg, p.icg, p.kh, p.kw)
+    run_phases(threads, _packing(p, False, w5, packed, shape, taps, np.zeros(1, np.int64)))
     return PackedWeights(packed)
 
 

@@ -54,20 +54,6 @@ def _halve(
 
 
 @intrinsic
-def copy_halves(typingctx, source, s, source_step, target, t, target_step, rows, width):
-    """halve_block."""
-    i8 = types.int64
-    signature = types.void(source, i8, i8, target, i8, i8, i8, i8)
-
-    def body(builder, kinds, source, source_step, target, *sizes):
-        e = Emitter(builder, scalar_type(kinds[0]))
-        step, *rest = map(e.whole, sizes)
-        halve_block(e, source, e.whole(source_step), target, step, *rest)
-
-    return signature, outlined("copy_halves", body)
-
-
-@intrinsic
 def turn(typingctx, w, at, s_row, s_column, packed, to, step, rows, columns):
     """packed[column * step + row] = w[at + row * s_row + column * s_column]; whole squares of neighbours by vectors."""
     i8 = types.int64

@@ -243,6 +243,7 @@ def run_phases(threads: int, *phases: Phase) -> None:
 
     `run` calls kernels that `claim` the tasks; a phase begins when all tasks of the one before it are done. `worker` is
     below `threads`. Whoever comes late finds nothing left, so scratch is written only while this call is under way.
+    What a kernel returns may come after the end of this call: what it finds it writes to memory, within its task.
     """
     tickets = np.zeros((len(phases), SIZE), np.int64)
     tickets[:, TASKS] = [tasks for tasks, _ in phases]
