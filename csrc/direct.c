@@ -18,7 +18,8 @@ enum {
     FLAT_SHARE = 32,        /* a row that fills its vectors up to a share of 1/32 is worth no flat strip */
     FLAT_DEPTH = 640,       /* terms of a sum for which weights and pixels are near at a time (measured on Zen 4) */
     TASKS_A_THREAD = 8,     /* so that the last tasks balance, */
-    TASK_PIXELS = 128,      /* but of so many pixels at least: smaller tasks cost more than a second thread gains */
+    TASK_PIXELS = 128,      /* but of so many pixels at least: smaller tasks cost more than a second thread gains; */
+    TASK_WORK = 1 << 19,    /* or of so many multiply-adds */
     NEAR_BYTES = 16 << 10,  /* of weights: stay in a 32 KB L1 beside the pixels */
     IN_PLACE_BYTES = 192 << 10, /* of weights that are read in place: more are faster packed (0.8x at 590 KB) */
     VECTOR_BYTES = 64,      /* the longest of any ISA */
@@ -427,9 +428,11 @@ static void run(const fc_conv2d_shape *s, const fc_view *x, const fc_view *w, co
     d.clamp = epilogue->clamp;
     d.threads = threads;
     fill_offsets(&d, workspace);
-    if (threads > 1) /* lower than the strip has room for */
-        d.rows = max64(min64(d.rows, ceil_div(TASK_PIXELS, s->ow)),
+    if (threads > 1) { /* lower than the strip has room for */
+        const int64_t pixels = min64(TASK_PIXELS, max64(1, TASK_WORK / ((nhwc ? s->oc : d.ocg) * d.depth)));
+        d.rows = max64(min64(d.rows, ceil_div(pixels, s->ow)),
                        min64(d.rows, s->mb * s->oh / ((int64_t)threads * TASKS_A_THREAD)));
+    }
     if (d.flat)
         d.rows = flat_task(s, d.rows, d.kernel.lanes);
     d.blocks = ceil_div(s->oh, d.rows);

@@ -7,8 +7,8 @@
  * channels-last strips of one vector of channels on the way in and back on the way out. Nothing is as large as a tensor
  * but U. The fused order is that of Gelashvili et al. 2019 (arXiv 1912.02165).
  *
- * Few tiles and many channels (by_channel): U is larger than the data, so all of V is made first and every task takes one
- * panel of nr output channels instead, packing its own part of U, which then never leaves the cache.
+ * Few tiles (by_channel): U is larger than the data, or threads share one block, so all of V is made first and every task
+ * takes some panels of nr output channels instead, packing its own part of U, which then never leaves the cache.
  *
  * A non-finite value spreads over its tile, and large finite ones may overflow in the transforms only, so tiles with a
  * non-finite result are computed again by the plain sum. */
@@ -27,7 +27,10 @@ enum {
     INPUT_TILES = 14,     /* tiles of one task of the input transform, by channel */
     FEW_TILES = 98,       /* by channel up to here: V of 98 tiles and 512 channels takes 7 MB, */
     MANY_CHANNELS = 128,  /* from here: enough panels for the threads, */
-    LARGE_U = 4 << 20,    /* and from here: a smaller U stays in cache beside one block (Zen 4, L2 1 MB, L3 32 MB) */
+    LARGE_U = 4 << 20,    /* and from here: a smaller U stays in cache beside one block (Zen 4, L2 1 MB, L3 32 MB); */
+    LEAST_TILES = 14,     /* or where threads have one block only, */
+    SOME_CHANNELS = 2 * FC_NR_MAX, /* from here: two tasks, */
+    MUCH_WORK = 1 << 19,  /* and from so many multiply-adds, which take longer than a second thread needs to begin */
     PACK_CHANNELS = 8,    /* input channels of one packing task, */
     CHANNELS_AHEAD = 8,   /* and of weights that are on their way from memory: HWIO rows lie too far apart to be expected, */
     NEAR_WEIGHTS = 4 << 20, /* which repays itself from here (Zen 3: 1.15 times as fast on 9 MB, 0.85 on 2 MB) */
@@ -53,7 +56,7 @@ typedef struct plan {
     int64_t terms;               /* most input channels of a partial sum */
     int64_t blocks, block_tiles; /* blocks of at most block_tiles, whatever the ISA */
     int by_channel;
-    int64_t panels;              /* of nr output channels, in one group */
+    int64_t panels, task_panels; /* of nr output channels: in one group; in a task, by channel */
     int64_t u_point, v_row, v_point, m_point; /* elements */
     int64_t bias_bytes, u_bytes, v_bytes, m_bytes, scratch_bytes;
     int64_t worker_bytes;
@@ -62,9 +65,9 @@ typedef struct plan {
     int nchw, dtype;
 } plan;
 
-/* Everything that follows from the shape; sizes do not depend on the ISA, so that a workspace fits any. Mirrored by
+/* Everything that follows from the shape and the threads; sizes do not depend on the ISA, so that a workspace fits any. Mirrored by
  * winograd_workspace in fastconv/capability.py. */
-static plan make_plan(const fc_conv2d_shape *shape, int tile)
+static plan make_plan(const fc_conv2d_shape *shape, int tile, int threads)
 {
     plan s = {0};
     fc_winograd_problem *p = &s.problem;
@@ -92,9 +95,11 @@ static plan make_plan(const fc_conv2d_shape *shape, int tile)
 
     /* By tile there are four blocks at least, for the threads. */
     s.by_channel =
-        grid->tiles <= FEW_TILES && p->k >= MANY_CHANNELS && grid->points * p->c * p->k * s.size >= LARGE_U;
+        (grid->tiles <= FEW_TILES && p->k >= MANY_CHANNELS && grid->points * p->c * p->k * s.size >= LARGE_U) ||
+        (threads > 1 && p->g == 1 && grid->tiles <= LEAST_TILES && p->k >= SOME_CHANNELS &&
+         grid->points * grid->tiles * p->c * p->k >= MUCH_WORK);
     const int64_t most = fc_winograd_tiles[tile].line ? LINE_TILES : BLOCK_TILES;
-    const int64_t wanted = s.by_channel ? most : max64(14, min64(most, ceil_div(grid->tiles, 4)));
+    const int64_t wanted = s.by_channel ? most : max64(LEAST_TILES, min64(most, ceil_div(grid->tiles, 4)));
     s.blocks = max64(1, ceil_div(grid->tiles, wanted));
     s.block_tiles = min64(grid->tiles, ceil_div(grid->tiles, s.blocks) + FC_MR_MAX); /* see block_start */
 
@@ -112,8 +117,8 @@ static plan make_plan(const fc_conv2d_shape *shape, int tile)
     return s;
 }
 
-/* The part of U of one panel, where a task packs its own. */
-static int64_t panel_bytes(const plan *s)
+/* The part of U of one task, where it packs its own. */
+static int64_t part_bytes(const plan *s)
 {
     return align_up(s->grid.points * (s->problem.c * FC_NR_MAX + PAD) * s->size);
 }
@@ -128,24 +133,25 @@ static int64_t shared_bytes(const plan *s, int packed)
 
 static int64_t worker_bytes(const plan *s, int packed)
 {
-    return s->m_bytes + s->scratch_bytes + (!s->by_channel ? s->v_bytes : packed ? 0 : panel_bytes(s));
+    return s->m_bytes + s->scratch_bytes + (!s->by_channel ? s->v_bytes : packed ? 0 : part_bytes(s));
 }
 
 static int64_t workspace_bytes(const fc_conv2d_shape *shape, int tile, int packed, int threads)
 {
-    const plan s = make_plan(shape, tile);
+    const plan s = make_plan(shape, tile, threads);
     return s.grid.tiles ? shared_bytes(&s, packed) + threads * worker_bytes(&s, packed) : 0;
 }
 
 static int64_t packed_bytes(const fc_conv2d_shape *shape, int tile)
 {
-    return make_plan(shape, tile).u_bytes;
+    return make_plan(shape, tile, 1).u_bytes;
 }
 
 static void choose_kernels(plan *s, int tile)
 {
     fc_winograd_choose(s->dtype, tile, &s->gemm, &s->move, &s->kernel);
     s->panels = ceil_div(s->problem.k, s->gemm->nr);
+    s->task_panels = FC_NR_MAX / s->gemm->nr;
     s->u_point = s->panels * s->problem.c * s->gemm->nr + PAD;
 }
 
@@ -224,7 +230,7 @@ static void pack(plan *s, int threads)
 
 static void pack_weights(const fc_conv2d_shape *shape, int tile, const fc_view *w, void *u, int threads)
 {
-    plan s = make_plan(shape, tile);
+    plan s = make_plan(shape, tile, threads);
     choose_kernels(&s, tile);
     set_weights(&s, shape, w);
     s.u = u;
@@ -446,28 +452,29 @@ static void input_task(void *ctx, int64_t task, int worker)
     fc_winograd_transform(&s->source, g, start, end, s->v + g * s->v_bytes + start * s->v_row * s->size, scratch);
 }
 
-/* By channel, second: one panel of output channels of one group, all tiles. */
-static void panel_task(void *ctx, int64_t task, int worker)
+/* By channel, second: some panels of output channels of one group, all tiles. */
+static void panels_task(void *ctx, int64_t task, int worker)
 {
     const plan *s = ctx;
-    const int64_t g = task / s->panels, panel = task % s->panels, c = s->problem.c;
+    const int64_t parts = ceil_div(s->panels, s->task_panels), g = task / parts, first = task % parts * s->task_panels;
+    const int64_t panels = min64(s->task_panels, s->panels - first), panel_size = s->problem.c * s->gemm->nr;
     char *const m = s->workers + worker * s->worker_bytes, *const scratch = m + s->m_bytes;
-    const int64_t u_point = s->u ? s->u_point : c * s->gemm->nr + PAD;
-    char *u = s->u ? panel_at(s, g, panel) : scratch + s->scratch_bytes;
-    if (!s->u)
-        for (int64_t k = 0; k < c; k += PACK_CHANNELS)
-            pack_channels(s, g, panel, k, min64(c, k + PACK_CHANNELS), u, u_point);
+    const int64_t u_point = s->u ? s->u_point : s->task_panels * panel_size + PAD;
+    char *u = s->u ? panel_at(s, g, first) : scratch + s->scratch_bytes;
+    for (int64_t i = 0; !s->u && i < panels; i++)
+        for (int64_t k = 0; k < s->problem.c; k += PACK_CHANNELS)
+            pack_channels(s, g, first + i, k, min64(s->problem.c, k + PACK_CHANNELS), u + i * panel_size * s->size, u_point);
     for (int64_t block = 0; block < s->blocks; block++) {
         const int64_t start = block_start(s, block), end = block_start(s, block + 1);
-        channels_of_block(s, g, panel, 1, u, u_point, start, end, s->v + g * s->v_bytes + start * s->v_row * s->size, m,
-                          scratch);
+        channels_of_block(s, g, first, panels, u, u_point, start, end, s->v + g * s->v_bytes + start * s->v_row * s->size,
+                          m, scratch);
     }
 }
 
 static void run(const fc_conv2d_shape *shape, int tile, const fc_view *in, const fc_view *w, const void *u,
                 const fc_epilogue *epilogue, const fc_view *out, uint8_t *codes, void *workspace, int threads)
 {
-    plan s = make_plan(shape, tile);
+    plan s = make_plan(shape, tile, threads);
     fc_winograd_problem *p = &s.problem;
     if (s.grid.tiles == 0)
         return;
@@ -509,7 +516,7 @@ static void run(const fc_conv2d_shape *shape, int tile, const fc_view *in, const
     if (s.by_channel) {
         s.v = s.bias + s.bias_bytes;
         fc_parallel_for(p->g * ceil_div(s.grid.tiles, INPUT_TILES), threads, input_task, &s);
-        fc_parallel_for(p->g * s.panels, threads, panel_task, &s);
+        fc_parallel_for(p->g * ceil_div(s.panels, s.task_panels), threads, panels_task, &s);
         return;
     }
     if (!u) {

@@ -428,6 +428,8 @@ def winograd_workspace(p: ConvProblem, threads: int, tile: int) -> int:
         return 0
     nbytes = partial(_aligned, p.itemsize)
     by_channel = tiles <= 98 and k >= 128 and points * c * k * p.itemsize >= 4 << 20
+    if threads > 1 and p.g == 1 and tiles <= 14 and k >= 2 * nr and points * tiles * c * k >= 1 << 19:
+        by_channel = True
     most = 126 if line else 42
     blocks = -(-tiles // (most if by_channel else max(14, min(most, -(-tiles // 4)))))
     block_tiles = min(tiles, -(-tiles // blocks) + mr)
