@@ -55,6 +55,19 @@ def test_goals_parts_and_lines_fit():
 
 
 @needs_cython
+def test_goals_passes_keep_the_least_times_and_the_greatest_peak():
+    from bench.goals.__main__ import _lesser
+
+    slow = {"rivals": {"a": {"min": 2.0, "median": 3.0, "error": 1e-6}}, "peak": {"min": 90.0, "median": 80.0}}
+    fast = {"rivals": {"a": {"min": 1.0, "median": 4.0, "error": 2e-6}}, "peak": {"min": 80.0, "median": 85.0}}
+    assert _lesser(slow, fast) == {
+        "rivals": {"a": {"min": 1.0, "median": 3.0, "error": 2e-6}}, "peak": {"min": 90.0, "median": 85.0}
+    }  # fmt: skip
+    assert _lesser({"strict": slow}, {"strict": fast, "new": 1}) == {"strict": _lesser(slow, fast), "new": 1}
+    first, second = ({"gains": {"NCHW": {"min": gain, "median": gain}}} for gain in (1.0, 2.0))
+    assert _lesser(first, second) == second
+
+
 def test_goals_table_of_one_measurement():
     from bench.goals import jobs, lines
     from fastconv import ConvProblem
