@@ -292,6 +292,13 @@ static void fill_flat(const direct *d, char *strip, int64_t image, int64_t chann
     }
 }
 
+/* Whether the sum is `brief` (fc_direct_args). */
+static int is_brief(const fc_conv2d_shape *s)
+{
+    const int64_t row = s->g == 1 && s->dw == 1 ? s->kw * s->ic : s->ic / s->g; /* of the filter: cells in a row */
+    return s->layout == FC_NHWC && row % 3 == 0 && s->ic / s->g * s->kh * s->kw <= FC_SUM_TERMS;
+}
+
 /* In the order of the packed weights. */
 static void fill_offsets(const direct *d, int32_t *offset)
 {
@@ -439,6 +446,7 @@ static void run(const fc_conv2d_shape *s, const fc_view *x, const fc_view *w, co
     d.args = (fc_direct_args){
         .mr = d.args.mr,
         .nv = d.args.nv,
+        .brief = is_brief(s),
         .w_step = d.args.w_step,
         .channels = d.ocg,
         .offset = workspace,

@@ -19,6 +19,7 @@ typedef struct fc_direct_fetch {
  * of x may reach up to lanes cells past the first column's even where columns < lanes.
  * mr, nv: the most rows and vectors of a register tile, {mr, nv} or {low, 2 * nv} of the kernel.
  * w: packed for them by direct.c; or w_step != 0, NHWC of at least lanes channels: w[k*w_step + o].
+ * brief: NHWC; depth is at most FC_SUM_TERMS, and steps 3i, 3i + 1 and 3i + 2 read cells that follow each other.
  * One element is start, then k ascending, each step one fused multiply-add, in partial sums of FC_SUM_TERMS steps that are
  * added one to the other: the same bits from any split. residual has the strides of y. */
 typedef struct fc_direct_args {
@@ -31,7 +32,7 @@ typedef struct fc_direct_args {
     void *y;
     int64_t y_row, y_column, y_channel;
     const void *residual, *bias;
-    int accumulate, clamp;
+    int accumulate, clamp, brief;
     double lo, hi;
     fc_direct_fetch *fetch; /* or NULL; may name any address and changes no result */
 } fc_direct_args;

@@ -53,6 +53,7 @@ typedef struct FC_TILE {
     const FC_DIRECT_TYPE *x, *w, *bias, *residual;
     FC_DIRECT_TYPE *y;
     int64_t count, panels, rs_x, rs_y, last;
+    int64_t rows, row_x, row_y; /* NHWC: rows of such tiles, and from one to the next */
     int64_t cells; /* of a row: fewer than lanes only if the whole row has fewer */
     int64_t w_panel, w_step, w_last; /* NHWC: between the weights of two panels, two k; of the last vector */
 } FC_TILE;
@@ -174,15 +175,16 @@ FC_INLINE void FC_JOIN(FC_DIRECT_NAME, _finish)(const fc_direct_args *args, FC_V
     }
 }
 
-/* One tile of m rows of nv vectors: the pixels at x by the weights at w, into y. */
+/* One tile of m rows of nv vectors: the pixels at x by the weights at w, into y; brief: of args. */
 FC_INLINE void FC_JOIN(FC_DIRECT_NAME, _tile)(const fc_direct_args *args, const FC_TILE *at, const int nhwc, const int m,
-                                              const int nv, const FC_DIRECT_TYPE *x, const FC_DIRECT_TYPE *w,
+                                              const int nv, const int brief, const FC_DIRECT_TYPE *x, const FC_DIRECT_TYPE *w,
                                               const FC_DIRECT_TYPE *bias, FC_DIRECT_TYPE *const y, int64_t rs, int64_t rs3,
                                               int64_t rs_group)
 {
     FC_V acc[FC_DIRECT_MR][2 * FC_DIRECT_NV], whole[FC_DIRECT_MR][2 * FC_DIRECT_NV]; /* whole: the partial sums before */
     const int64_t last = nv > 1 ? at->last : 0, rs_y = at->rs_y, w_step = nhwc ? at->w_step : m;
     const int64_t vector_last = !nhwc ? last : nv > 1 ? at->w_last : 0;
+    const int steps = brief ? 3 : 1; /* of one round of the loop: what surrounds the steps weighs in short sums */
     int partial = 0;
 
     if (nhwc && bias) {
@@ -212,22 +214,29 @@ FC_INLINE void FC_JOIN(FC_DIRECT_NAME, _tile)(const fc_direct_args *args, const 
         FC_DIRECT_IN_REGISTER(line);
 #pragma GCC unroll 6
         for (int v = 0; v < nv; v++)
-            __builtin_prefetch(line + (v < nv - 1 ? v * FC_LANES : last), 1);
+            if (v * FC_DIRECT_BYTES % FC_DIRECT_LINE == 0)
+                __builtin_prefetch(line + (v < nv - 1 ? v * FC_LANES : last), 1);
     }
 
     const int32_t *offset = args->offset, *const end = offset + args->depth;
     for (;;) {
-        const int32_t *const stop = end - offset > FC_SUM_TERMS ? offset + FC_SUM_TERMS : end;
-        for (; offset < stop; offset++, w += w_step) {
+        const int32_t *const stop = !brief && end - offset > FC_SUM_TERMS ? offset + FC_SUM_TERMS : end;
+        for (; offset < stop; offset += steps) {
             if (!nhwc) {
                 __builtin_prefetch(run.line, 0, 2);
                 run.line += run.step;
                 if (__builtin_expect(--run.left == 0, 0))
                     run = FC_JOIN(FC_DIRECT_NAME, _turn)(args, run, m);
             }
-            FC_JOIN(FC_DIRECT_NAME, _step)(acc, nhwc, m, nv, x + *offset, w, vector_last, rs, rs3, rs_group);
+            const FC_DIRECT_TYPE *cell = x + *offset;
+            FC_DIRECT_IN_REGISTER(cell); /* its neighbours are at constants from it */
+#pragma GCC unroll 3
+            for (int k = 0; k < steps; k++, w += w_step) {
+                FC_DIRECT_IN_REGISTER(w);
+                FC_JOIN(FC_DIRECT_NAME, _step)(acc, nhwc, m, nv, cell + k, w, vector_last, rs, rs3, rs_group);
+            }
         }
-        if (offset == end)
+        if (brief || offset == end)
             break;
 #pragma GCC unroll 14
         for (int i = 0; i < m; i++)
@@ -240,7 +249,7 @@ FC_INLINE void FC_JOIN(FC_DIRECT_NAME, _tile)(const fc_direct_args *args, const 
             }
         partial = 1;
     }
-    if (partial)
+    if (!brief && partial)
 #pragma GCC unroll 14
         for (int i = 0; i < m; i++)
 #pragma GCC unroll 6
@@ -265,7 +274,7 @@ FC_INLINE void FC_JOIN(FC_DIRECT_NAME, _tile)(const fc_direct_args *args, const 
 
 /* All tiles of `at`, m rows of nv vectors each. */
 FC_INLINE void FC_JOIN(FC_DIRECT_NAME, _body)(const fc_direct_args *args, const FC_TILE *at, const int nhwc, const int m,
-                                              const int nv)
+                                              const int nv, const int brief)
 {
     const int width = nv * FC_LANES;
     const int64_t x_tile = nhwc ? m * at->rs_x : width, y_tile = nhwc ? m * at->rs_y : width;
@@ -273,16 +282,17 @@ FC_INLINE void FC_JOIN(FC_DIRECT_NAME, _body)(const fc_direct_args *args, const 
     FC_DIRECT_IN_REGISTER(rs);
     FC_DIRECT_IN_REGISTER(rs3);
     FC_DIRECT_IN_REGISTER(rs_group);
-    for (int64_t tile = 0; tile < at->count; tile++) {
-        const FC_DIRECT_TYPE *const x = at->x + tile * x_tile, *w = at->w, *bias = at->bias;
-        FC_DIRECT_TYPE *y = at->y + tile * y_tile;
-        for (int64_t panel = nhwc ? at->panels : 1; panel > 0; panel--) {
-            FC_JOIN(FC_DIRECT_NAME, _tile)(args, at, nhwc, m, nv, x, w, bias, y, rs, rs3, rs_group);
-            w += at->w_panel;
-            bias += bias ? width : 0;
-            y += width;
+    for (int64_t row = 0; row < (nhwc ? at->rows : 1); row++)
+        for (int64_t tile = 0; tile < at->count; tile++) {
+            const FC_DIRECT_TYPE *const x = at->x + row * at->row_x + tile * x_tile, *w = at->w, *bias = at->bias;
+            FC_DIRECT_TYPE *y = at->y + row * at->row_y + tile * y_tile;
+            for (int64_t panel = nhwc ? at->panels : 1; panel > 0; panel--) {
+                FC_JOIN(FC_DIRECT_NAME, _tile)(args, at, nhwc, m, nv, brief, x, w, bias, y, rs, rs3, rs_group);
+                w += at->w_panel;
+                bias += bias ? width : 0;
+                y += width;
+            }
         }
-    }
 }
 
 /* A function for each tile: all of them in one would leave gcc too few registers for any. Tall tiles have at most
@@ -305,17 +315,18 @@ FC_INLINE void FC_JOIN(FC_DIRECT_NAME, _body)(const fc_direct_args *args, const 
 #define FC_TALL(f, nv) f(3, nv) f(4, nv)
 #endif
 #define FC_ALL(f, nv) FC_LOW(f, nv) FC_TALL(f, nv)
-#define FC_TILES(m, nv) \
-    static void FC_JOIN(FC_DIRECT_NAME, _nchw_##m##x##nv)(const fc_direct_args *args, const FC_TILE *at) \
+#define FC_TILE_OF(name, m, nv, nhwc, brief) \
+    static void FC_JOIN(FC_DIRECT_NAME, name##m##x##nv)(const fc_direct_args *args, const FC_TILE *at) \
     { \
-        FC_JOIN(FC_DIRECT_NAME, _body)(args, at, 0, m, nv); \
-    } \
-    static void FC_JOIN(FC_DIRECT_NAME, _nhwc_##m##x##nv)(const fc_direct_args *args, const FC_TILE *at) \
-    { \
-        FC_JOIN(FC_DIRECT_NAME, _body)(args, at, 1, m, nv); \
+        FC_JOIN(FC_DIRECT_NAME, _body)(args, at, nhwc, m, nv, brief); \
     }
+#define FC_TILES(m, nv) \
+    FC_TILE_OF(_nchw_, m, nv, 0, 0) \
+    FC_TILE_OF(_nhwc_, m, nv, 1, 0) \
+    FC_TILE_OF(_nhwc_brief_, m, nv, 1, 1)
 #define FC_NCHW_TILE(m, nv) FC_JOIN(FC_DIRECT_NAME, _nchw_##m##x##nv),
 #define FC_NHWC_TILE(m, nv) FC_JOIN(FC_DIRECT_NAME, _nhwc_##m##x##nv),
+#define FC_BRIEF_TILE(m, nv) FC_JOIN(FC_DIRECT_NAME, _nhwc_brief_##m##x##nv),
 
 FC_ALL(FC_TILES, 1)
 FC_ALL(FC_TILES, 2)
@@ -325,20 +336,14 @@ FC_LOW(FC_TILES, 4)
 FC_TALL(FC_TILES, 3)
 FC_LOW(FC_TILES, 5)
 FC_LOW(FC_TILES, 6)
+#define FC_BODIES_OF(f) {{FC_ALL(f, 1)}, {FC_ALL(f, 2)}, {FC_ALL(f, 3)}, {FC_LOW(f, 4)}, {FC_LOW(f, 5)}, {FC_LOW(f, 6)}}
+#else
+#define FC_BODIES_OF(f) {{FC_ALL(f, 1)}, {FC_ALL(f, 2)}, {FC_LOW(f, 3)}, {FC_LOW(f, 4)}}
 #endif
 
-/* By layout, vectors and rows. */
-static void (*const FC_BODIES[2][2 * FC_DIRECT_NV][FC_DIRECT_MR])(const fc_direct_args *, const FC_TILE *) = {
-#if FC_DIRECT_NV >= 3
-    {{FC_ALL(FC_NCHW_TILE, 1)}, {FC_ALL(FC_NCHW_TILE, 2)}, {FC_ALL(FC_NCHW_TILE, 3)},
-     {FC_LOW(FC_NCHW_TILE, 4)}, {FC_LOW(FC_NCHW_TILE, 5)}, {FC_LOW(FC_NCHW_TILE, 6)}},
-    {{FC_ALL(FC_NHWC_TILE, 1)}, {FC_ALL(FC_NHWC_TILE, 2)}, {FC_ALL(FC_NHWC_TILE, 3)},
-     {FC_LOW(FC_NHWC_TILE, 4)}, {FC_LOW(FC_NHWC_TILE, 5)}, {FC_LOW(FC_NHWC_TILE, 6)}},
-#else
-    {{FC_ALL(FC_NCHW_TILE, 1)}, {FC_ALL(FC_NCHW_TILE, 2)}, {FC_LOW(FC_NCHW_TILE, 3)}, {FC_LOW(FC_NCHW_TILE, 4)}},
-    {{FC_ALL(FC_NHWC_TILE, 1)}, {FC_ALL(FC_NHWC_TILE, 2)}, {FC_LOW(FC_NHWC_TILE, 3)}, {FC_LOW(FC_NHWC_TILE, 4)}},
-#endif
-};
+/* By layout (2: NHWC, brief sums), vectors and rows. */
+static void (*const FC_BODIES[3][2 * FC_DIRECT_NV][FC_DIRECT_MR])(const fc_direct_args *, const FC_TILE *) = {
+    FC_BODIES_OF(FC_NCHW_TILE), FC_BODIES_OF(FC_NHWC_TILE), FC_BODIES_OF(FC_BRIEF_TILE)};
 
 /* Vectors first <= v < first + nv of rows of `length` elements: where they start, and at->last. */
 FC_INLINE int64_t FC_JOIN(FC_DIRECT_NAME, _place)(FC_TILE *at, int64_t length, int64_t first, int64_t nv)
@@ -361,12 +366,13 @@ static void FC_JOIN(FC_DIRECT_NAME, _nhwc)(const fc_direct_args *args)
     const FC_DIRECT_TYPE *const x = args->x, *const w = args->w, *const residual = args->residual;
     const FC_DIRECT_TYPE *const bias = args->bias;
     FC_DIRECT_TYPE bias_edge[FC_LANES] = {0};
-    FC_TILE at = {.rs_x = args->x_column, .rs_y = args->y_column};
-    if (bias && args->channels < FC_LANES)
-        memcpy(bias_edge, bias, (size_t)args->channels * sizeof *bias_edge);
     /* Outputs are written in order where all weights stay in the L1; else the weights of a panel stay for a row. */
     const int in_order = args->depth * vectors * FC_DIRECT_BYTES <= FC_DIRECT_WEIGHTS;
-    for (int64_t i = 0; i < args->rows; i++)
+    FC_TILE at = {.rs_x = args->x_column, .rs_y = args->y_column, .rows = in_order ? args->rows : 1, .row_x = args->x_row,
+                  .row_y = args->y_row};
+    if (bias && args->channels < FC_LANES)
+        memcpy(bias_edge, bias, (size_t)args->channels * sizeof *bias_edge);
+    for (int64_t i = 0; i < args->rows; i += at.rows)
         for (int64_t panel = 0, first = 0, nv; panel < panels; panel += at.panels, first += at.panels * nv) {
             /* Panels of one width go together, but the last may overlap the one before. */
             const int64_t alike = panel < wider ? wider - panel : panels - panel;
@@ -384,13 +390,13 @@ static void FC_JOIN(FC_DIRECT_NAME, _nhwc)(const fc_direct_args *args)
             at.residual = residual ? residual + cell : NULL;
             at.count = taller;
             if (taller > 0) {
-                FC_BODIES[1][nv - 1][m](args, &at);
+                FC_BODIES[args->brief ? 2 : 1][nv - 1][m](args, &at);
                 at.x += taller * (m + 1) * at.rs_x;
                 at.y += taller * (m + 1) * at.rs_y;
                 at.residual += residual ? taller * (m + 1) * at.rs_y : 0;
             }
             at.count = tiles - taller;
-            FC_BODIES[1][nv - 1][m - 1](args, &at);
+            FC_BODIES[args->brief ? 2 : 1][nv - 1][m - 1](args, &at);
         }
 }
 
@@ -467,12 +473,17 @@ static const fc_direct_kernel FC_DIRECT_NAME = {
 #undef FC_V
 #undef FC_TILE
 #undef FC_BODIES
+#undef FC_BODIES_OF
 #undef FC_GROUP
 #undef FC_LOW_ROWS
 #undef FC_LOW
 #undef FC_TALL
 #undef FC_ALL
 #undef FC_TILES
+#undef FC_TILE_OF
+#undef FC_NCHW_TILE
+#undef FC_NHWC_TILE
+#undef FC_BRIEF_TILE
 #undef FC_NCHW_TILE
 #undef FC_NHWC_TILE
 #undef FC_DIRECT_NAME
