@@ -13,36 +13,68 @@ enum {
     DEEPEST = DEPTH_BYTES / 4 * 3 / 2 + 1, /* of a block: see depth_of in im2col.c */
 };
 
+/* Columns of a tile that are evenly apart in memory. */
+typedef struct run {
+    int64_t column, at, n; /* the first, its element in a plane, how many */
+} run;
+
+/* Columns q0 <= q < q0 + n as runs in the array that s describes; their number. */
+static int64_t list_runs(const gather *g, int64_t q0, int64_t n, const strides4 *s, run *runs)
+{
+    const int64_t row = q0 / g->out_w;
+    int64_t count = 0, b = row / g->out_h, i = row % g->out_h, j = q0 % g->out_w;
+    for (int64_t column = 0, some; column < n; column += some, j = 0) { /* a row of the image or the part that is left */
+        const int64_t at = b * s->n + i * s->h + j * s->w;
+        some = min64(n - column, g->out_w - j);
+        if (count > 0 && at == runs[count - 1].at + runs[count - 1].n * s->w)
+            runs[count - 1].n += some;
+        else
+            runs[count++] = (run){column, at, some};
+        if (++i == g->out_h) {
+            i = 0;
+            b++;
+        }
+    }
+    return count;
+}
+
+/* A row of a tile whose columns are those runs, into memory or out of it. */
+FC_INLINE void move_row(char *tile, char *memory, const run *runs, int64_t count, int64_t step, int64_t size, const int store)
+{
+    for (const run *r = runs; r < runs + count; r++) {
+        char *const t = tile + r->column * size, *const m = memory + r->at * size;
+        if (step == 1)
+            copy_run(store ? m : t, store ? t : m, r->n, (int)size);
+        else if (store)
+            copy_words(m, t, r->n, step, 1, (int)size);
+        else
+            copy_words(t, m, r->n, 1, step, (int)size);
+    }
+}
+
 /* A tile of C whose columns are not neighbours in memory: it passes through a stack tile. */
 static void run_scattered(const gather *g, fc_gemm_args *args, int64_t q0, int64_t channel)
 {
-    const int64_t size = g->size, m = args->m, n = args->n, nr = g->kernel.nr;
+    const int64_t size = g->size, m = args->m, nr = g->kernel.nr;
     double c_tile[FC_MR_MAX * FC_NR_MAX], r_tile[FC_MR_MAX * FC_NR_MAX];
-    int64_t out[FC_NR_MAX], residual[FC_NR_MAX];
+    run out[FC_NR_MAX], residual[FC_NR_MAX];
     const int with_residual = args->last && g->residual != NULL;
-    for (int64_t column = 0; column < n; column++) {
-        const int64_t q = q0 + column, j = q % g->out_w, row = q / g->out_w, i = row % g->out_h, b = row / g->out_h;
-        out[column] = b * g->y.n + i * g->y.h + j * g->y.w + channel * g->y.c;
-        residual[column] = b * g->r.n + i * g->r.h + j * g->r.w + channel * g->r.c;
+    const int64_t outs = list_runs(g, q0, args->n, &g->y, out);
+    const int64_t residuals = with_residual ? list_runs(g, q0, args->n, &g->r, residual) : 0;
+    for (int64_t i = 0; i < m; i++) {
+        if (args->accumulate)
+            move_row((char *)c_tile + i * nr * size, g->out + (channel + i) * g->y.c * size, out, outs, g->y.w, size, 0);
+        if (with_residual)
+            move_row((char *)r_tile + i * nr * size, (char *)g->residual + (channel + i) * g->r.c * size, residual,
+                     residuals, g->r.w, size, 0);
     }
-    for (int64_t i = 0; i < m; i++)
-        for (int64_t column = 0; column < n; column++) {
-            if (args->accumulate)
-                copy_words((char *)c_tile + (i * nr + column) * size, g->out + (out[column] + i * g->y.c) * size, 1, 1, 1,
-                           (int)size);
-            if (with_residual)
-                copy_words((char *)r_tile + (i * nr + column) * size,
-                           g->residual + (residual[column] + i * g->r.c) * size, 1, 1, 1, (int)size);
-        }
     args->c = c_tile;
     args->rs_c = nr;
     args->residual = with_residual ? r_tile : NULL;
     args->rs_r = nr;
     g->kernel.run(args);
     for (int64_t i = 0; i < m; i++)
-        for (int64_t column = 0; column < n; column++)
-            copy_words(g->out + (out[column] + i * g->y.c) * size, (char *)c_tile + (i * nr + column) * size, 1, 1, 1,
-                       (int)size);
+        move_row((char *)c_tile + i * nr * size, g->out + (channel + i) * g->y.c * size, out, outs, g->y.w, size, 1);
 }
 
 /* Whether columns q0 <= q < q0 + n are neighbours in the array that s describes. */

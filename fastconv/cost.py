@@ -171,11 +171,19 @@ def im2col(p: ConvProblem) -> Work:
         # Each row of a panel is written in runs: the pixels of one output row.
         flat = p.sh == p.sw == 1 and (p.oh, p.ow) == (p.ih, p.iw)
         moves = float(p.g * row_tiles * depth * (1 if flat else 1 + nr / w))
+    scattered = 0.0
+    if p.layout == "NCHW" and p.pass_ != "backward_weight":
+        # Tiles across two images, and those of an input gradient with a stride, are stored by pieces.
+        across = min(row_tiles, max(p.mb - 1, 0)) if h * w % nr else 0
+        scattered = float(p.g * columns * (row_tiles if p.pass_ == "backward_input" and p.sw > 1 else across))
     return {
         "calls": 1.0,
         "tasks": float(p.g * _ceil(rows, BLOCK_PIXELS[p.layout])) if p.pass_ != "backward_weight" else 0.0,
         "moves": moves,
-        "strided": gathered if p.sw > 1 and p.pass_ == "forward" else 0.0,  # cells that are not neighbours
+        "scattered": scattered,
+        # Cells that are not neighbours, which one tap alone reads.
+        "strided": gathered if p.sw > 1 and p.pass_ == "forward" and taps > 1 else 0.0,
+        "alone": gathered if p.sw > 1 and p.pass_ == "forward" and taps == 1 else 0.0,
         "flops": 2.0 * p.g * padded * depth * _compute(p),
         "tile_steps": tiles * depth * _compute(p),
         "tiles": float(tiles),
@@ -205,6 +213,7 @@ def direct(p: ConvProblem) -> Work:
         count, rows, columns = images, p.ocg, p.oh * p.ow
         copied = float(p.mb * p.ic * p.kw * min(p.sh, p.kh) * p.oh * p.ow * p.itemsize)
     tiles = count * _ceil(rows, mr) * _ceil(columns, nr)
+    low = 2 * _ceil(rows, _ceil(rows, mr)) <= mr  # loads take longer than the multiply-adds of so few rows
     weights = kept = float(p.oc * depth * p.itemsize)
     if p.layout == "NHWC" and p.ocg >= lanes and weights <= IN_PLACE_BYTES:
         weights = 0.0
@@ -226,6 +235,7 @@ def direct(p: ConvProblem) -> Work:
         "rows_again": float(times_again * bytes_again),
         "flops": 2.0 * count * rows * _ceil(columns, lanes) * lanes * depth * _compute(p),
         "tile_steps": tiles * depth * _compute(p),
+        "low_steps": tiles * depth * _compute(p) if low else 0.0,
         "tiles": float(tiles),
         "gathered": copied,
         **_traffic(p),
@@ -322,9 +332,12 @@ def _winograd_tiles(p: ConvProblem, tile: int, h: int, w: int, ic: int, oc: int)
     tiles = p.mb * _ceil(h, tile_h) * _ceil(w, tile_w)
     mr, nr, lanes = _register_tile()
     columns = _ceil(oc, nr)
-    u = float(points * p.oc * p.icg * p.itemsize)
+    u = float(p.g * points * ic * columns * nr * p.itemsize)
+    # In NCHW a row of tiles is turned to vectors of channels, and back.
+    rows = p.mb * _ceil(h, tile_h) * p.g if p.layout == "NCHW" else 0
     return {
         "calls": 1.0,
+        "turned": float(rows * (_ceil(ic, lanes) + _ceil(oc, lanes))),
         "flops": 2.0 * p.g * tiles * points * ic * columns * nr * _compute(p),
         "tile_steps": p.g * _ceil(tiles, mr) * points * ic * columns * _compute(p),
         "tiles": float(p.g * _ceil(tiles, mr) * points * columns),
