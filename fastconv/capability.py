@@ -411,6 +411,11 @@ def winograd_weight_workspace(p: ConvProblem, threads: int, tile: int, pooled: b
     return max(own, 16 * p.oc * p.itemsize if pooled else im2col_workspace(p, threads))
 
 
+def winograd_by_channel(tiles: int, points: int, c: int, k: int, itemsize: int) -> bool:
+    """Whether tasks are output channels, whose transformed weights stay near, and not tiles."""
+    return tiles <= 98 and k >= 128 and points * c * k * itemsize >= 4 << 20
+
+
 def winograd_workspace(p: ConvProblem, threads: int, tile: int) -> int:
     """Bytes of Winograd in C with `tile` outputs a side of a tile: mirrors make_plan in csrc/winograd.c, any ISA."""
     if p.pass_ == "backward_weight":
@@ -427,7 +432,7 @@ def winograd_workspace(p: ConvProblem, threads: int, tile: int) -> int:
     if tiles == 0:
         return 0
     nbytes = partial(_aligned, p.itemsize)
-    by_channel = tiles <= 98 and k >= 128 and points * c * k * p.itemsize >= 4 << 20
+    by_channel = winograd_by_channel(tiles, points, c, k, p.itemsize)
     if threads > 1 and p.g == 1 and tiles <= 14 and k >= 2 * nr and points * tiles * c * k >= 1 << 19:
         by_channel = True
     most = 126 if line else 42

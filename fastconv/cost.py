@@ -19,6 +19,7 @@ from fastconv.capability import (
     gpu_winograd_passes_steps,
     gpu_winograd_steps,
     gpu_winograd_workspace,
+    winograd_by_channel,
 )
 from fastconv.loading import load
 from fastconv.problem import ConvPoolProblem, ConvProblem, PoolProblem
@@ -333,6 +334,10 @@ def _winograd_tiles(p: ConvProblem, tile: int, h: int, w: int, ic: int, oc: int)
     mr, nr, lanes = _register_tile()
     columns = _ceil(oc, nr)
     u = float(p.g * points * ic * columns * nr * p.itemsize)
+    again = u * _ceil(tiles, 42)  # what blocks of tiles read
+    by_channel = winograd_by_channel(tiles, points, ic, oc, p.itemsize)
+    if by_channel:
+        again = 0.0
     # In NCHW a row of tiles is turned to vectors of channels, and back.
     rows = p.mb * _ceil(h, tile_h) * p.g if p.layout == "NCHW" else 0
     return {
@@ -345,10 +350,11 @@ def _winograd_tiles(p: ConvProblem, tile: int, h: int, w: int, ic: int, oc: int)
         "outputs": float(tiles * points * p.g * columns * nr * p.itemsize),
         "image": float(p.bytes),
         "weights": u,
-        "streamed": u * _ceil(tiles, 42),
-        "streamed_l3": u * _ceil(tiles, 42) if u > L2_BYTES else 0.0,
-        "streamed_far": u * _ceil(tiles, 42) if u > L3_BYTES else 0.0,
+        "streamed": again,
+        "streamed_l3": again if u > L2_BYTES else 0.0,
+        "streamed_far": again if u > L3_BYTES else 0.0,
         "far": u if u > FAR_BYTES else 0.0,
+        "inputs_again": float(p.g * tiles * points * ic * _ceil(oc, 32) * p.itemsize) if by_channel else 0.0,
     }
 
 

@@ -34,6 +34,10 @@ BATCHES = (1, 1, 1, 1, 2, 4, 8, 16, 64)
 # One in so many beside them is tiny, which shows what a call costs, and one is large, 3x3 at stride 1, where Winograd's
 # tiles are close to each other and choices cost most.
 OTHER_SHARE, TINY_CHANNELS, TINY_SIZES = 10, (1, 2, 3, 4, 8), (3, 4, 5, 6, 8)
+# One in so many is odd: any number of channels, size and batch up to these, filters that are not square. What ends
+# between two tiles or vectors shows there.
+ODD_SHARE, MOST_ODD_CHANNELS, LEAST_ODD_SIZE, MOST_ODD_SIZE, ODD_BATCHES = 3, 512, 4, 192, (1, 1, 2, 3, 7, 16, 30)
+ODD_FILTERS = ((3, 3),) * 4 + ((1, 1), (1, 1), (5, 5), (7, 7), (2, 2), (3, 1), (1, 3), (5, 3), (7, 5), (2, 1))
 LARGE_CHANNELS = (4, 8, 16, 32, 32, 48, 64, 64, 96, 128, 128, 192, 256, 256, 512)
 LARGE_FLOPS, LARGE_BYTES = (1e7, 6e9), 2e8
 # A call is repeated for this long and the least time counts; rows of plain loops are not worth it.
@@ -65,22 +69,28 @@ def draw_problems(
 ) -> Iterator[ConvProblem]:
     """Random convolutions as networks have them: channels and sizes log-uniform, filters mostly 3x3 and 1x1.
 
-    scale "tiny": of at most FEWEST_FLOPS, the usual ones of at least so many; "large": 3x3 at stride 1 of LARGE_FLOPS.
+    scale "tiny": of at most FEWEST_FLOPS, the usual ones of at least so many; "large": 3x3 at stride 1 of LARGE_FLOPS;
+    "odd": of any numbers.
     """
     rng = random.Random(f"{seed}{pass_}{layout}{'' if scale == 'usual' else scale}")
-    tiny, large = scale == "tiny", scale == "large"
+    tiny, large, odd = scale == "tiny", scale == "large", scale == "odd"
     fewest, most = LARGE_FLOPS if large else (1.0, FEWEST_FLOPS) if tiny else (FEWEST_FLOPS, MOST_FLOPS)
     channels, sizes = (TINY_CHANNELS, TINY_SIZES) if tiny else (LARGE_CHANNELS if large else CHANNELS, SIZES)
     while count > 0:
         wide = scale == "usual" and rng.random() < 0.4  # what most of a deep network is
-        kh, kw = (3, 3) if large else rng.choice(WIDE_FILTERS if wide else FILTERS)
-        ic, oc = (rng.choice(WIDE_CHANNELS if wide else channels) for _ in range(2))
-        ih = rng.choice(WIDE_SIZES if wide else sizes)
-        iw = ih if rng.random() < 0.8 else rng.choice(sizes)
+        if odd:
+            kh, kw = rng.choice(ODD_FILTERS)
+            ic, oc = (_any_up_to(rng, 1, MOST_ODD_CHANNELS) for _ in range(2))
+            ih, iw = (_any_up_to(rng, LEAST_ODD_SIZE, MOST_ODD_SIZE) for _ in range(2))
+        else:
+            kh, kw = (3, 3) if large else rng.choice(WIDE_FILTERS if wide else FILTERS)
+            ic, oc = (rng.choice(WIDE_CHANNELS if wide else channels) for _ in range(2))
+            ih = rng.choice(WIDE_SIZES if wide else sizes)
+            iw = ih if rng.random() < 0.8 else rng.choice(sizes)
         stride = 2 if not large and rng.random() < 0.2 else 1
         padded = rng.random() < 0.8
         groups = 1
-        if not wide and not large and rng.random() < 0.4:
+        if not wide and not large and rng.random() < (0.1 if odd else 0.4):
             # depthwise, with a multiplier now and then; small groups as in ResNeXt; any others
             kind = rng.random()
             if kind < 0.55:
@@ -92,12 +102,17 @@ def draw_problems(
                 groups = rng.choice((2, 4, 8, 32))
         if ic % groups or oc % groups or ih < kh or iw < kw:
             continue
-        text = f"g{groups}mb{rng.choice(BATCHES)}ic{ic}ih{ih}iw{iw}oc{oc}kh{kh}kw{kw}sh{stride}"
+        text = f"g{groups}mb{rng.choice(ODD_BATCHES if odd else BATCHES)}ic{ic}ih{ih}iw{iw}oc{oc}kh{kh}kw{kw}sh{stride}"
         text += f"ph{kh // 2 if padded else 0}pw{kw // 2 if padded else 0}"
         problem = ConvProblem.parse(text, pass_=pass_, layout=layout)
         if fewest <= problem.flops <= most and problem.bytes <= (LARGE_BYTES if large else MOST_BYTES):
             count -= 1
             yield problem
+
+
+def _any_up_to(rng: random.Random, least: int, most: int) -> int:
+    """Log-uniform."""
+    return round(least * (most / least) ** rng.random())
 
 
 def draw_pools(count: int, op: str, pass_: str, layout: str, seed: int = SEED) -> Iterator[PoolProblem]:
@@ -226,6 +241,7 @@ def measure(backend: str, count: int, seed: int = SEED) -> Races:
                     draw_problems(count, pass_, layout, seed),
                     draw_problems(max(1, count // OTHER_SHARE), pass_, layout, seed, "tiny"),
                     draw_problems(max(1, count // OTHER_SHARE), pass_, layout, seed, "large"),
+                    draw_problems(max(1, count // ODD_SHARE), pass_, layout, seed, "odd"),
                 )
             elif op == ConvPoolProblem.op:
                 draws = draw_pooled(max(8, count // 4), pass_, layout, seed)
@@ -356,7 +372,7 @@ def calibrate(
 
     Parameters
     ----------
-    problems : int, convolutions drawn for each pass and layout; a tenth more are tiny ones, and a tenth large ones
+    problems : int, convolutions drawn for each pass and layout; a tenth more are tiny, a tenth large, and a third odd
     backend : "cython" or "numba"
     file : write the rates to this file, as they ship with the package, instead of using them here
 
