@@ -501,15 +501,25 @@ numba_winograd_adjoint_m4_workspace = partial(numba_winograd_adjoint_workspace, 
 numba_winograd_adjoint_m6_workspace = partial(numba_winograd_adjoint_workspace, tile=6)
 
 
-def gpu_im2col_workspace(p: ConvProblem, threads: int) -> int:
+def gpu_im2col_workspace(p: ConvProblem, threads: int, tensor: bool = False) -> int:
     sizes, lower = _cuda_sizes()
-    return sizes.im2col_bytes(lower(p), p.pass_)
+    return sizes.im2col_bytes(lower(p), p.pass_, tensor)
 
 
-def gpu_im2col_steps(p: ConvProblem) -> float:
-    """Multiply-adds of im2col on a GPU, those of idle multiprocessors and of the rims of tiles included."""
+gpu_im2col_tf32_workspace = partial(gpu_im2col_workspace, tensor=True)
+
+
+def gpu_im2col_steps(p: ConvProblem, tensor: bool = False) -> float:
+    """Multiply-adds of im2col on a GPU, those of idle multiprocessors and of the rims of tiles included; on tensor
+    cores as many as would take as long without."""
     sizes, lower = _cuda_sizes()
-    return sizes.im2col_steps(lower(p), p.pass_)
+    return sizes.im2col_steps(lower(p), p.pass_, tensor)
+
+
+def gpu_tf32_part(p: ConvProblem) -> int:
+    """Pixels that tensor cores sum for a weight gradient: parts of it are added up as float32."""
+    sizes, lower = _cuda_sizes()
+    return sizes.split(lower(p), True).pixels
 
 
 def gpu_depthwise_workspace(p: ConvProblem, threads: int) -> int:
@@ -548,8 +558,3 @@ def gpu_winograd_passes_steps(p: ConvProblem) -> tuple[float, float, int]:
     """As gpu_im2col_steps; bytes through scratch memory; launches."""
     sizes, lower = _cuda_sizes()
     return sizes.winograd_passes_steps(lower(p), p.pass_)
-
-
-def gpu_im2col_tf32_workspace(p: ConvProblem, threads: int) -> int:
-    sizes, lower = _cuda_sizes()
-    return sizes.im2col_tf32_bytes(lower(p), p.pass_)

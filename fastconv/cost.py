@@ -15,7 +15,9 @@ from fastconv.capability import (
     gpu_direct_steps,
     gpu_direct_workspace,
     gpu_im2col_steps,
+    gpu_im2col_tf32_workspace,
     gpu_im2col_workspace,
+    gpu_tf32_part,
     gpu_winograd_passes_steps,
     gpu_winograd_steps,
     gpu_winograd_workspace,
@@ -453,9 +455,9 @@ def gpu_pool(p: PoolProblem) -> Work:
 
 
 def gpu_tf32(p: ConvProblem) -> Work:
-    """Tensor cores: some four times im2col's multiply-adds (an estimate, until a GPU was there to measure)."""
-    moved = p.bytes + 2.0 * gpu_im2col_workspace(p, 1)
-    return _roofline(0.25 * 2.0 * gpu_im2col_steps(p), moved, 2)
+    """As gpu_im2col, on tensor cores."""
+    moved = p.bytes + 2.0 * gpu_im2col_tf32_workspace(p, 1)
+    return _roofline(2.0 * gpu_im2col_steps(p, tensor=True), moved, 2)
 
 
 def gpu_naive(p: ConvProblem) -> Work:
@@ -479,8 +481,11 @@ def plain_error(p: ConvProblem) -> float:
 
 
 def tf32_error(p: ConvProblem) -> float:
-    """Operands rounded to 10 bits of mantissa; the largest error over the largest output, about twice that of cuDNN."""
-    return 1e-3
+    """Operands rounded to 10 bits of mantissa; the largest error over the largest output, about twice that of cuDNN.
+    Where many are added, also that tensor cores cut off after 8 products what does not fit into the sum's 24 bits (Fasi
+    et al. 2021, section 3.2), always towards zero."""
+    terms = gpu_tf32_part(p) if p.pass_ == "backward_weight" else _terms(p)
+    return 1e-3 + EPS[p.dtype] / 2 * terms / 8
 
 
 def chain_error(p: ConvProblem) -> float:

@@ -149,6 +149,7 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel("conv2d_backward_weight_direct__cuda", "direct", can.gpu_direct, cost.gpu_direct, cost.chain_error, can.gpu_direct_workspace),
     Kernel("conv2d_backward_weight_depthwise__cuda", "depthwise", can.gpu_depthwise, cost.gpu_depthwise, cost.plain_error, can.gpu_depthwise_workspace),
     Kernel("conv2d_backward_weight_im2col__cuda", "im2col", can.gpu, cost.gpu_im2col, cost.chain_error, can.gpu_im2col_workspace),
+    Kernel("conv2d_backward_weight_im2col_tf32__cuda", "im2col", can.gpu_tf32, cost.gpu_tf32, cost.tf32_error, can.gpu_im2col_tf32_workspace, plain_sum=False),
     Kernel("conv2d_backward_weight_naive__cuda", "naive", can.anything, cost.gpu_naive, cost.exact_error, can.no_workspace),
     Kernel("conv2d_backward_weight_winograd_f6x3__numba", "winograd", can.winograd_3x3, cost.winograd_m6, cost.winograd_f6x3_error, can.numba_winograd_m6_workspace, plain_sum=False),
     Kernel("conv2d_backward_weight_winograd_f4x3__numba", "winograd", can.winograd_3x3, cost.winograd_m4, cost.winograd_f4x3_error, can.numba_winograd_m4_workspace, plain_sum=False),

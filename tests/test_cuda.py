@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import fastconv
-from fastconv import host
-from fastconv.problem import ConvProblem, NoKernelError
+from fastconv import cost, host
+from fastconv.problem import TF32_ERROR, ConvProblem, NoKernelError
 from fastconv.registry import KERNELS
 from tests import calls, compare, cuda_cases, rows, simulator
 from tests.test_kernels import SPECIAL_VALUES, with_special
@@ -58,14 +58,19 @@ def test_every_tile_is_right(monkeypatch):
     """The tiles that only large problems are given."""
     from fastconv._cuda import sizes
 
-    kernels = [k for k in CONVOLUTIONS if k.algorithm == "im2col"]  # im2col_tf32 has one tile only
-    for tile in sizes.TILES["float32"][:-1]:  # also the largest for weight gradients, which would spill there
+    # of tensor cores, other passes than the weight gradient have one tile only
+    tensor = [k for k in CONVOLUTIONS if k.algorithm == "im2col_tf32" and k.pass_ == "backward_weight"]
+    # also the largest for weight gradients, which would spill there
+    tiles = [(tile, [k for k in CONVOLUTIONS if k.algorithm == "im2col"]) for tile in sizes.TILES["float32"][:-1]]
+    for tile, kernels in [*tiles, *((tile, tensor) for tile in sizes.TILES["tf32"])]:
         monkeypatch.setattr(sizes, "best_tile", lambda *arguments, tile=tile: tile)
         for kernel in kernels:
             for layout in ("NCHW", "NHWC"):
-                options = {"pass_": kernel.pass_, "layout": layout, "device": "cuda"}
+                options = {"pass_": kernel.pass_, "layout": layout}
                 problem = ConvProblem.parse("mb1ic9ih2iw3oc12kh1kw2ph0pw1", **options)
-                rows.check(rows.run_of(kernel, problem), problem, kernel.algorithm)
+                problem = rows.where_arrays_live(kernel, problem)
+                if kernel.cannot(problem) is None:
+                    rows.check(rows.run_of(kernel, problem), problem, kernel.algorithm)
 
 
 def test_winograd_takes_tiles_in_runs(monkeypatch):
@@ -87,6 +92,18 @@ def test_tensor_cores_are_used_where_asked_for():
     assert fastconv.explain(**shapes, precision="tf32").kernel == "conv2d_forward_im2col_tf32__cuda"
     assert "tf32" not in fastconv.explain(**shapes).kernel
     assert "tf32" not in fastconv.explain(**shapes, precision=1e-4).kernel
+    for pass_ in ("backward_input", "backward_weight"):
+        found = fastconv.explain(**shapes, precision="tf32", pass_=pass_)
+        assert found.kernel == f"conv2d_{pass_}_im2col_tf32__cuda"
+        assert "tf32" not in fastconv.explain(**shapes, pass_=pass_).kernel
+
+
+def test_what_tensor_cores_cut_off_grows_with_the_pixels_they_sum():
+    """2e-3 are accepted as tf32: parts of a weight gradient keep within that."""
+    texts = ("mb1ic64ih56oc64kh3ph1", "mb64ic64ih224oc64kh3ph1", "mb256ic512ih14oc512kh3ph1")
+    options = {"pass_": "backward_weight", "layout": "NHWC", "device": "cuda"}
+    errors = [cost.tf32_error(ConvProblem.parse(text, **options)) for text in texts]
+    assert 1e-3 < errors[0] < errors[1] and max(errors) < TF32_ERROR
 
 
 # ---------------------------------------------------------------------------------------------------------------

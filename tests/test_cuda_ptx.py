@@ -58,8 +58,9 @@ def problems(kernel):
             for number, problem in enumerate(rows.where_arrays_live(kernel, p) for p in found):
                 if kernel.cannot(problem) is None:
                     tiled = kernel.family in TILED and number == 0
+                    tensor = "tf32" in kernel.name
                     most = 128 if kernel.pass_ == "backward_weight" or kernel.family == "winograd" else 256
-                    able = [tile for tile in sizes.TILES[dtype] if tile.threads <= most]
+                    able = [tile for tile in sizes.TILES["tf32" if tensor else dtype] if tensor or tile.threads <= most]
                     yield from ((problem, tile) for tile in (able if tiled else (None,)))
 
 
@@ -246,19 +247,21 @@ def test_cuda_core_has_what_records_a_step():
     assert all(hasattr(GraphBuilder, word) for word in ("begin_building", "end_building", "complete"))
 
 
-def test_fragments_of_tensor_cores_are_those_of_the_instruction(rng):
+@pytest.mark.parametrize("number", [0, 1])
+def test_fragments_of_tensor_cores_are_those_of_the_instruction(number, rng):
     """The code of all 32 threads of each warp: what it feeds to mma.m16n8k8 is what the PTX ISA says."""
     from fastconv._cuda import gemm, sizes
 
-    tile = sizes.TENSOR
-    wide, right = tile.thread_columns, 2 * sizes.DEPTH * tile.row_stride
-    a, b = rng.integers(-3, 4, (2, sizes.DEPTH, 128)).astype(float)
+    tile = sizes.TILES["tf32"][number]
+    side, wide, right = tile.rows, tile.thread_columns, 2 * sizes.DEPTH * tile.row_stride
+    a, b = rng.integers(-3, 4, (2, sizes.DEPTH, side)).astype(float)
     s = np.zeros(tile.slices)
     for k in range(sizes.DEPTH):
-        s[k * tile.row_stride :][:128], s[right + k * tile.column_stride :][:128] = a[k], b[k]
+        s[k * tile.row_stride :][:side], s[right + k * tile.column_stride :][:side] = a[k], b[k]
     code = gemm.multiply_of(tile).py_func
-    row, column = gemm._tensor_row.py_func, gemm._tensor_column.py_func
-    found = np.zeros((128, 128))
+    row, column = (function.py_func for function in gemm.corner_of(tile))
+    warps = side // gemm.TENSOR_COLUMNS
+    found = np.zeros((side, side))
     for t in range(tile.threads):
         lane, seen = t % 32, []
 
@@ -270,7 +273,7 @@ def test_fragments_of_tensor_cores_are_those_of_the_instruction(rng):
         run = types.FunctionType(code.__code__, own, closure=code.__closure__)
         run(s, row(t), right + column(t), np.zeros(4), np.zeros(16), np.zeros(64))
         g, q = lane // 4, lane % 4
-        first_row, first_column = t // 64 * 32, t // 32 % 2 * 64
+        first_row, first_column = t // 32 // warps * 32, t // 32 % warps * 64
         for i, (a0, a1, a2, a3, b0, b1) in enumerate(seen):
             n, m = i // 2, i % 2  # columns 8 n, rows 16 m of the warp
             rows_, columns = first_row + 16 * m + g, first_column + 8 * n + g

@@ -17,30 +17,33 @@ from fastconv._cuda.sizes import DEPTH, Tile
 
 # Rows and columns of a warp, in threads; elements of a quad.
 WARP_ROWS, WARP_COLUMNS, QUAD = 4, 8, 4
+# Results of a warp on tensor cores.
+TENSOR_ROWS, TENSOR_COLUMNS = 32, 64
 
 multiply_tensor: Any = getattr(compiler, "multiply_tensor", None)  # the simulator has none
 
 TYPES: dict[str, Any] = {"float32": float32, "float64": float64}
 
 
-@device
-def _tensor_row(t):
-    return t // 64 * 32 + t % 32 // 4
+def _tensor_corner(tile: Tile) -> tuple[Any, Any]:
+    warps = tile.columns // TENSOR_COLUMNS
 
+    @device
+    def first_row(t):
+        return t // 32 // warps * TENSOR_ROWS + t % 32 // 4
 
-@device
-def _tensor_column(t):
-    return t // 32 % 2 * 64 + t % 4 * 2
+    @device
+    def first_column(t):
+        return t // 32 % warps * TENSOR_COLUMNS + t % 4 * 2
 
-
-_tensor_corner = _tensor_row, _tensor_column
+    return first_row, first_column
 
 
 @lru_cache(maxsize=16)
 def corner_of(tile: Tile) -> tuple[Any, Any]:
     """Functions of a thread's number: its first row, and its first column, in the tile."""
     if tile.tensor:
-        return _tensor_corner
+        return _tensor_corner(tile)
     warps = tile.columns // (WARP_COLUMNS * tile.thread_columns)
     high, wide = WARP_ROWS * tile.thread_rows, WARP_COLUMNS * tile.thread_columns
 
@@ -139,13 +142,15 @@ class Rounds(NamedTuple):
 
 
 def _tensor_rounds(tile: Tile) -> Rounds:
-    """By columns: 2 warps with 4 threads beside each other have 8 of them in a round."""
-    slots, stride, wide = 8, tile.row_stride, tile.thread_columns
+    """By columns: warps with 4 threads beside each other have as many in a round."""
+    warps = tile.columns // TENSOR_COLUMNS
+    slots, stride, wide = 4 * warps, tile.row_stride, tile.thread_columns
     half = slots * stride
+    first_row, _ = corner_of(tile)
 
     @device
     def keep(s, sums, r, t):
-        at = r % 2 * half + (t // 32 % 2 * 4 + t % 4) * stride + _tensor_row(t)
+        at = r % 2 * half + (t // 32 % warps * 4 + t % 4) * stride + first_row(t)
         for e in range(4):
             value = sums[e * wide]
             for other in range(1, 16):
@@ -154,7 +159,7 @@ def _tensor_rounds(tile: Tile) -> Rounds:
 
     @device
     def of_slot(slot, r):
-        return slot // 4 * 64 + r // 2 * 8 + slot % 4 * 2 + r % 2
+        return slot // 4 * TENSOR_COLUMNS + r // 2 * 8 + slot % 4 * 2 + r % 2
 
     return Rounds(keep, of_slot, slots, stride, wide)
 

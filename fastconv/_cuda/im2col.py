@@ -478,7 +478,7 @@ def _correlate_of(dtype: str, tile: Tile, reads: str) -> Any:
     right = 2 * DEPTH * row_stride
     lanes = threads // DEPTH  # threads of one pixel of a slice
     lefts, rights = DEPTH * rows // threads, DEPTH * columns // threads  # elements that each thread fetches
-    by_pixel, by_quad = reads == PIXELS, reads == QUADS
+    by_pixel, by_quad, tensor = reads == PIXELS, reads == QUADS, tile.tensor
     keep, of_slot, slots, slot_stride, rounds = rounds_of(tile, False)
     passes = threads // rows
     multiply = multiply_of(tile)
@@ -503,11 +503,18 @@ def _correlate_of(dtype: str, tile: Tile, reads: str) -> Any:
 
     @device
     def stash(s, values, count, at, lane):
-        for r in range(count):
-            c = lane + r * lanes if by_pixel else (lane + r // QUAD * lanes) * QUAD + r % QUAD
-            s[at + c] = values[r]
+        if tensor:
+            for r in range(count):
+                values[r] = tf32(values[r])
+        if by_pixel:
+            for r in range(count):
+                s[at + lane + r * lanes] = values[r]
+        else:
+            for q in range(count // QUAD):
+                quad = at + (lane + q * lanes) * QUAD
+                store4(s, quad, values[4 * q], values[4 * q + 1], values[4 * q + 2], values[4 * q + 3])
 
-    @kernel
+    @kernel(registers=REGISTERS if tensor else None)
     def correlate(x, dy, sums_of_parts, p):
         s = cuda.shared.array(0, T)
         sums = cuda.local.array(results, T)
@@ -527,34 +534,37 @@ def _correlate_of(dtype: str, tile: Tile, reads: str) -> Any:
         k, lane = t // lanes, t % lanes
         if by_pixel:
             k, lane = t % DEPTH, t // DEPTH
-        pix, end = part * p.part + k, min((part + 1) * p.part, p.pixels)
+        pix = part * p.part + k
+        rest = min(p.part, p.pixels - part * p.part)  # pixels to come
         n = quotient(pix, p.oh * p.ow)
         i = quotient(pix - n * p.oh * p.ow, p.ow)
         j = pix - n * p.oh * p.ow - i * p.ow
         x_first = p.x_0 + (group * p.ins + first_in) * p.x_c
         y_first = p.y_0 + (group * p.outs + first_out) * p.y_c
-        row, column = first_row(t), first_column(t)
-        slot, steps = 0, quotient(end - pix + k + DEPTH - 1, DEPTH)
+        slot, steps = 0, quotient(rest + DEPTH - 1, DEPTH)
         for step in range(steps + 1):
             # what the step before asked for is stored, more is asked for, and while it comes the slice is multiplied
+            t = afresh(t) & (threads - 1)  # what follows from it takes no registers meanwhile
+            k, lane = t // lanes, t % lanes
+            if by_pixel:
+                k, lane = t % DEPTH, t // DEPTH
             if step > 0:
                 stash(s, left, lefts, (slot * DEPTH + k) * row_stride, lane)
                 stash(s, pixel, rights, right + (slot * DEPTH + k) * column_stride, lane)
                 cuda.syncthreads()
             if step < steps:
                 h, v = i * p.sh + row0, j * p.sw + column0
-                alive = pix < end
+                alive = k < rest
                 inside = alive and h >= 0 and h < p.ih and v >= 0 and v < p.iw
                 to = y_first + n * p.y_n + i * p.y_h + j * p.y_w
                 fetch(dy, left, lefts, to, alive, p.y_c, lane, p.outs - first_out)
                 at = x_first + n * p.x_n + h * p.x_h + v * p.x_w
                 fetch(x, pixel, rights, at, inside, p.x_c, lane, p.ins - first_in)
             if step > 0:
-                multiply(
-                    s, slot * DEPTH * row_stride + row, right + slot * DEPTH * column_stride + column, a, b, sums
-                )  # fmt: skip
+                row = slot * DEPTH * row_stride + first_row(t)
+                multiply(s, row, right + slot * DEPTH * column_stride + first_column(t), a, b, sums)
                 slot = 1 - slot
-            pix += DEPTH
+            rest -= DEPTH
             j += DEPTH
             while j >= p.ow:
                 j -= p.ow
@@ -565,13 +575,15 @@ def _correlate_of(dtype: str, tile: Tile, reads: str) -> Any:
 
         cuda.syncthreads()
         cells = p.kh * p.kw
-        o = first_out + t % rows
         to = ((part * p.groups + group) * cells + cell) * p.ins
-        for r in range(rounds):
+        for r in range(afresh(rounds) if tensor else rounds):  # sixteen of them are too many to be unrolled
+            t = afresh(t) & (threads - 1)
             keep(s, sums, r, t)
             cuda.syncthreads()
+            o = first_out + t % rows
             half = r % 2 * slots * slot_stride + t % rows
-            for slot in range(t // rows, slots, passes):
+            for e in range(slots // passes):
+                slot = t // rows + e * passes
                 c = first_in + of_slot(slot, r)
                 if o < p.outs and c < p.ins:
                     sums_of_parts[(to + c) * p.outs + o] = s[half + slot * slot_stride]
@@ -603,22 +615,33 @@ def add_parts(p: Conv, parts: Any, number: int, dw: Flat) -> None:
     run(_add_parts, ceil_div(count, THREADS), THREADS, dw, parts, dw.memory, int32s(Added, numbers))
 
 
-def conv2d_backward_weight_im2col__cuda(
-    p: Conv, x: Any, dy: Any, dw: Any, workspace: Any, threads: int
-) -> None:
-    cut = sizes.split(p)
+def _correlate(p: Conv, x: Any, dy: Any, dw: Any, workspace: Any, tensor: bool = False) -> None:
+    cut = sizes.split(p, tensor)
     fx, fy, fw = flat(x), flat(dy), flat(dw)
     (parts,) = carve(workspace, (p.dtype, cut.parts * cut.elements))
-    reads = {_reads(fx, p.icg), _reads(fy, p.ocg)}
+    found = {_reads(fx, p.icg), _reads(fy, p.ocg)}
+    reads = QUADS if found == {QUADS} else PIXELS if PIXELS in found and not tensor else CHANNELS
     numbers: Any = (
         p.g, p.icg, p.ocg, p.mb * p.oh * p.ow, cut.pixels, p.ih, p.iw, p.oh, p.ow, p.kh, p.kw, p.sh, p.sw, p.ph, p.pw,
         p.dh, p.dw, fx.start, *fx.strides, fy.start, *fy.strides,
     )  # fmt: skip
     tile = cut.tile
     run(
-        _correlate_of(p.dtype, tile, PIXELS if PIXELS in reads else CHANNELS if CHANNELS in reads else QUADS),
+        _correlate_of(p.dtype, tile, reads),
         (p.kh * p.kw * ceil_div(p.icg, tile.columns), ceil_div(p.ocg, tile.rows), p.g * cut.parts), tile.threads, fx,
         fx.memory, fy.memory, parts, int32s(Gradient, numbers),
         shared=tile.slices * sizes.ITEMSIZE[p.dtype],
     )  # fmt: skip
     add_parts(p, parts, cut.parts, fw)
+
+
+def conv2d_backward_weight_im2col__cuda(
+    p: Conv, x: Any, dy: Any, dw: Any, workspace: Any, threads: int
+) -> None:
+    _correlate(p, x, dy, dw, workspace)
+
+
+def conv2d_backward_weight_im2col_tf32__cuda(
+    p: Conv, x: Any, dy: Any, dw: Any, workspace: Any, threads: int
+) -> None:
+    _correlate(p, x, dy, dw, workspace, True)

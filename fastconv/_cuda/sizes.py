@@ -14,8 +14,9 @@ from fastconv._cuda import Conv
 MULTIPROCESSORS = 132
 # Rows of a slice of a product of matrices: what lies in shared memory at a time.
 DEPTH = 8
-# Elements between the rows of a slice that stay empty, so that a column's cells lie in different banks.
-PADDING = 4
+# Elements between the rows of a slice that stay empty, so that a column's cells lie in different banks; and where
+# tensor cores take four rows at a time, of which a warp reads eight neighbours each.
+PADDING, TENSOR_PADDING = 4, 8
 # Scratch memory that the parts of a split weight gradient may take.
 SPLIT_BYTES = 64 << 20
 # Fewest pixels that are worth a block of a weight gradient.
@@ -43,7 +44,7 @@ class Tile(NamedTuple):
     columns: int
     thread_rows: int
     thread_columns: int
-    tensor: bool = False  # on tensor cores: see gemm.tensor_multiply
+    tensor: bool = False  # on tensor cores: see gemm.multiply_of
 
     @property
     def threads(self) -> int:
@@ -52,11 +53,11 @@ class Tile(NamedTuple):
     @property
     def row_stride(self) -> int:
         """Elements between the rows of a slice of the left operand."""
-        return self.rows + PADDING
+        return self.rows + (TENSOR_PADDING if self.tensor else PADDING)
 
     @property
     def column_stride(self) -> int:
-        return self.columns + PADDING
+        return self.columns + (TENSOR_PADDING if self.tensor else PADDING)
 
     @property
     def slices(self) -> int:
@@ -66,12 +67,12 @@ class Tile(NamedTuple):
 
 LARGE, WIDE, MEDIUM, SMALL = Tile(128, 128, 8, 8), Tile(64, 128, 8, 8), Tile(64, 64, 8, 4), Tile(32, 32, 4, 4)
 # Results of a warp lie where tensor cores leave them: 4 rows and 16 columns of a thread.
-TENSOR = Tile(128, 128, 4, 16, True)
-TILES = {"float32": (LARGE, WIDE, MEDIUM, SMALL), "float64": (MEDIUM, SMALL)}
+TENSOR, TENSOR_SMALL = Tile(128, 128, 4, 16, True), Tile(64, 64, 4, 16, True)
+TILES = {"float32": (LARGE, WIDE, MEDIUM, SMALL), "float64": (MEDIUM, SMALL), "tf32": (TENSOR, TENSOR_SMALL)}
 # Multiply-adds a multiprocessor makes in the time of one of LARGE's: estimates, until a GPU was there to measure.
-_EFFICIENCY = {LARGE: 1.0, WIDE: 0.95, MEDIUM: 0.75, SMALL: 0.45}
+_EFFICIENCY = {LARGE: 1.0, WIDE: 0.95, MEDIUM: 0.75, SMALL: 0.45, TENSOR: 4.0, TENSOR_SMALL: 2.5}
 # Blocks a multiprocessor holds.
-_RESIDENT = {LARGE: 2, WIDE: 4, MEDIUM: 4, SMALL: 8}
+_RESIDENT = {LARGE: 2, WIDE: 4, MEDIUM: 4, SMALL: 8, TENSOR: 2, TENSOR_SMALL: 8}
 
 
 def tile_work(tile: Tile, rows: int, columns: int, products: int = 1) -> float:
@@ -84,7 +85,8 @@ def tile_work(tile: Tile, rows: int, columns: int, products: int = 1) -> float:
 
 
 def best_tile(dtype: str, rows: int, columns: int, products: int = 1, largest: bool = True) -> Tile:
-    """The tile that takes the least time; without `largest` one that leaves a thread more than 128 registers."""
+    """The tile that takes the least time; without `largest` one that leaves a thread more than 128 registers. The
+    dtype "tf32" is float32 on tensor cores."""
     tiles = TILES.get(dtype, TILES["float64"])
     able = [tile for tile in tiles if largest or tile.threads <= 128]
     return min(able, key=lambda tile: tile_work(tile, rows, columns, products))
@@ -123,8 +125,9 @@ class Packed(NamedTuple):
 def packed(p: Conv, backward: bool, tensor: bool = False) -> Packed:
     r = roles(p, backward)
     height, width = r.class_pixels
-    tile = best_tile(p.dtype, r.outs, p.mb * height * width, p.g * r.classes[0] * r.classes[1])
-    tile = TENSOR if tensor else tile
+    tile = TENSOR
+    if not tensor:
+        tile = best_tile(p.dtype, r.outs, p.mb * height * width, p.g * r.classes[0] * r.classes[1])
     ins, outs = round_up(r.ins, DEPTH), round_up(r.outs, tile.rows)
     return Packed(tile, ins, outs, p.g * p.kh * p.kw * ins * outs)
 
@@ -138,9 +141,10 @@ class Split(NamedTuple):
     elements: int  # of one part's sums
 
 
-def split(p: Conv) -> Split:
+def split(p: Conv, tensor: bool = False) -> Split:
     pixels, cells = p.mb * p.oh * p.ow, p.kh * p.kw
-    tile = best_tile(p.dtype, p.ocg, p.icg, p.g * cells * max(1, min(32, pixels // SPLIT_PIXELS)), False)
+    products = p.g * cells * max(1, min(32, pixels // SPLIT_PIXELS))
+    tile = best_tile("tf32" if tensor else p.dtype, p.ocg, p.icg, products, tensor)
     blocks = p.g * cells * ceil_div(p.ocg, tile.rows) * ceil_div(p.icg, tile.columns)
     count = p.g * p.ocg * p.icg * cells
     most = max(1, SPLIT_BYTES // (count * ITEMSIZE[p.dtype]))
@@ -149,27 +153,22 @@ def split(p: Conv) -> Split:
     return Split(tile, ceil_div(max(pixels, 1), length), length, count)
 
 
-def im2col_tf32_bytes(p: Conv, pass_: str) -> int:
-    """Scratch memory of im2col on tensor cores."""
-    return bytes_of(p.dtype, [1, packed(p, pass_ == "backward_input", True).elements])
-
-
-def im2col_bytes(p: Conv, pass_: str) -> int:
+def im2col_bytes(p: Conv, pass_: str, tensor: bool = False) -> int:
     """Scratch memory of im2col.py: one flag and the packed filters, or the parts of the sums."""
     if pass_ == "backward_weight":
-        cut = split(p)
+        cut = split(p, tensor)
         return bytes_of(p.dtype, [cut.parts * cut.elements])
-    return bytes_of(p.dtype, [1, packed(p, pass_ == "backward_input").elements])
+    return bytes_of(p.dtype, [1, packed(p, pass_ == "backward_input", tensor).elements])
 
 
-def im2col_steps(p: Conv, pass_: str) -> float:
+def im2col_steps(p: Conv, pass_: str, tensor: bool = False) -> float:
     """Multiply-adds in which the whole GPU does the work of im2col.py, if it is never idle: see tile_work."""
     cells = p.kh * p.kw
     if pass_ == "backward_weight":
-        cut = split(p)
+        cut = split(p, tensor)
         return MULTIPROCESSORS * cut.pixels * tile_work(cut.tile, p.ocg, p.icg, p.g * cells * cut.parts)
     backward = pass_ == "backward_input"
-    r, how = roles(p, backward), packed(p, backward)
+    r, how = roles(p, backward), packed(p, backward, tensor)
     height, width = r.class_pixels
     classes = r.classes[0] * r.classes[1]
     work = tile_work(how.tile, r.outs, p.mb * height * width, p.g * classes)
