@@ -204,7 +204,7 @@ def gpu_tf32(p: ConvProblem) -> str | None:
 
 
 def gpu_winograd(p: ConvProblem) -> str | None:
-    """Winograd's tiles F(2x2, 3x3) on a GPU."""
+    """Winograd's tiles F(2x2, 3x3) and F(4x4, 3x3) on a GPU."""
     if p.dtype == "float64":
         return "on a GPU it computes in float32, got float64"
     return winograd_3x3(p) or gpu(p)
@@ -552,6 +552,12 @@ def gpu_direct_steps(p: ConvProblem) -> float:
 def gpu_winograd_passes_workspace(p: ConvProblem, threads: int) -> int:
     sizes, lower = _cuda_sizes()
     return sizes.winograd_passes_bytes(lower(p), p.pass_)
+
+
+def gpu_winograd_depth(p: ConvProblem) -> int:
+    """Tiles that one block sums for a weight gradient."""
+    sizes, lower = _cuda_sizes()
+    return sizes.winograd_weight(lower(p)).depth
 
 
 def gpu_winograd_passes_steps(p: ConvProblem) -> tuple[float, float, int]:

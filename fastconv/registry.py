@@ -146,6 +146,7 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel("conv2d_backward_weight_depthwise__cython", "depthwise", can.depthwise, cost.depthwise, cost.plain_error, can.depthwise_workspace),
     Kernel("conv2d_backward_weight_im2col__cython", "im2col", can.floating, cost.im2col, cost.plain_error, can.im2col_workspace),
     Kernel("conv2d_backward_weight_naive__cython", "naive", can.anything, cost.naive, cost.exact_error, can.no_workspace),
+    Kernel("conv2d_backward_weight_winograd_f4x3__cuda", "winograd", can.gpu_winograd, cost.gpu_winograd_passes, cost.gpu_winograd_weight_error, can.gpu_winograd_passes_workspace, plain_sum=False),
     Kernel("conv2d_backward_weight_direct__cuda", "direct", can.gpu_direct, cost.gpu_direct, cost.chain_error, can.gpu_direct_workspace),
     Kernel("conv2d_backward_weight_depthwise__cuda", "depthwise", can.gpu_depthwise, cost.gpu_depthwise, cost.plain_error, can.gpu_depthwise_workspace),
     Kernel("conv2d_backward_weight_im2col__cuda", "im2col", can.gpu, cost.gpu_im2col, cost.chain_error, can.gpu_im2col_workspace),

@@ -74,16 +74,21 @@ def test_every_tile_is_right(monkeypatch):
 
 
 def test_winograd_takes_tiles_in_runs(monkeypatch):
-    """As it does where the tiles of a batch do not fit into its scratch memory."""
+    """As it does where the tiles of a batch do not fit into its scratch memory; those of a weight gradient in parts."""
     from fastconv import _cuda
     from fastconv._cuda import sizes
 
-    monkeypatch.setattr(sizes, "WINOGRAD_SCRATCH", 4 * 36 * (8 + 32) * 5)
+    monkeypatch.setattr(sizes, "WINOGRAD_SCRATCH", 4 * 36 * (32 + 32) * 20)
+    monkeypatch.setattr(sizes, "SPLIT_TILES", 4)
     for kernel in CONVOLUTIONS:
         if kernel.algorithm == "winograd_f4x3":
             problem = ConvProblem.parse("mb5ic2ih10iw9oc3kh3ph1", pass_=kernel.pass_, device="cuda")
-            cut = sizes.winograd_passes(_cuda.lower(problem), kernel.pass_ == "backward_input")
-            assert cut.length < 5 * 3 * 3
+            p = _cuda.lower(problem)
+            if kernel.pass_ == "backward_weight":
+                cut = sizes.winograd_weight(p)
+                assert cut.parts == 2 and cut.parts * cut.depth < 5 * 3 * 3
+            else:
+                assert sizes.winograd_passes(p, kernel.pass_ == "backward_input").length < 5 * 3 * 3
             rows.check(rows.run_of(kernel, problem), problem, kernel.algorithm)
 
 
@@ -104,6 +109,14 @@ def test_what_tensor_cores_cut_off_grows_with_the_pixels_they_sum():
     options = {"pass_": "backward_weight", "layout": "NHWC", "device": "cuda"}
     errors = [cost.tf32_error(ConvProblem.parse(text, **options)) for text in texts]
     assert 1e-3 < errors[0] < errors[1] and max(errors) < TF32_ERROR
+
+
+def test_winograd_sums_few_tiles_at_a_time_or_says_what_that_costs():
+    """Parts of a weight gradient are short, unless many channels leave no memory for many parts."""
+    texts = ("mb1ic64ih56oc64kh3ph1", "mb32ic64ih56oc64kh3ph1", "mb64ic512ih56oc512kh3ph1")
+    problems = [ConvProblem.parse(text, pass_="backward_weight", device="cuda") for text in texts]
+    errors = [cost.gpu_winograd_weight_error(p) / cost.winograd_f4x3_error(p) for p in problems]
+    assert errors[0] == 1 and 1 < errors[1] < 1.5 < errors[2] < 3
 
 
 # ---------------------------------------------------------------------------------------------------------------

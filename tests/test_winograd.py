@@ -514,8 +514,11 @@ def test_a_clamp_does_not_hide_a_spread_infinity(isa: str, tile: str) -> None:
 def test_plain_transforms_for_cuda_are_the_matrices(tile):
     from fastconv._cuda import transforms
 
-    at, _, bt = winograd.matrices(tile)
-    for name, matrix in (("input", bt), ("output", at)):
-        function = getattr(transforms, f"{name}_transform_{tile}")
+    at, g, bt = winograd.matrices(tile, np.float32)
+    for name, matrix in (("input", bt), ("output", at), ("output_adjoint", at.T), ("weights_adjoint", g.T)):
+        function = getattr(transforms, f"{name}_transform_{tile}", None)
+        if function is None:
+            assert tile == "f2x3" and "adjoint" in name
+            continue
         columns = [np.array(function(*unit)) for unit in np.eye(matrix.shape[1])]
         np.testing.assert_array_equal(np.stack(columns, axis=1), matrix)

@@ -6,7 +6,7 @@
     launch.py     grids, arguments and scratch memory of a launch
     sizes.py      tiles, splits, bytes of scratch memory: plain numbers
     gemm.py       a tile of a product of matrices: shared memory, register tiles
-    winograd_passes.py   F(4x4,3x3) for winograd.py; transforms.py: their 1-D transforms
+    winograd_passes.py, winograd_weight.py   F(4x4,3x3) for winograd.py; transforms.py: their 1-D transforms
     training.py  what a training step does between convolutions; session.py: a network's place on a GPU, whole steps
     naive.py im2col.py direct.py winograd.py depthwise.py pooling.py   the kernels
 

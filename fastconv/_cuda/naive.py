@@ -176,12 +176,9 @@ def _repair_backward_input(dy, w, bias, residual, dx, suspects, zero, low, high,
             dx[at] = _backward_cell(dy, w, bias, residual, zero, low, high, p, n, c, row, column)
 
 
-@kernel
-def _backward_weight(x, dy, w, zero, p):
-    i = cuda.blockIdx.x * np.int64(cuda.blockDim.x) + cuda.threadIdx.x
-    if i >= p.cells:
-        return
-    o, c, a, b = _place(i, 0, p.icg, p.kh, p.kw)
+@device
+def _weight_cell(x, dy, zero, p, o, c, a, b):
+    """One cell of the filters' gradient."""
     channel = o // p.ocg * p.icg + c
     total = zero
     for n in range(p.mb):
@@ -193,7 +190,27 @@ def _backward_weight(x, dy, w, zero, p):
                 if h >= 0 and h < p.ih and v >= 0 and v < p.iw:
                     value += x[p.x_0 + n * p.x_n + channel * p.x_c + h * p.x_h + v * p.x_w]
                 total += value * dy[p.y_0 + n * p.y_n + o * p.y_c + row * p.y_h + column * p.y_w]
-    w[p.w_0 + o * p.w_o + c * p.w_i + a * p.w_h + b * p.w_w] = total
+    return total
+
+
+@kernel
+def _backward_weight(x, dy, w, zero, p):
+    i = cuda.blockIdx.x * np.int64(cuda.blockDim.x) + cuda.threadIdx.x
+    if i < p.cells:
+        o, c, a, b = _place(i, 0, p.icg, p.kh, p.kw)
+        w[p.w_0 + o * p.w_o + c * p.w_i + a * p.w_h + b * p.w_w] = _weight_cell(x, dy, zero, p, o, c, a, b)
+
+
+@kernel
+def _repair_backward_weight(x, dy, w, suspects, zero, p):
+    if suspects[0] == 0:
+        return
+    first = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
+    for i in range(first, p.cells, cuda.gridDim.x * cuda.blockDim.x):
+        o, c, a, b = _place(i, 0, p.icg, p.kh, p.kw)
+        at = p.w_0 + o * p.w_o + c * p.w_i + a * p.w_h + b * p.w_w
+        if not math.isfinite(w[at]):
+            w[at] = _weight_cell(x, dy, zero, p, o, c, a, b)
 
 
 def _sum_type(p: Conv) -> tuple[Any, Any, Any]:
@@ -258,4 +275,14 @@ def conv2d_backward_weight_naive__cuda(p: Conv, x: Any, dy: Any, dw: Any, worksp
     run(
         _backward_weight, _grid(cells), THREADS, fx, fx.memory, fy.memory, fw.memory, _sum_type(p)[0],
         _shape(p, cells, fx, fw, fy),
+    )  # fmt: skip
+
+
+def repair_weight(p: Conv, x: Flat, dy: Flat, dw: Flat, suspects: Any) -> None:
+    """As `repair`, for a weight gradient."""
+    cells = dw.array.size
+    grid = min(_grid(cells), REPAIR_BLOCKS)
+    run(
+        _repair_backward_weight, grid, THREADS, x, x.memory, dy.memory, dw.memory, suspects, _sum_type(p)[0],
+        _shape(p, cells, x, dw, dy),
     )  # fmt: skip

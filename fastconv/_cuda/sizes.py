@@ -290,12 +290,54 @@ def winograd_passes(p: Conv, backward: bool) -> Passes:
     return Passes(tile, ins, outs, length, (one * ins * outs, one * ins * length, one * outs * length))
 
 
+# Fewest tiles that are worth a block of a weight gradient, and most that one sums if there is memory for more parts:
+# rounding errors grow with them.
+SPLIT_TILES, LONG_SPLIT_TILES = 64, 512
+
+
+class WeightPasses(NamedTuple):
+    """The tile of the products of winograd_weight.py, packed channels, parts of a run of tiles and their length."""
+
+    tile: Tile
+    ins: int
+    outs: int
+    parts: int
+    depth: int
+    elements: tuple[int, int, int]  # of transformed images, their gradients and sums
+
+
+def winograd_weight(p: Conv) -> WeightPasses:
+    points = 36 * p.g
+    total = max(1, p.mb * ceil_div(p.oh, 4) * ceil_div(p.ow, 4))
+    tile = best_tile("float32", p.icg, p.ocg, points * max(1, min(8, total // SPLIT_TILES)), False)
+    ins, outs = round_up(p.icg, tile.rows), round_up(p.ocg, tile.columns)
+    most = max(1, WINOGRAD_SCRATCH // (4 * points * (ins + outs)))
+    length = ceil_div(total, ceil_div(total, most))
+    blocks = points * ins // tile.rows * outs // tile.columns
+    room = max(1, SPLIT_BYTES // (4 * points * ins * outs))
+    wanted = max(min(ceil_div(2 * MULTIPROCESSORS, blocks), length // SPLIT_TILES), ceil_div(length, LONG_SPLIT_TILES))
+    parts = max(1, min(wanted, room))
+    depth = round_up(ceil_div(length, parts), DEPTH)
+    parts = ceil_div(length, depth)
+    length = parts * depth
+    return WeightPasses(
+        tile, ins, outs, parts, depth, (points * ins * length, points * outs * length, points * parts * ins * outs)
+    )
+
+
 def winograd_passes_bytes(p: Conv, pass_: str) -> int:
+    if pass_ == "backward_weight":
+        return bytes_of("float32", [1, *winograd_weight(p).elements])
     return bytes_of("float32", [1, *winograd_passes(p, pass_ == "backward_input").elements])
 
 
 def winograd_passes_steps(p: Conv, pass_: str) -> tuple[float, float, int]:
     """Multiply-adds as in im2col_steps; bytes that go through scratch memory; launches."""
+    if pass_ == "backward_weight":
+        how = winograd_weight(p)
+        runs = max(1, ceil_div(p.mb * ceil_div(p.oh, 4) * ceil_div(p.ow, 4), how.parts * how.depth))
+        steps = how.depth * tile_work(how.tile, how.ins, how.outs, 36 * p.g * how.parts)
+        return MULTIPROCESSORS * steps * runs, 2.0 * 4 * runs * sum(how.elements), 4 * runs + 1
     backward = pass_ == "backward_input"
     r, cut = roles(p, backward), winograd_passes(p, backward)
     total = p.mb * ceil_div(r.target[0], 4) * ceil_div(r.target[1], 4)

@@ -26,6 +26,7 @@ from fastconv._cuda.naive import finish, repair
 from fastconv._cuda.sizes import ceil_div
 from fastconv._cuda.winograd_passes import convolve as convolve_in_passes
 from fastconv._cuda.winograd_passes import transform_filters
+from fastconv._cuda.winograd_weight import correlate as correlate_in_passes
 
 POINTS = 16
 TILES, OUTS, INS = sizes.WINOGRAD_TILES, sizes.WINOGRAD_OUTS, sizes.WINOGRAD_INS
@@ -279,3 +280,9 @@ def conv2d_backward_input_winograd_f4x3__cuda(
     p: Conv, dy: Any, w: Any, bias: Any, residual: Any, dx: Any, workspace: Any, threads: int
 ) -> None:
     convolve_in_passes(p, True, dy, w, bias, residual, dx, workspace)
+
+
+def conv2d_backward_weight_winograd_f4x3__cuda(
+    p: Conv, x: Any, dy: Any, dw: Any, workspace: Any, threads: int
+) -> None:
+    correlate_in_passes(p, x, dy, dw, workspace)

@@ -28,6 +28,7 @@ CHANNELS = 8
 
 input_transform = device(transforms.input_transform_f4x3)
 output_transform = device(transforms.output_transform_f4x3)
+output_adjoint = device(transforms.output_adjoint_transform_f4x3)
 
 
 class Filters(NamedTuple):
@@ -124,21 +125,44 @@ class Shape(NamedTuple):
     y_c: int
     y_h: int
     y_w: int
+    v_c: int  # of the transformed source
+    v_t: int
     bias: int  # flags
     residual: int
 
 
 @lru_cache(maxsize=4)
-def _inputs_of(nhwc: bool) -> Any:
+def inputs_of(nhwc: bool, gradient: bool = False) -> Any:
+    """B^T d B of tiles of the source, or A d A^T of tiles of M x M: of a gradient, for that of the filters."""
     beside = CHANNELS if nhwc else 1  # channels of a block
     along = THREADS // beside  # tiles of a block
+    side = M if gradient else ALPHA
+
+    if gradient:
+
+        @device
+        def transform(d, i, step):
+            d[i], d[i + step], d[i + 2 * step], d[i + 3 * step], d[i + 4 * step], d[i + 5 * step] = output_adjoint(
+                d[i], d[i + step], d[i + 2 * step], d[i + 3 * step]
+            )
+
+    else:
+
+        @device
+        def transform(d, i, step):
+            d[i], d[i + step], d[i + 2 * step], d[i + 3 * step], d[i + 4 * step], d[i + 5 * step] = input_transform(
+                d[i], d[i + step], d[i + 2 * step], d[i + 3 * step], d[i + 4 * step], d[i + 5 * step]
+            )
 
     @kernel
-    def transform_inputs(x, v, p):
-        """v[group][point][channel][tile] = B^T d B of one tile of one channel for each thread, zeros beyond."""
+    def transform_inputs(x, v, suspects, p):
+        """v[group][point][..], by strides of channel and tile: one tile of one channel for each thread, zeros beyond.
+        For a gradient suspects[0] becomes 0."""
         t = cuda.threadIdx.x
         tile, c = cuda.blockIdx.x * along + t // beside, cuda.blockIdx.y * beside + t % beside
         group = cuda.blockIdx.z
+        if gradient and tile == 0 and c == 0 and group == 0:
+            suspects[0] = 0
         if tile >= p.length or c >= p.ins_packed:
             return
         d = cuda.local.array(POINTS, float32)
@@ -149,34 +173,34 @@ def _inputs_of(nhwc: bool) -> Any:
         row, column = M * tile_h - p.ph, M * (rest - tile_h * p.tiles_w) - p.pw
         alive = mine < p.tiles and c < p.ins
         at = p.x_0 + n * p.x_n + (group * p.ins + c) * p.x_c + row * p.x_h + column * p.x_w
-        for i in range(ALPHA):
-            for j in range(ALPHA):
+        for i in range(side):
+            for j in range(side):
                 value = float32(0)
                 if alive and row + i >= 0 and row + i < p.ih and column + j >= 0 and column + j < p.iw:
                     value = x[at + i * p.x_h + j * p.x_w]
                 d[ALPHA * i + j] = value
-        for j in range(ALPHA):
-            d[j], d[6 + j], d[12 + j], d[18 + j], d[24 + j], d[30 + j] = input_transform(
-                d[j], d[6 + j], d[12 + j], d[18 + j], d[24 + j], d[30 + j]
-            )
-        to = (group * POINTS * p.ins_packed + c) * p.length + tile
+        for j in range(side):
+            transform(d, j, ALPHA)
         step = p.ins_packed * p.length
+        to = group * POINTS * step + c * p.v_c + tile * p.v_t
         for i in range(ALPHA):
-            a, b, c_, d_, e, f = input_transform(
-                d[6 * i], d[6 * i + 1], d[6 * i + 2], d[6 * i + 3], d[6 * i + 4], d[6 * i + 5]
-            )
-            v[to + (6 * i) * step] = a
-            v[to + (6 * i + 1) * step] = b
-            v[to + (6 * i + 2) * step] = c_
-            v[to + (6 * i + 3) * step] = d_
-            v[to + (6 * i + 4) * step] = e
-            v[to + (6 * i + 5) * step] = f
+            transform(d, ALPHA * i, 1)
+            for j in range(ALPHA):
+                v[to + (ALPHA * i + j) * step] = d[ALPHA * i + j]
 
     return transform_inputs
 
 
+class Product(NamedTuple):
+    """The sizes of matrices whose rows lie without gaps, one pair of them after the other."""
+
+    depth: int
+    rows: int
+    columns: int
+
+
 @lru_cache(maxsize=8)
-def _products_of(tile: Tile) -> Any:
+def products_of(tile: Tile) -> Any:
     threads, rows, columns = tile.threads, tile.rows, tile.columns
     high, wide = tile.thread_rows, tile.thread_columns
     results, row_stride, column_stride = high * wide, tile.row_stride, tile.column_stride
@@ -189,14 +213,14 @@ def _products_of(tile: Tile) -> Any:
     first_row, first_column = corner_of(tile)
 
     @device
-    def fetch(packed, v, left, values, from_u, from_v, next_v):
-        left[0], left[1], left[2], left[3] = load4(packed, from_u)
+    def fetch(u, v, left, values, from_u, from_v, next_v):
+        left[0], left[1], left[2], left[3] = load4(u, from_u)
         for q in range(count // QUAD):
             values[4 * q], values[4 * q + 1], values[4 * q + 2], values[4 * q + 3] = load4(v, from_v + q * next_v)
 
     @kernel
-    def products(packed, v, m, p):
-        """m[group, point][channel][tile] = the sum over channels of packed[..][channel] x v[..][tile]."""
+    def products(u, v, m, p):
+        """m[z][row][column] = the sum over the depth of u[z][..][row] x v[z][..][column]."""
         s = cuda.shared.array(0, float32)
         sums = cuda.local.array(results, float32)
         a, b = cuda.local.array(high, float32), cuda.local.array(wide, float32)
@@ -204,14 +228,14 @@ def _products_of(tile: Tile) -> Any:
         for r in range(results):
             sums[r] = float32(0)
         t, z = cuda.threadIdx.x, cuda.blockIdx.z
-        first_tile, first_out = cuda.blockIdx.x * columns, cuda.blockIdx.y * rows
-        from_u = (z * p.ins_packed + t // row_quads) * p.outs_packed + first_out + t % row_quads * QUAD
+        left_column, top_row = cuda.blockIdx.x * columns, cuda.blockIdx.y * rows
+        from_u = (z * p.depth + t // row_quads) * p.rows + top_row + t % row_quads * QUAD
         k, quad = t // column_quads, t % column_quads
-        from_v = (z * p.ins_packed + k) * p.length + first_tile + quad * QUAD
+        from_v = (z * p.depth + k) * p.columns + left_column + quad * QUAD
         apart = threads // column_quads  # rows of the slice between a thread's quads
         row, column = first_row(t), first_column(t)
-        fetch(packed, v, left, values, from_u, from_v, apart * p.length)
-        slot, rest = 0, p.ins_packed  # channels to come
+        fetch(u, v, left, values, from_u, from_v, apart * p.columns)
+        slot, rest = 0, p.depth
         while rest > 0:
             at = (slot * DEPTH + t // row_quads) * row_stride + t % row_quads * QUAD
             store4(s, at, left[0], left[1], left[2], left[3])
@@ -219,25 +243,39 @@ def _products_of(tile: Tile) -> Any:
                 at = right + (slot * DEPTH + k + q * apart) * column_stride + quad * QUAD
                 store4(s, at, values[4 * q], values[4 * q + 1], values[4 * q + 2], values[4 * q + 3])
             cuda.syncthreads()
-            from_u += DEPTH * p.outs_packed
-            from_v += DEPTH * p.length
+            from_u += DEPTH * p.rows
+            from_v += DEPTH * p.columns
             rest -= DEPTH
             if rest > 0:
-                fetch(packed, v, left, values, from_u, from_v, apart * p.length)
+                fetch(u, v, left, values, from_u, from_v, apart * p.columns)
             multiply(
                 s, slot * DEPTH * row_stride + row, right + slot * DEPTH * column_stride + column, a, b, sums
             )  # fmt: skip
             slot = 1 - slot
         cuda.syncthreads()
-        to = (z * p.outs_packed + first_out) * p.length + first_tile + t % columns
+        to = (z * p.rows + top_row) * p.columns + left_column + t % columns
         for r in range(rounds):
             keep(s, sums, r, t)
             cuda.syncthreads()
             half = r % 2 * slots * slot_stride + t % columns
             for slot in range(t // columns, slots, passes):
-                m[to + of_slot(slot, r) * p.length] = s[half + slot * slot_stride]
+                m[to + of_slot(slot, r) * p.columns] = s[half + slot * slot_stride]
 
     return products
+
+
+def multiply(tile: Tile, number: int, depth: int, rows: int, columns: int, of: Flat, u: Any, v: Any, m: Any) -> None:
+    """`number` products of matrices, whole tiles each."""
+    run(
+        products_of(tile), (columns // tile.columns, rows // tile.rows, number), tile.threads, of, u, v, m,
+        int32s(Product, (depth, rows, columns)), shared=4 * tile.slices,
+    )  # fmt: skip
+
+
+def transforms_grid(channels: int, length: int, groups: int, nhwc: bool) -> tuple[int, int, int]:
+    """Blocks of a pass that transforms tiles."""
+    beside = CHANNELS if nhwc else 1
+    return ceil_div(length, THREADS // beside), ceil_div(channels, beside), groups
 
 
 @lru_cache(maxsize=4)
@@ -306,26 +344,19 @@ def convolve(p: Conv, backward: bool, x: Any, w: Any, bias: Any, residual: Any, 
     fb, fr = (fy if a is None else flat(a) for a in (bias, residual))
     tiles_h, tiles_w = ceil_div(r.target[0], M), ceil_div(r.target[1], M)
     ph, pw = (2 - p.ph, 2 - p.pw) if backward else (p.ph, p.pw)
-    tile, length = cut.tile, cut.length
+    length = cut.length
     nhwc_source, nhwc_target = (f.strides[1] == 1 and f.strides[3] != 1 for f in (fx, fy))
-
-    def grid(channels: int, nhwc: bool) -> tuple[int, int, int]:
-        beside = CHANNELS if nhwc else 1
-        return ceil_div(length, THREADS // beside), ceil_div(channels, beside), p.g
-
     for first in range(0, p.mb * tiles_h * tiles_w, length):
         numbers: Any = (
             r.ins, r.outs, cut.ins, cut.outs, first, length, p.mb * tiles_h * tiles_w, tiles_h, tiles_w, *r.source,
-            *r.target, ph, pw, fx.start, *fx.strides, *fy.strides, bias is not None, residual is not None,
+            *r.target, ph, pw, fx.start, *fx.strides, *fy.strides, length, 1, bias is not None, residual is not None,
         )  # fmt: skip
         shape = int32s(Shape, numbers)
-        run(_inputs_of(nhwc_source), grid(cut.ins, nhwc_source), THREADS, fx, fx.memory, v, shape)
+        grid = transforms_grid(cut.ins, length, p.g, nhwc_source)
+        run(inputs_of(nhwc_source), grid, THREADS, fx, fx.memory, v, suspects, shape)
+        multiply(cut.tile, p.g * POINTS, cut.ins, cut.outs, length, fx, packed, v, m)
         run(
-            _products_of(tile), (length // tile.columns, cut.outs // tile.rows, p.g * POINTS), tile.threads, fx, packed,
-            v, m, shape, shared=4 * tile.slices,
-        )  # fmt: skip
-        run(
-            _outputs_of(nhwc_target), grid(r.outs, nhwc_target), THREADS, fx, m, fb.memory, fr.memory, fy.memory,
-            suspects, float32(p.low), float32(p.high), shape,
+            _outputs_of(nhwc_target), transforms_grid(r.outs, length, p.g, nhwc_target), THREADS, fx, m, fb.memory,
+            fr.memory, fy.memory, suspects, float32(p.low), float32(p.high), shape,
         )  # fmt: skip
     repair(p, backward, fx, fw, bias, residual, fy, suspects)
