@@ -9,6 +9,7 @@ import pytest
 
 import fastconv
 from fastconv import cost, host
+from fastconv.nn import Sequential, layers
 from fastconv.problem import TF32_ERROR, ConvProblem, NoKernelError
 from fastconv.registry import KERNELS
 from tests import calls, compare, cuda_cases, rows, simulator
@@ -216,3 +217,83 @@ def test_faults_have_one_sentence(arrays):
         fastconv.conv2d(dx, dw, padding=1, padding_mode="circular")
     with pytest.raises(ValueError, match="channel"):
         fastconv.conv2d(on_device(x[:, :2]), dw)
+
+
+class TwoGPUs:
+    """Stands for numba.cuda on a machine with two GPUs: the current one, what was made on which, where kernels ran."""
+
+    def __init__(self, one):
+        self._one, self.current, self.made, self.launched = one, 0, {}, []
+        self.gpus = {1: self}
+
+    def __getattr__(self, name):
+        return getattr(self._one, name)
+
+    def __enter__(self):
+        assert self.current == 0
+        self.current = 1
+
+    def __exit__(self, *exception):
+        self.current = 0
+
+    def _kept(self, array):
+        self.made[array.__array_interface__["data"][0]] = self.current
+        return array
+
+    def device_array(self, *arguments):
+        return self._kept(self._one.device_array(*arguments))
+
+    def to_device(self, values):
+        return self._kept(self._one.to_device(values))
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    from numba.cuda.simulator.kernel import FakeCUDAKernel
+
+    from fastconv._cuda import arrays, launch, session
+
+    found, call = TwoGPUs(arrays.cuda), FakeCUDAKernel.__call__
+
+    def counted(kernel, *arguments):
+        if not kernel._device:
+            found.launched.append(found.current)
+        return call(kernel, *arguments)
+
+    monkeypatch.setattr(FakeCUDAKernel, "__call__", counted)
+    for module in (arrays, launch, session):
+        monkeypatch.setattr(module, "cuda", found)
+    for module in (arrays, session):
+        monkeypatch.setattr(module, "current_device", lambda: found.current)
+    monkeypatch.setattr(arrays, "device_of", found.made.get)
+    return found
+
+
+def test_kernels_and_buffers_go_where_the_arrays_live(arrays, two_gpus):
+    """Which need not be the current GPU."""
+    x, w, b = arrays
+    with two_gpus:
+        there = [two_gpus.to_device(a) for a in arrays]
+    here = two_gpus.to_device(x)
+    before = set(two_gpus.made)
+    found = fastconv.conv2d(*there, padding=1, algorithm="im2col")
+    compare.assert_exact(found.copy_to_host(), fastconv.conv2d(x, w, b, padding=1))
+    new = [gpu for address, gpu in two_gpus.made.items() if address not in before]
+    assert new and set(new) == {1} and two_gpus.launched and set(two_gpus.launched) == {1}
+    with pytest.raises(TypeError, match="input on 0, weight on 1"):
+        fastconv.conv2d(here, there[1])
+
+
+def test_a_network_stays_on_its_gpu(rng, two_gpus):
+    """On the one that was current when it was compiled, whichever is later."""
+    x, y = rng.standard_normal((4, 6, 6, 1)).astype(np.float32), rng.integers(0, 3, 4)
+    model = Sequential([
+        layers.Conv2D(2, 3, activation="relu", input_shape=(6, 6, 1)), layers.Flatten(),
+        layers.Dense(3, activation="softmax"),
+    ])  # fmt: skip
+    with two_gpus:
+        model.compile("adam", "sparse_categorical_crossentropy", backend="cuda")
+    for _ in range(3):  # makes its memory, is recorded, is replayed
+        model.train_on_batch(x, y)
+    model.predict(x)
+    assert set(two_gpus.made.values()) == {1} and two_gpus.launched and set(two_gpus.launched) == {1}

@@ -93,6 +93,7 @@ def compiled(monkeypatch):
     monkeypatch.setattr(launch, "queue", queue)
     monkeypatch.setattr(launch, "memory", lambda address, count, dtype, owner: Memory(dtype))
     monkeypatch.setattr(arrays, "SIMULATED", True)  # arrays of the host are taken for some of a GPU
+    monkeypatch.setattr(arrays, "device_of", lambda address: 0)
     monkeypatch.setattr(host, "cuda_fault", lambda: None)
     return found
 
@@ -239,10 +240,13 @@ def arithmetic_in_float64(program, compiled):
 
 
 def test_cuda_core_has_what_records_a_step():
-    """No graph is recorded without a driver; the words of compiler.capture are there."""
+    """No graph is recorded without a driver; the words of compiler.capture are there, and those of device_of."""
+    from cuda.bindings import driver
     from cuda.core import Stream
     from numba.cuda.cudadrv.driver import GraphBuilder
 
+    assert driver.cuPointerGetAttribute and driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL == 9
+    assert driver.CUresult.CUDA_SUCCESS == 0
     assert all(hasattr(Stream, word) for word in ("from_handle", "create_graph_builder"))
     assert all(hasattr(GraphBuilder, word) for word in ("begin_building", "end_building", "complete"))
 

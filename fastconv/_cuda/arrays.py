@@ -6,6 +6,7 @@ place. Work is queued on the stream that their maker uses now, so nothing waits;
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv._cuda.compiler import SIMULATED, cuda
+from fastconv._cuda.compiler import SIMULATED, cuda, device_of
 
 # new(shape, dtype): an uninitialised array of some library, in C order.
 New = Callable[[tuple[int, ...], np.dtype], Any]
@@ -171,7 +172,9 @@ def _of_torch(tensor: Any) -> DeviceArray:
     )  # fmt: skip
 
 
-def _of_interface(value: Any, interface: dict[str, Any], new: New, device: int) -> DeviceArray:
+def _of_interface(
+    value: Any, interface: dict[str, Any], new: New | None = None, device: int | None = None
+) -> DeviceArray:
     if interface.get("mask") is not None:
         raise TypeError("is masked; fill it first")
     found = np.dtype(interface["typestr"])
@@ -179,14 +182,22 @@ def _of_interface(value: Any, interface: dict[str, Any], new: New, device: int) 
         raise TypeError(f"has dtype {found}, which is not in this machine's byte order")
     dtype, shape = _dtype(found.name), tuple(interface["shape"])
     address, readonly = interface["data"]
+    if device is None:
+        device = device_of(address) if address else None
+        device = current_device() if device is None else device
+    new = new or _new_of_numba(device)
     return DeviceArray(
         address or 0, shape, tuple(interface.get("strides") or c_strides(shape, dtype.itemsize)), dtype, owner=value,
         new=new, device=device, stream=interface.get("stream") or 0, writable=not readonly,
     )  # fmt: skip
 
 
-def _new_of_numba(shape: tuple[int, ...], dtype: np.dtype) -> Any:
-    return cuda.device_array(shape, dtype)
+def _new_of_numba(device: int) -> New:
+    def new(shape: tuple[int, ...], dtype: np.dtype) -> Any:
+        with on_device(device):
+            return cuda.device_array(shape, dtype)
+
+    return new
 
 
 def _of_cupy(value: Any) -> DeviceArray:
@@ -209,13 +220,23 @@ def _of_dlpack(value: Any) -> DeviceArray:
     if view.strides is not None:
         strides = tuple(step * dtype.itemsize for step in view.strides)
     return DeviceArray(
-        view.ptr, shape, strides, dtype, owner=(value, view), new=_new_of_numba, device=view.device_id,
-        writable=not view.readonly,
+        view.ptr, shape, strides, dtype, owner=(value, view), new=_new_of_numba(view.device_id),
+        device=view.device_id, writable=not view.readonly,
     )  # fmt: skip
 
 
 def current_device() -> int:
     return 0 if SIMULATED else cuda.current_context().device.id
+
+
+@contextlib.contextmanager
+def on_device(number: int) -> Any:
+    """Makes this GPU the current one."""
+    if current_device() == number:
+        yield
+    else:
+        with cuda.gpus[number]:
+            yield
 
 
 def intake(value: Any) -> DeviceArray:
@@ -228,14 +249,14 @@ def intake(value: Any) -> DeviceArray:
     if library == "cupy":
         return _of_cupy(value)
     if SIMULATED and hasattr(value, "__cuda_ndarray__"):
-        return _of_interface(value, value.__array_interface__, _new_of_numba, 0)
+        return _of_interface(value, value.__array_interface__)
     if isinstance(value, np.ndarray):
         assert SIMULATED, "an array on the host"  # a simulated GPU's memory is the host's
-        return _of_interface(value, value.__array_interface__, _new_of_numba, 0)
+        return _of_interface(value, value.__array_interface__)
     interface = getattr(value, "__cuda_array_interface__", None)
     if interface is None:
         return _of_dlpack(value)
-    return _of_interface(value, interface, _new_of_numba, current_device())
+    return _of_interface(value, interface)
 
 
 def to_device(array: np.ndarray) -> DeviceArray:

@@ -16,8 +16,8 @@ from numba import cuda as _cuda
 from numba.core import config as _config
 
 __all__ = [
-    "SIMULATED", "afresh", "capture", "cuda", "device", "download", "float32", "float64", "kernel", "load4", "memory",
-    "quotient", "select", "store4", "tf32", "upload",
+    "SIMULATED", "afresh", "capture", "cuda", "device", "device_of", "download", "float32", "float64", "kernel",
+    "load4", "memory", "quotient", "select", "store4", "tf32", "upload",
 ]  # fmt: skip
 
 cuda: Any = _cuda  # the simulator puts its own in the place of a global of this value
@@ -207,6 +207,17 @@ def memory(address: int, count: int, dtype: np.dtype, owner: Any) -> Any:
         "stream": None,
     }  # fmt: skip
     return cuda.from_cuda_array_interface(interface, owner=owner, sync=False)
+
+
+def device_of(address: int) -> int | None:
+    """The number of the GPU on which the memory of an address lies, or None where the driver does not know."""
+    if SIMULATED:
+        return 0
+    from cuda.bindings import driver
+
+    ordinal = driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+    status, number = driver.cuPointerGetAttribute(ordinal, address)
+    return int(number) if status == driver.CUresult.CUDA_SUCCESS else None
 
 
 def upload(values: np.ndarray, target: Any, stream: Any) -> None:

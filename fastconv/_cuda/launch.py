@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import threading
 import warnings
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv._cuda.arrays import DeviceArray, current_device, intake
+from fastconv._cuda.arrays import DeviceArray, intake, on_device
 from fastconv._cuda.compiler import SIMULATED, capture, cuda, memory
 from fastconv._cuda.sizes import round_up
 
@@ -61,7 +60,7 @@ def workspace(nbytes: int, like: Any) -> DeviceArray | None:
     key = a.device, a.stream
     buffer = _scratch.buffers.get(key)
     if buffer is None or buffer.size < nbytes:
-        with on_device(a):
+        with on_device(a.device):
             buffer = _scratch.buffers[key] = cuda.device_array(nbytes, np.uint8)
     found = intake(buffer)
     found.stream, found.device = a.stream, a.device
@@ -77,7 +76,7 @@ def join(first: DeviceArray, *others: DeviceArray) -> None:
     """All of these arrays are worked on in the first one's stream, which waits on the GPU for that of the others."""
     for a in others:
         if a.stream != first.stream:
-            with on_device(first):
+            with on_device(first.device):
                 event = cuda.event(timing=False)
                 event.record(_stream(a.stream))
                 event.wait(_stream(first.stream))
@@ -106,16 +105,6 @@ def carve(workspace: Any, *parts: tuple[Any, int]) -> list[Any]:
     return found
 
 
-@contextlib.contextmanager
-def on_device(array: DeviceArray) -> Any:
-    """Makes the array's device the current one."""
-    if SIMULATED or current_device() == array.device:
-        yield
-    else:
-        with cuda.gpus[array.device]:
-            yield
-
-
 def run(kernel: Any, grid: Any, threads: int, of: Any, *arguments: Any, shared: int = 0) -> None:
     """Queue a kernel on the stream of the array `of`; shared: bytes of its one array of shared memory."""
     queue(kernel, grid, threads, of.array if isinstance(of, Flat) else intake(of), shared, arguments)
@@ -128,7 +117,7 @@ def queue(kernel: Any, grid: Any, threads: int, of: DeviceArray, shared: int, ar
         launches.append((kernel, grid, threads, of, shared, arguments))
         if SIMULATED:  # as on a GPU: what is recorded does not run
             return
-    with on_device(of):
+    with on_device(of.device):
         if SIMULATED:
             kernel[grid, threads, 0, shared](*arguments)
         else:

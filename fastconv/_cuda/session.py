@@ -1,11 +1,13 @@
 """A network's place on a GPU: its arrays and its stream, batches on their way up, sums on their way down, whole steps.
 
-The words are those of fastconv.nn.device.Host, which says what they mean. A step is queued launch by launch when it is
+The GPU is the one that was current when the network came to it. The words are those of fastconv.nn.device.Host, which
+says what they mean. A step is queued launch by launch when it is
 new; once it has run with all its memory in place it is recorded as a CUDA graph, and queued as one from then on.
 """
 
 from __future__ import annotations
 
+import functools
 import warnings
 import weakref
 from collections.abc import Callable, Hashable
@@ -14,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv._cuda import training
-from fastconv._cuda.arrays import DeviceArray, c_strides, current_device, intake
+from fastconv._cuda.arrays import DeviceArray, c_strides, current_device, intake, on_device
 from fastconv._cuda.compiler import SIMULATED, cuda, download, memory, upload
 from fastconv._cuda.launch import Graph, release
 from fastconv._cuda.sizes import round_up
@@ -28,6 +30,17 @@ MOST_KINDS = 8
 
 def _memory(array: DeviceArray) -> Any:
     return memory(array.address, array.size, array.dtype, array.owner)
+
+
+def _there(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of a Session, run with its GPU as the current one."""
+
+    @functools.wraps(method)
+    def run(session: Session, *arguments: Any) -> Any:
+        with on_device(session._number):
+            return method(session, *arguments)
+
+    return run
 
 
 class _Pinned:
@@ -114,6 +127,7 @@ class Session:
 
     # -- arrays
 
+    @_there
     def empty(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
         self.forget()  # recorded steps name the memory that this may take the place of
         found = intake(cuda.device_array(shape, np.dtype(dtype)))
@@ -125,12 +139,14 @@ class Session:
         self.put(found, np.zeros(shape, dtype))
         return found
 
+    @_there
     def put(self, target: DeviceArray, values: Any) -> None:
         plain = np.ascontiguousarray(np.broadcast_to(values, target.shape), target.dtype)
         if target.size:
             upload(plain.reshape(-1), _memory(target), self.stream)
             self.stream.synchronize()
 
+    @_there
     def get(self, array: DeviceArray, out: np.ndarray | None = None) -> np.ndarray:
         found = np.empty(array.shape, array.dtype) if out is None else out
         if array.size:
@@ -143,6 +159,7 @@ class Session:
 
     # -- on the way up and down
 
+    @_there
     def upload(self, x: np.ndarray, y: np.ndarray | None, rate: float) -> tuple[DeviceArray, Any, DeviceArray]:
         """In one copy, to the same place each time, so that a recorded step finds them."""
         given = [x, np.array([rate], x.dtype), *([] if y is None else [y])]
@@ -174,6 +191,7 @@ class Session:
         ]  # fmt: skip
         return _Places(starts, total, arrays, _memory(block[:total]))
 
+    @_there
     def keep(self, target: DeviceArray, flags: np.ndarray, factor: float) -> None:
         pinned, nbytes = self._next(target.nbytes), target.nbytes
         values = pinned.values[:nbytes].view(target.dtype).reshape(target.shape)
@@ -199,6 +217,7 @@ class Session:
     ) -> None:
         training.loss(loss.name, z, targets, grad, tally.sums)
 
+    @_there
     def step(self, key: Hashable, work: Callable[[], None]) -> None:
         if key is None or not self.graphs:
             work()
