@@ -32,9 +32,6 @@ if not hasattr(types, "UniTuple"):
     types = importlib.import_module("numba.types")
 float32, float64 = types.float32, types.float64
 
-# Registers of a thread so that two blocks of 256 threads share a multiprocessor (65536 registers).
-TWO_BLOCKS = 128
-
 
 def kernel(function: Callable[..., Any] | None = None, *, registers: int | None = None) -> Any:
     """A kernel, compiled on its first launch for the types of its arguments; `registers`: the most of a thread."""

@@ -14,8 +14,8 @@ from typing import Any
 from fastconv._cuda import Conv, sizes
 from fastconv._cuda.compiler import afresh, cuda, device, kernel, load4, quotient, store4
 from fastconv._cuda.copying import matching
-from fastconv._cuda.gemm import QUAD, TYPES, corner_of, multiply_of, rounds_of
-from fastconv._cuda.im2col import REGISTERS, Gradient, Shape, add_parts, pack_filters, writer_of
+from fastconv._cuda.gemm import QUAD, REGISTERS, TYPES, corner_of, multiply_of, rounds_of
+from fastconv._cuda.im2col import Gradient, Shape, add_parts, pack_filters, writer_of
 from fastconv._cuda.launch import carve, flat, int32s, run
 from fastconv._cuda.sizes import DEPTH, Tile, ceil_div
 

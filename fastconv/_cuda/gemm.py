@@ -17,6 +17,9 @@ from fastconv._cuda.sizes import DEPTH, Tile
 
 # Rows and columns of a warp, in threads; elements of a quad.
 WARP_ROWS, WARP_COLUMNS, QUAD = 4, 8, 4
+# Most registers of a thread with so many results: 512 threads then share a multiprocessor. With fewer results it takes
+# fewer, and a limit would let the compiler take more.
+REGISTERS, MANY_RESULTS = 128, 64
 # Results of a warp on tensor cores.
 TENSOR_ROWS, TENSOR_COLUMNS = 32, 64
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from fastconv._cuda import Conv, sizes
 from fastconv._cuda.compiler import afresh, cuda, device, kernel, load4, quotient, store4, tf32
 from fastconv._cuda.copying import matching
-from fastconv._cuda.gemm import QUAD, TYPES, corner_of, multiply_of, rounds_of
+from fastconv._cuda.gemm import MANY_RESULTS, QUAD, REGISTERS, TYPES, corner_of, multiply_of, rounds_of
 from fastconv._cuda.launch import THREADS, Flat, carve, flat, int32s, run
 from fastconv._cuda.naive import finish, repair
 from fastconv._cuda.sizes import DEPTH, Tile, ceil_div
@@ -25,8 +25,6 @@ from fastconv._cuda.sizes import DEPTH, Tile, ceil_div
 # where they lie so, else one by one.
 PIXELS, QUADS, CHANNELS = "pixels", "quads", "channels"
 
-# Of a thread, so that two blocks of 256 share a multiprocessor.
-REGISTERS = 128
 # A block that packs filters turns squares of so many channels.
 SQUARE, SQUARE_THREADS = 32, 256
 
@@ -220,7 +218,7 @@ def _convolve_of(dtype: str, tile: Tile, reads: str, nhwc: bool, backward: bool)
     apart = threads // columns  # PIXELS: rows of the slice from one of them to the next
     for_pixel = max(1, DEPTH // count)  # otherwise: threads that share a pixel
     by_pixel, by_quad, tensor = reads == PIXELS, reads == QUADS, tile.tensor
-    most = REGISTERS if threads == 256 and not (tensor and reads == CHANNELS) else None  # that one would spill
+    most = REGISTERS if results == MANY_RESULTS else None
     keep, write, rounds = writer_of(tile, nhwc, backward)
     multiply = multiply_of(tile)
     first_row, first_column = corner_of(tile)
@@ -320,8 +318,8 @@ def _convolve_of(dtype: str, tile: Tile, reads: str, nhwc: bool, backward: bool)
         weights = (group * cells + cell) * p.ins_packed * p.outs_packed + my_weights
         if cell < cells:
             fetch(x, packed, left, pixel, at, inside, k, p.x_c, p.ins, weights)
-        row, column = first_row(t), first_column(t)
         while cell < cells:
+            t = afresh(t) & (threads - 1)  # what follows from it takes no registers meanwhile
             stash(s, left, pixel, slot, t)
             cuda.syncthreads()
             c += DEPTH
@@ -336,17 +334,17 @@ def _convolve_of(dtype: str, tile: Tile, reads: str, nhwc: bool, backward: bool)
                 at, inside = source(cell, h0, v0, mine < pixels, image, at_h, at_w, p)
             if cell < cells:
                 fetch(x, packed, left, pixel, at, inside, c + k, p.x_c, p.ins, weights)
-            multiply(
-                s, slot * DEPTH * row_stride + row, right + slot * DEPTH * column_stride + column, a, b, sums
-            )  # fmt: skip
+            row = slot * DEPTH * row_stride + first_row(t)
+            multiply(s, row, right + slot * DEPTH * column_stride + first_column(t), a, b, sums)
             slot = 1 - slot
 
         cuda.syncthreads()
         for r in range(afresh(rounds)):  # not unrolled: the rounds would take each other's registers
+            t = afresh(t) & (threads - 1)
             keep(s, sums, r, t)
             cuda.syncthreads()
             write(
-                s, bias, residual, y, suspects, r, afresh(t), first_pixel, first_out, group, class_h, class_w, height,
+                s, bias, residual, y, suspects, r, t, first_pixel, first_out, group, class_h, class_w, height,
                 width, low, high, p,
             )  # fmt: skip
 
@@ -514,7 +512,7 @@ def _correlate_of(dtype: str, tile: Tile, reads: str) -> Any:
                 quad = at + (lane + q * lanes) * QUAD
                 store4(s, quad, values[4 * q], values[4 * q + 1], values[4 * q + 2], values[4 * q + 3])
 
-    @kernel(registers=REGISTERS if tensor else None)
+    @kernel(registers=REGISTERS if results == MANY_RESULTS else None)
     def correlate(x, dy, sums_of_parts, p):
         s = cuda.shared.array(0, T)
         sums = cuda.local.array(results, T)

@@ -19,8 +19,7 @@ from typing import Any, NamedTuple
 from fastconv._cuda import Conv, sizes, transforms
 from fastconv._cuda.compiler import afresh, cuda, device, float32, kernel, load4, quotient, select, store4
 from fastconv._cuda.copying import matching
-from fastconv._cuda.gemm import QUAD, WARP_COLUMNS, WARP_ROWS, row_of
-from fastconv._cuda.im2col import REGISTERS
+from fastconv._cuda.gemm import QUAD, REGISTERS, WARP_COLUMNS, WARP_ROWS, row_of
 from fastconv._cuda.launch import carve, flat, int32s, run
 from fastconv._cuda.naive import finish, repair
 from fastconv._cuda.sizes import ceil_div

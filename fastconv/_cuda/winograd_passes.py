@@ -15,7 +15,7 @@ from fastconv import winograd
 from fastconv._cuda import Conv, sizes, transforms
 from fastconv._cuda.compiler import afresh, cuda, device, float32, float64, kernel, load4, quotient, select, store4
 from fastconv._cuda.copying import matching
-from fastconv._cuda.gemm import QUAD, corner_of, multiply_of, rounds_of
+from fastconv._cuda.gemm import MANY_RESULTS, QUAD, REGISTERS, corner_of, multiply_of, rounds_of
 from fastconv._cuda.launch import THREADS, Flat, carve, flat, int32s, run
 from fastconv._cuda.naive import finish, repair
 from fastconv._cuda.sizes import DEPTH, Tile, ceil_div
@@ -218,7 +218,7 @@ def products_of(tile: Tile) -> Any:
         for q in range(count // QUAD):
             values[4 * q], values[4 * q + 1], values[4 * q + 2], values[4 * q + 3] = load4(v, from_v + q * next_v)
 
-    @kernel
+    @kernel(registers=REGISTERS if results == MANY_RESULTS else None)
     def products(u, v, m, p):
         """m[z][row][column] = the sum over the depth of u[z][..][row] x v[z][..][column]."""
         s = cuda.shared.array(0, float32)
@@ -233,10 +233,11 @@ def products_of(tile: Tile) -> Any:
         k, quad = t // column_quads, t % column_quads
         from_v = (z * p.depth + k) * p.columns + left_column + quad * QUAD
         apart = threads // column_quads  # rows of the slice between a thread's quads
-        row, column = first_row(t), first_column(t)
         fetch(u, v, left, values, from_u, from_v, apart * p.columns)
         slot, rest = 0, p.depth
         while rest > 0:
+            t = afresh(t) & (threads - 1)  # what follows from it takes no registers meanwhile
+            k, quad = t // column_quads, t % column_quads
             at = (slot * DEPTH + t // row_quads) * row_stride + t % row_quads * QUAD
             store4(s, at, left[0], left[1], left[2], left[3])
             for q in range(count // QUAD):
@@ -248,18 +249,19 @@ def products_of(tile: Tile) -> Any:
             rest -= DEPTH
             if rest > 0:
                 fetch(u, v, left, values, from_u, from_v, apart * p.columns)
-            multiply(
-                s, slot * DEPTH * row_stride + row, right + slot * DEPTH * column_stride + column, a, b, sums
-            )  # fmt: skip
+            row = slot * DEPTH * row_stride + first_row(t)
+            multiply(s, row, right + slot * DEPTH * column_stride + first_column(t), a, b, sums)
             slot = 1 - slot
         cuda.syncthreads()
-        to = (z * p.rows + top_row) * p.columns + left_column + t % columns
+        to = (z * p.rows + top_row) * p.columns + left_column
         for r in range(rounds):
+            t = afresh(t) & (threads - 1)
             keep(s, sums, r, t)
             cuda.syncthreads()
             half = r % 2 * slots * slot_stride + t % columns
-            for slot in range(t // columns, slots, passes):
-                m[to + of_slot(slot, r) * p.columns] = s[half + slot * slot_stride]
+            for e in range(slots // passes):
+                slot = t // columns + e * passes
+                m[to + t % columns + of_slot(slot, r) * p.columns] = s[half + slot * slot_stride]
 
     return products
 
