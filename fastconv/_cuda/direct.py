@@ -78,10 +78,10 @@ def _convolve_of(dtype: str, tile: Tile, nhwc: bool, ins: int, kh: int, kw: int)
         image = p.x_0 + n * p.x_n
         k, weight_row = t // columns, t // row_quads
         weights = weight_row * p.outs_packed + first_out + t % row_quads * QUAD
-        row, column = first_row(t), first_column(t)
         fetch(x, packed, left, pixel, k, h0, v0, alive, image, weight_row, weights, p)
         slot = 0
         for start in range(0, depth, DEPTH):
+            t = afresh(t) & (threads - 1)  # what follows from it takes no registers meanwhile
             stash(s, left, pixel, slot, t)
             cuda.syncthreads()
             k += DEPTH
@@ -89,16 +89,16 @@ def _convolve_of(dtype: str, tile: Tile, nhwc: bool, ins: int, kh: int, kw: int)
             weights += DEPTH * p.outs_packed
             if start + DEPTH < depth:
                 fetch(x, packed, left, pixel, k, h0, v0, alive, image, weight_row, weights, p)
-            multiply(
-                s, slot * DEPTH * row_stride + row, right + slot * DEPTH * column_stride + column, a, b, sums
-            )  # fmt: skip
+            row = slot * DEPTH * row_stride + first_row(t)
+            multiply(s, row, right + slot * DEPTH * column_stride + first_column(t), a, b, sums)
             slot = 1 - slot
         cuda.syncthreads()
         for r in range(rounds):
+            t = afresh(t) & (threads - 1)
             keep(s, sums, r, t)
             cuda.syncthreads()
             write(
-                s, bias, residual, y, suspects, r, afresh(t), first_pixel, first_out, 0, 0, 0, p.height, p.width, low,
+                s, bias, residual, y, suspects, r, t, first_pixel, first_out, 0, 0, 0, p.height, p.width, low,
                 high, p,
             )  # fmt: skip
 
@@ -150,12 +150,12 @@ def _correlate_of(dtype: str, tile: Tile, by_pixel: bool, ins: int, kh: int, kw:
         k, lane = t // lanes, t % lanes
         if by_pixel:
             k, lane = t % DEPTH, t // DEPTH
-        pix, end = part * p.part + k, min((part + 1) * p.part, p.pixels)
+        pix = part * p.part + k
+        rest = min(p.part, p.pixels - part * p.part)  # pixels to come
         n = quotient(pix, p.oh * p.ow)
         i = quotient(pix - n * p.oh * p.ow, p.ow)
         j = pix - n * p.oh * p.ow - i * p.ow
-        row, column = first_row(t), first_column(t)
-        slot, steps = 0, quotient(end - pix + k + DEPTH - 1, DEPTH)
+        slot, steps = 0, quotient(rest + DEPTH - 1, DEPTH)
         for step in range(steps + 1):
             if step > 0:
                 for r in range(lefts):
@@ -164,13 +164,13 @@ def _correlate_of(dtype: str, tile: Tile, by_pixel: bool, ins: int, kh: int, kw:
                     s[right + (slot * DEPTH + k) * column_stride + lane + r * lanes] = pixel[r]
                 cuda.syncthreads()
             if step < steps:
-                fetch(x, dy, left, pixel, n, i, j, pix < end, lane, first_in, first_out, p)
+                fetch(x, dy, left, pixel, n, i, j, k < rest, lane, first_in, first_out, p)
             if step > 0:
-                multiply(
-                    s, slot * DEPTH * row_stride + row, right + slot * DEPTH * column_stride + column, a, b, sums
-                )  # fmt: skip
+                t = afresh(t) & (threads - 1)  # what follows from it takes no registers meanwhile
+                row = slot * DEPTH * row_stride + first_row(t)
+                multiply(s, row, right + slot * DEPTH * column_stride + first_column(t), a, b, sums)
                 slot = 1 - slot
-            pix += DEPTH
+            rest -= DEPTH
             j += DEPTH
             while j >= p.ow:
                 j -= p.ow
@@ -180,12 +180,14 @@ def _correlate_of(dtype: str, tile: Tile, by_pixel: bool, ins: int, kh: int, kw:
                 n += 1
 
         cuda.syncthreads()
-        o = first_out + t % rows
         for r in range(rounds):
+            t = afresh(t) & (threads - 1)
             keep(s, sums, r, t)
             cuda.syncthreads()
+            o = first_out + t % rows
             half = r % 2 * slots * slot_stride + t % rows
-            for slot in range(t // rows, slots, passes):
+            for e in range(slots // passes):
+                slot = t // rows + e * passes
                 q = first_in + of_slot(slot, r)
                 if o < p.outs and q < depth:
                     sums_of_parts[(part * depth + q) * p.outs + o] = s[half + slot * slot_stride]
