@@ -89,6 +89,8 @@ def _refusal(kernel: Kernel, problem: Problem, request: Request, count: int) -> 
     if request.backend not in ("auto", kernel.backend):
         return f'backend="{request.backend}" was asked for'
     fault = kernel.wrong_device(problem) or host.backend_fault(kernel.backend)
+    if fault is None and kernel.tensor:
+        fault = host.tensor_fault()
     if fault is not None:
         return fault
     if _module_missing(_module_path(kernel)):

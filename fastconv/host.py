@@ -106,6 +106,17 @@ def cuda_fault() -> str | None:
     return None
 
 
+@functools.cache
+def tensor_fault() -> str | None:
+    """None when every GPU multiplies float32 on tensor cores, or one is simulated; else one sentence."""
+    if simulated() or cuda_fault() is not None:
+        return None
+    major, minor = min(tuple(gpu.compute_capability) for gpu in load("numba.cuda").gpus)
+    if major >= 8:
+        return None
+    return f"tensor cores take float32 from compute capability 8.0 on, a GPU of this machine has {major}.{minor}"
+
+
 def backend_fault(backend: str) -> str | None:
     """None when the kernels of a backend can run here, else one sentence that says what is missing."""
     if backend == "cython":

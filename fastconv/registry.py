@@ -49,6 +49,11 @@ class Kernel:
         return cost.seconds(self.name, problem.layout, self.work(problem), packed)
 
     @property
+    def tensor(self) -> bool:
+        """Whether it multiplies on a GPU's tensor cores."""
+        return self.algorithm.endswith("_tf32")
+
+    @property
     def family(self) -> str:
         """The algorithm without its tile: winograd_f4x3 is of the family winograd."""
         return self.algorithm.split("_")[0]

@@ -4,6 +4,8 @@ Run as NUMBA_ENABLE_CUDASIM=1 pytest tests/test_cuda.py: the variable counts whe
 process of its own. Without it, and without a GPU, all of this is skipped.
 """
 
+import types
+
 import numpy as np
 import pytest
 
@@ -102,6 +104,20 @@ def test_tensor_cores_are_used_where_asked_for():
         found = fastconv.explain(**shapes, precision="tf32", pass_=pass_)
         assert found.kernel == f"conv2d_{pass_}_im2col_tf32__cuda"
         assert "tf32" not in fastconv.explain(**shapes, pass_=pass_).kernel
+
+
+def test_older_gpus_have_no_tensor_cores_for_float32(monkeypatch):
+    gpus = [types.SimpleNamespace(compute_capability=found) for found in ((9, 0), (7, 5))]
+    monkeypatch.setattr(host, "simulated", lambda: False)
+    monkeypatch.setattr(host, "load", lambda name: types.SimpleNamespace(gpus=gpus))
+    fault = host.tensor_fault.__wrapped__()
+    assert fault.endswith("a GPU of this machine has 7.5")
+    del gpus[1]
+    assert host.tensor_fault.__wrapped__() is None
+    monkeypatch.undo()
+    monkeypatch.setattr(host, "tensor_fault", lambda: fault)
+    found = fastconv.explain("mb32ic256ih56oc256kh3ph1", layout="NHWC", backend="cuda", precision="tf32")
+    assert "tf32" not in found.kernel and fault in str(found)
 
 
 def test_what_tensor_cores_cut_off_grows_with_the_pixels_they_sum():

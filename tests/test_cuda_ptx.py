@@ -95,6 +95,7 @@ def compiled(monkeypatch):
     monkeypatch.setattr(arrays, "SIMULATED", True)  # arrays of the host are taken for some of a GPU
     monkeypatch.setattr(arrays, "device_of", lambda address: 0)
     monkeypatch.setattr(host, "cuda_fault", lambda: None)
+    monkeypatch.setattr(host, "tensor_fault", lambda: None)
     return found
 
 
