@@ -7,7 +7,7 @@
  * channels-last strips of one vector of channels on the way in and back on the way out. Nothing is as large as a tensor
  * but U. The fused order is that of Gelashvili et al. 2019 (arXiv 1912.02165).
  *
- * Few tiles (by_channel): U is larger than the data, or threads share one block, so all of V is made first and every task
+ * Few tiles (by_channel): U is larger than the data, or too few for threads to share, so all of V is made first and every task
  * takes some panels of nr output channels instead, packing its own part of U, which then never leaves the cache.
  *
  * A non-finite value spreads over its tile, and large finite ones may overflow in the transforms only, so tiles with a
@@ -28,9 +28,11 @@ enum {
     FEW_TILES = 98,       /* by channel up to here: V of 98 tiles and 512 channels takes 7 MB, */
     MANY_CHANNELS = 128,  /* from here: enough panels for the threads, */
     LARGE_U = 4 << 20,    /* and from here: a smaller U stays in cache beside one block (Zen 4, L2 1 MB, L3 32 MB); */
-    LEAST_TILES = 14,     /* or where threads have one block only, */
-    SOME_CHANNELS = 2 * FC_NR_MAX, /* from here: two tasks, */
-    MUCH_WORK = 1 << 19,  /* and from so many multiply-adds, which take longer than a second thread needs to begin */
+    LEAST_TILES = 14,     /* of a block. Fewer are shared by threads from so many multiply-adds on, which take longer than a */
+    SOME_WORK = 1 << 17,  /* second thread needs to begin; */
+    SHARED_TILES = 8,     /* fewer than so many would be low register tiles: threads share the channels instead, */
+    SHARED_CHANNELS = 2 * FC_NR_MAX, /* from here: two tasks, */
+    MUCH_WORK = 1 << 19,  /* and from so many multiply-adds, since they meet twice */
     PACK_CHANNELS = 8,    /* input channels of one packing task, */
     CHANNELS_AHEAD = 8,   /* and of weights that are on their way from memory: HWIO rows lie too far apart to be expected, */
     NEAR_WEIGHTS = 4 << 20, /* which repays itself from here (Zen 3: 1.15 times as fast on 9 MB, 0.85 on 2 MB) */
@@ -94,12 +96,14 @@ static plan make_plan(const fc_conv2d_shape *shape, int tile, int threads)
     const fc_winograd_grid *const grid = &s.grid;
 
     /* By tile there are four blocks at least, for the threads. */
+    const int64_t work = grid->points * grid->tiles * p->c * p->k;
+    const int one_block = threads > 1 && p->g == 1 && grid->tiles <= LEAST_TILES;
     s.by_channel =
         (grid->tiles <= FEW_TILES && p->k >= MANY_CHANNELS && grid->points * p->c * p->k * s.size >= LARGE_U) ||
-        (threads > 1 && p->g == 1 && grid->tiles <= LEAST_TILES && p->k >= SOME_CHANNELS &&
-         grid->points * grid->tiles * p->c * p->k >= MUCH_WORK);
+        (one_block && grid->tiles < SHARED_TILES && p->k >= SHARED_CHANNELS && work >= MUCH_WORK);
     const int64_t most = fc_winograd_tiles[tile].line ? LINE_TILES : BLOCK_TILES;
-    const int64_t wanted = s.by_channel ? most : max64(LEAST_TILES, min64(most, ceil_div(grid->tiles, 4)));
+    const int64_t least = one_block && work >= SOME_WORK ? ceil_div(grid->tiles, 2) : LEAST_TILES;
+    const int64_t wanted = s.by_channel ? most : max64(least, min64(most, ceil_div(grid->tiles, 4)));
     s.blocks = max64(1, ceil_div(grid->tiles, wanted));
     s.block_tiles = min64(grid->tiles, ceil_div(grid->tiles, s.blocks) + FC_MR_MAX); /* see block_start */
 
@@ -396,10 +400,13 @@ static void recompute(const plan *s, int64_t g, int64_t o, int64_t count, int64_
                 s->move->plain(p, seg.n, g, k, i, j);
 }
 
-/* The first tile of a block: blocks are whole register tiles of rows, as many in each as in the others or one more. */
+/* The first tile of a block: blocks are whole register tiles of rows, as many in each as in the others or one more; or
+ * parts of one. */
 static int64_t block_start(const plan *s, int64_t block)
 {
     const int64_t pieces = ceil_div(s->grid.tiles, s->gemm->mr);
+    if (pieces <= s->blocks)
+        return s->grid.tiles * block / s->blocks;
     return min64(s->grid.tiles, pieces * block / s->blocks * s->gemm->mr);
 }
 

@@ -433,10 +433,11 @@ def winograd_workspace(p: ConvProblem, threads: int, tile: int) -> int:
         return 0
     nbytes = partial(_aligned, p.itemsize)
     by_channel = winograd_by_channel(tiles, points, c, k, p.itemsize)
-    if threads > 1 and p.g == 1 and tiles <= 14 and k >= 2 * nr and points * tiles * c * k >= 1 << 19:
-        by_channel = True
+    one_block, work = threads > 1 and p.g == 1 and tiles <= 14, points * tiles * c * k
+    by_channel = by_channel or (one_block and tiles < 8 and k >= 2 * nr and work >= 1 << 19)
     most = 126 if line else 42
-    blocks = -(-tiles // (most if by_channel else max(14, min(most, -(-tiles // 4)))))
+    least = -(-tiles // 2) if one_block and work >= 1 << 17 else 14
+    blocks = -(-tiles // (most if by_channel else max(least, min(most, -(-tiles // 4)))))
     block_tiles = min(tiles, -(-tiles // blocks) + mr)
     v_row = -(-c // lanes) * lanes + pad
     v = nbytes(points * ((tiles if by_channel else block_tiles) * v_row + pad))

@@ -149,9 +149,9 @@ def verdicts(problem: Problem, request: Request = Request()) -> Iterator[Verdict
             yield Verdict(kernel, None, seconds, workspace, error, _is_warmed(kernel, problem))
 
 
-def is_small(problem: Problem, kernel: Kernel) -> bool:
-    """Whether this work never leaves the calling thread, however many threads the user allows."""
-    return kernel.seconds(problem) < threads.SMALL_WORK_SECONDS
+def is_small(problem: Problem, kernel: Kernel, packed: bool = False) -> bool:
+    """Whether this work never leaves the calling thread, however many threads the user allows; packed: the weights."""
+    return kernel.seconds(problem, packed) < threads.SMALL_WORK_SECONDS
 
 
 def threads_for(problem: Problem, kernel: Kernel) -> int:
@@ -215,7 +215,7 @@ class Plan:
         package = load(_LOWERING.get(kernel.backend) or PACKAGES[kernel.backend])
         self._lowered = package.lower(problem)
         self._run: Any = getattr(load(_module_path(kernel)), kernel.name)
-        self._small = is_small(problem, kernel)
+        self._small = is_small(problem, kernel), is_small(problem, kernel, packed=True)
         self._needs: dict[tuple[int, bool], int] = {}
 
     def shortcut(self, ndim: int, weight: Any = None, bias: Any = None, packed: Any = None) -> Any:
@@ -226,7 +226,9 @@ class Plan:
         p, kernel = self.problem, self.kernel
         if settings.current().verbose or kernel.backend != "cython":
             return None
-        common = np.dtype(p.dtype).num, ndim, self.num_threads(), kernel.seconds(p) > RELEASE_SECONDS, _state()
+        held = packed is not None
+        release = kernel.seconds(p, held) > RELEASE_SECONDS
+        common = np.dtype(p.dtype).num, ndim, self.num_threads(held), release, _state()
         if isinstance(p, PoolProblem):
             return _entry().PoolCall(self._lowered, *common) if kernel.algorithm == "direct" else None
         if p.pass_ != "forward" or not hasattr(self._run, "pack"):
@@ -237,7 +239,7 @@ class Plan:
 
     def workspace_nbytes(self, count: int | None = None, packed: Any = None) -> int:
         """Scratch bytes of one call with `count` threads (default: as many as it would use now)."""
-        count = self.num_threads() if count is None else count
+        count = self.num_threads(packed is not None) if count is None else count
         need = self._needs.get((count, packed is None))
         if need is None:
             if packed is None:
@@ -252,13 +254,13 @@ class Plan:
         pack = getattr(self._run, "pack", None)
         return None if pack is None else pack(self._lowered, weight, self.num_threads())
 
-    def num_threads(self) -> int:
-        """Threads of one call."""
-        return 1 if self._small else threads.get_num_threads()
+    def num_threads(self, packed: bool = False) -> int:
+        """Threads of one call; packed: the weights come packed."""
+        return 1 if self._small[packed] else threads.get_num_threads()
 
     def __call__(self, *arrays: Any, packed: Any = None) -> None:
         """`packed`: what `pack` returned for these weights, still usable, or None."""
-        count = self.num_threads()
+        count = self.num_threads(packed is not None)
         nbytes = self.workspace_nbytes(count, packed)
         workspace = _workspace_of(nbytes) if self.problem.device == "cpu" else launch().workspace(nbytes, arrays[0])
         arguments = (*arrays, workspace, count) if packed is None else (*arrays, workspace, count, packed)
