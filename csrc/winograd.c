@@ -30,7 +30,8 @@ enum {
     LARGE_U = 4 << 20,    /* and from here: a smaller U stays in cache beside one block (Zen 4, L2 1 MB, L3 32 MB); */
     LEAST_TILES = 14,     /* of a block. Fewer are shared by threads from so many multiply-adds on, which take longer than a */
     SOME_WORK = 1 << 17,  /* second thread needs to begin; */
-    SHARED_TILES = 8,     /* fewer than so many would be low register tiles: threads share the channels instead, */
+    SHARED_TILES = 8,     /* fewer would be low register tiles, and weights that are packed first make threads wait: there
+                           * they share the channels, */
     SHARED_CHANNELS = 2 * FC_NR_MAX, /* from here: two tasks, */
     MUCH_WORK = 1 << 19,  /* and from so many multiply-adds, since they meet twice */
     PACK_CHANNELS = 8,    /* input channels of one packing task, */
@@ -69,7 +70,7 @@ typedef struct plan {
 
 /* Everything that follows from the shape and the threads; sizes do not depend on the ISA, so that a workspace fits any. Mirrored by
  * winograd_workspace in fastconv/capability.py. */
-static plan make_plan(const fc_conv2d_shape *shape, int tile, int threads)
+static plan make_plan(const fc_conv2d_shape *shape, int tile, int packed, int threads)
 {
     plan s = {0};
     fc_winograd_problem *p = &s.problem;
@@ -100,7 +101,7 @@ static plan make_plan(const fc_conv2d_shape *shape, int tile, int threads)
     const int one_block = threads > 1 && p->g == 1 && grid->tiles <= LEAST_TILES;
     s.by_channel =
         (grid->tiles <= FEW_TILES && p->k >= MANY_CHANNELS && grid->points * p->c * p->k * s.size >= LARGE_U) ||
-        (one_block && grid->tiles < SHARED_TILES && p->k >= SHARED_CHANNELS && work >= MUCH_WORK);
+        (one_block && !(packed && grid->tiles >= SHARED_TILES) && p->k >= SHARED_CHANNELS && work >= MUCH_WORK);
     const int64_t most = fc_winograd_tiles[tile].line ? LINE_TILES : BLOCK_TILES;
     const int64_t least = one_block && work >= SOME_WORK ? ceil_div(grid->tiles, 2) : LEAST_TILES;
     const int64_t wanted = s.by_channel ? most : max64(least, min64(most, ceil_div(grid->tiles, 4)));
@@ -142,13 +143,13 @@ static int64_t worker_bytes(const plan *s, int packed)
 
 static int64_t workspace_bytes(const fc_conv2d_shape *shape, int tile, int packed, int threads)
 {
-    const plan s = make_plan(shape, tile, threads);
+    const plan s = make_plan(shape, tile, packed, threads);
     return s.grid.tiles ? shared_bytes(&s, packed) + threads * worker_bytes(&s, packed) : 0;
 }
 
 static int64_t packed_bytes(const fc_conv2d_shape *shape, int tile)
 {
-    return make_plan(shape, tile, 1).u_bytes;
+    return make_plan(shape, tile, 1, 1).u_bytes;
 }
 
 static void choose_kernels(plan *s, int tile)
@@ -234,7 +235,7 @@ static void pack(plan *s, int threads)
 
 static void pack_weights(const fc_conv2d_shape *shape, int tile, const fc_view *w, void *u, int threads)
 {
-    plan s = make_plan(shape, tile, threads);
+    plan s = make_plan(shape, tile, 1, threads);
     choose_kernels(&s, tile);
     set_weights(&s, shape, w);
     s.u = u;
@@ -481,7 +482,7 @@ static void panels_task(void *ctx, int64_t task, int worker)
 static void run(const fc_conv2d_shape *shape, int tile, const fc_view *in, const fc_view *w, const void *u,
                 const fc_epilogue *epilogue, const fc_view *out, uint8_t *codes, void *workspace, int threads)
 {
-    plan s = make_plan(shape, tile, threads);
+    plan s = make_plan(shape, tile, u != NULL, threads);
     fc_winograd_problem *p = &s.problem;
     if (s.grid.tiles == 0)
         return;

@@ -434,7 +434,7 @@ def winograd_workspace(p: ConvProblem, threads: int, tile: int) -> int:
     nbytes = partial(_aligned, p.itemsize)
     by_channel = winograd_by_channel(tiles, points, c, k, p.itemsize)
     one_block, work = threads > 1 and p.g == 1 and tiles <= 14, points * tiles * c * k
-    by_channel = by_channel or (one_block and tiles < 8 and k >= 2 * nr and work >= 1 << 19)
+    by_channel = by_channel or (one_block and k >= 2 * nr and work >= 1 << 19)
     most = 126 if line else 42
     least = -(-tiles // 2) if one_block and work >= 1 << 17 else 14
     blocks = -(-tiles // (most if by_channel else max(least, min(most, -(-tiles // 4)))))
