@@ -320,7 +320,7 @@ def winograd(p: ConvProblem, tile: int) -> Work:
 
 def winograd_adjoint(p: ConvProblem, tile: int) -> Work:
     """The input gradient by the tiles of the forward pass."""
-    return _winograd_tiles(p, tile, p.oh, p.ow, p.ocg, p.icg)
+    return _winograd_tiles(p, tile, p.oh, p.ow, p.ocg, p.icg, always_by_tile=True)
 
 
 def winograd_pooled(p: ConvPoolProblem, tile: int) -> Work:
@@ -329,7 +329,9 @@ def winograd_pooled(p: ConvPoolProblem, tile: int) -> Work:
     return winograd_adjoint(even, tile) if p.pass_ == "backward_input" else winograd(even, tile)
 
 
-def _winograd_tiles(p: ConvProblem, tile: int, h: int, w: int, ic: int, oc: int) -> Work:
+def _winograd_tiles(
+    p: ConvProblem, tile: int, h: int, w: int, ic: int, oc: int, always_by_tile: bool = False
+) -> Work:
     """Tiles over h x w cells that sum over ic channels, for oc of them."""
     tile_h, tile_w = 1 if p.kh == 1 else tile, 1 if p.kw == 1 else tile
     points = (tile_h + p.kh - 1) * (tile_w + p.kw - 1)
@@ -337,10 +339,8 @@ def _winograd_tiles(p: ConvProblem, tile: int, h: int, w: int, ic: int, oc: int)
     mr, nr, lanes = _register_tile()
     columns = _ceil(oc, nr)
     u = float(p.g * points * ic * columns * nr * p.itemsize)
-    again = u * _ceil(tiles, 42)  # what blocks of tiles read
-    by_channel = winograd_by_channel(tiles, points, ic, oc, p.itemsize)
-    if by_channel:
-        again = 0.0
+    by_channel = not always_by_tile and winograd_by_channel(tiles, points, ic, oc, p.itemsize)
+    again = 0.0 if by_channel else u * _ceil(tiles, 42)  # what blocks of tiles read
     # In NCHW a row of tiles is turned to vectors of channels, and back.
     rows = p.mb * _ceil(h, tile_h) * p.g if p.layout == "NCHW" else 0
     return {
