@@ -30,8 +30,8 @@ enum {
     LARGE_U = 4 << 20,    /* and from here: a smaller U stays in cache beside one block (Zen 4, L2 1 MB, L3 32 MB); */
     LEAST_TILES = 14,     /* of a block. Fewer are shared by threads from so many multiply-adds on, which take longer than a */
     SOME_WORK = 1 << 17,  /* second thread needs to begin; */
-    SHARED_TILES = 8,     /* fewer would be low register tiles, and weights that are packed first make threads wait: there
-                           * they share the channels, */
+    SHARED_TILES = 8,     /* fewer would be low register tiles (4 tiles: 0.74x; 9: 1.23x), and weights that are packed
+                           * first make threads wait: there they share the channels, */
     SHARED_CHANNELS = 2 * FC_NR_MAX, /* from here: two tasks, */
     MUCH_WORK = 1 << 19,  /* and from so many multiply-adds, since they meet twice */
     PACK_CHANNELS = 8,    /* input channels of one packing task, */

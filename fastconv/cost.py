@@ -83,6 +83,8 @@ IN_PLACE_BYTES = 192 << 10
 DIRECT_WEIGHTS = 16 << 10
 # Least tiles of a block of Winograd's weight gradient, and the bytes that more of them may take (winograd_weight.c).
 LEAST_TILES, BLOCK_BYTES = 128, 2 << 20
+# Most tiles of a block of Winograd's, and output channels of a task by channel (csrc/winograd.c).
+BLOCK_TILES, TASK_CHANNELS = 42, 32
 # Rows of a block of the depthwise kernels in NCHW (csrc/depthwise_planes_tile.h).
 BLOCK_ROWS = 14
 
@@ -340,7 +342,7 @@ def _winograd_tiles(
     columns = _ceil(oc, nr)
     u = float(p.g * points * ic * columns * nr * p.itemsize)
     by_channel = not always_by_tile and winograd_by_channel(tiles, points, ic, oc, p.itemsize)
-    again = 0.0 if by_channel else u * _ceil(tiles, 42)  # what blocks of tiles read
+    again = 0.0 if by_channel else u * _ceil(tiles, BLOCK_TILES)  # what blocks of tiles read
     # In NCHW a row of tiles is turned to vectors of channels, and back.
     rows = p.mb * _ceil(h, tile_h) * p.g if p.layout == "NCHW" else 0
     return {
@@ -357,7 +359,7 @@ def _winograd_tiles(
         "streamed_l3": again if u > L2_BYTES else 0.0,
         "streamed_far": again if u > L3_BYTES else 0.0,
         "far": u if u > FAR_BYTES else 0.0,
-        "inputs_again": float(p.g * tiles * points * ic * _ceil(oc, 32) * p.itemsize) if by_channel else 0.0,
+        "inputs_again": float(p.g * tiles * points * ic * _ceil(oc, TASK_CHANNELS) * p.itemsize) if by_channel else 0.0,
     }
 
 

@@ -3,7 +3,8 @@
     python -m bench.goals [--threads 1 2] [--only winograd latency] [--limit 500] [--quick] [--fresh] [--passes 2]
     python -m bench.goals --print
 
-The whole takes about half an hour. --limit stops in time; the next run of the same command goes on where it stopped.
+The whole takes about an hour. --limit stops in time; the next run of the same command without --fresh goes on where it
+stopped.
 On a machine shared with others some minutes are slow for all that reads memory: with --passes every layer is raced so
 often, a pass over all of them later, and each rival's least times count.
 """
@@ -158,17 +159,21 @@ def main() -> None:
         wanted = _wanted(args.only, args.threads, args.quick)
         if args.layers:
             wanted = {name: job for name, job in wanted.items() if name.split("/")[1] in args.layers}
-        missing = [name for name in wanted if args.fresh or name not in found]
-        turns = missing * args.passes
-        for number, name in enumerate(turns):
+        turns = [
+            (turn, name)
+            for turn in range(1, args.passes + 1)
+            for name in wanted
+            if args.fresh or (found[name].get("passes", 1) if name in found else 0) < turn
+        ]
+        for number, (turn, name) in enumerate(turns):
             if time.perf_counter() - start > args.limit:
                 print(f"time is up: {len(turns) - number} of {len(turns)} measurements are missing; run it again")
                 break
             began = time.perf_counter()
             row = wanted[name]()
-            if number >= len(missing):
+            if turn > 1:
                 row = _lesser(found[name], row)
-            row = {**row, "passes": number // len(missing) + 1, "commit": now["commit"], "date": now["date"]}
+            row = {**row, "passes": turn, "commit": now["commit"], "date": now["date"]}
             found[name] = row
             print(_progress(name, row, time.perf_counter() - began))
             sys.stdout.flush()

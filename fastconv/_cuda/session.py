@@ -1,8 +1,8 @@
 """A network's place on a GPU: its arrays and its stream, batches on their way up, sums on their way down, whole steps.
 
 The GPU is the one that was current when the network came to it. The words are those of fastconv.nn.device.Host, which
-says what they mean. A step is queued launch by launch when it is
-new; once it has run with all its memory in place it is recorded as a CUDA graph, and queued as one from then on.
+says what they mean. A step is queued launch by launch when it is new; once it has run with all its memory in place it
+is recorded as a CUDA graph, and queued as one from then on.
 """
 
 from __future__ import annotations
